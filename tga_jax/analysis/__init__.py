@@ -1,0 +1,1 @@
+"""Where safety lives: hidden states by layer, the logit lens."""

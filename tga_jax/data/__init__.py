@@ -1,0 +1,1 @@
+"""Records, templates, tokens and the Grain pipeline: NumPy only, no device."""

@@ -1,0 +1,1 @@
+"""Judging answers, rates with intervals, reports."""

@@ -1,0 +1,1 @@
+"""Linen modules: CLIP, Llama-family decoder, projector, and their configurations."""

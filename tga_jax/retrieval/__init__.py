@@ -1,0 +1,1 @@
+"""The text nearest to an image: CLIP embeddings in a faiss index."""
