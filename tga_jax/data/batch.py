@@ -1,0 +1,25 @@
+"""The one batch type, at the border between the host's pipeline and the model."""
+
+from typing import Any, NamedTuple
+
+
+class Batch(NamedTuple):
+    """Arrays of one step: NumPy on the host, jax on the device. B samples, T positions, M images, C caption tokens.
+
+    Worked row with two image tokens (`plain` form, the caption is the target):
+
+        tokens      <s> <image> <image>  a   cat  \\n  <pad>
+        valid        1     1       1     1    1    1    0
+        targets      0     0       0     1    1    1    0
+        image_mask   0     1       1     0    0    0    0
+    """
+
+    tokens: Any  # int32 [B, T]
+    valid: Any  # bool [B, T]: False on padding
+    targets: Any  # bool [B, T]: tokens that the loss predicts
+    image_mask: Any  # bool [B, T]: positions that image features fill
+    retrieved_mask: Any  # bool [B, T]: tokens of the retrieved text R
+    caption_tokens: Any  # int32 [B, C]: begin token, then the caption, right-padded
+    caption_mask: Any  # bool [B, C]: the caption's own tokens
+    images: Any = None  # uint8 [B, M, I, I, 3]
+    image_features: Any = None  # float [B, M, P, D]: vision features computed beforehand, instead of images

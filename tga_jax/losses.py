@@ -1,0 +1,158 @@
+"""The losses: language modelling, CLIP's contrastive loss, and the guide loss of Text-Guided Alignment.
+
+Arrays in, scalars and metrics out. Dimension letters: B batch, T positions, V vocabulary, E shared embedding,
+J guide layers, P image tokens, D hidden.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+DECAYS = {
+    "constant": lambda s: jnp.ones_like(s),
+    "linear": lambda s: 1.0 - s,
+    "quadratic": lambda s: (1.0 - s) ** 2,
+}
+# What a difference of cosines costs: the published exponential, the smooth hinge, or the difference itself.
+POOLED_FORMS = {"exp": jnp.exp, "softplus": jax.nn.softplus, "linear": lambda x: x}
+TOKEN_FORMS = ("tiled",)
+
+
+@dataclasses.dataclass(frozen=True)
+class GuideConfig:
+    """Where and how image tokens are pulled to the caption; the defaults are the published values for a 7B model.
+
+    With I_j, C_j, R_j the mean hidden states of layer j over the image's, the caption's and the retrieved text's
+    tokens, s = step / total steps, and phi the form:
+
+        L_pair  = pair_weight  * pair_decay(s)  * phi(-cos(I_j, C_j))
+        L_hinge = hinge_weight * hinge_decay(s) * phi(cos(R_j, C_j) - cos(I_j, C_j))
+
+    averaged over the layers and over the samples that have the texts. No gradient flows through C_j.
+
+    form "tiled" acts on single tokens instead of means: image token p is pulled to token (p - P) mod C of the caption
+    (the caption repeated, ending with its last word on the last image token), at the same layers:
+
+        L_pair  = pair_weight * pair_decay(s) * (|I_jp - C_jp|^2 / mean_p |C_jp|^2 + vocab_weight * xent(I_0p, c_p))
+
+    where xent reads I_0p through the decoder's input embeddings and c_p is the caption's token; no hinge. Pooled means
+    can agree while no token looks like a word; here each image token must.
+    """
+
+    form: str = "exp"
+    layers: tuple[int, ...] = tuple(range(10, 19))  # 0: input embeddings, j: output of block j
+    pair_weight: float = 0.25
+    hinge_weight: float = 0.1
+    pair_decay: str = "linear"
+    hinge_decay: str = "quadratic"
+    vocab_weight: float = 0.0
+    stop_gradient: bool = False  # the released code's behaviour: the terms are printed but teach nothing
+
+    def __post_init__(self):
+        if self.form not in (*POOLED_FORMS, *TOKEN_FORMS):
+            raise ValueError(f"guide.form: {self.form!r}, expected one of {', '.join((*POOLED_FORMS, *TOKEN_FORMS))}")
+        for name in ("pair_decay", "hinge_decay"):
+            if getattr(self, name) not in DECAYS:
+                raise ValueError(f"guide.{name}: {getattr(self, name)!r}, expected one of {', '.join(DECAYS)}")
+        if not self.layers or min(self.layers) < 0:
+            raise ValueError(f"guide.layers: {self.layers}, expected one or more layers from 0 up")
+
+    @property
+    def by_token(self) -> bool:
+        return self.form in TOKEN_FORMS
+
+
+def masked_mean(x: Array, mask: Array) -> Array:
+    """Mean of x where mask; exactly 0 where the mask is empty."""
+    mask = mask.astype(x.dtype)
+    return jnp.sum(x * mask) / jnp.maximum(jnp.sum(mask), 1.0)
+
+
+def cosine(a: Array, b: Array, eps: float = 1e-12) -> Array:
+    """cos(a, b) over the last axis in float32; 0, with finite gradients, where either vector is zero."""
+    a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+    norms = jnp.maximum(jnp.sum(a * a, -1), eps) * jnp.maximum(jnp.sum(b * b, -1), eps)
+    return jnp.sum(a * b, -1) * jax.lax.rsqrt(norms)
+
+
+def lm_loss(logits: Array, tokens: Array, targets: Array) -> tuple[Array, dict[str, Array]]:
+    """Next-token cross-entropy in nats, mean over the target tokens of the batch.
+
+    logits [B, T, V] (position t predicts token t+1), tokens int32 [B, T], targets bool [B, T]: tokens to be predicted.
+    """
+    log_probs = jax.nn.log_softmax(logits[:, :-1].astype(jnp.float32))
+    following, mask = tokens[:, 1:], targets[:, 1:]
+    losses = -jnp.take_along_axis(log_probs, following[..., None], axis=-1)[..., 0]
+    accuracy = masked_mean((jnp.argmax(log_probs, -1) == following).astype(jnp.float32), mask)
+    return masked_mean(losses, mask), {"accuracy": accuracy}
+
+
+def contrastive_loss(images: Array, texts: Array, scale: Array, same: Array) -> tuple[Array, dict[str, Array]]:
+    """CLIP's symmetric cross-entropy between unit embeddings images [B, E] and texts [B, E].
+
+    same: bool [B, B], True where sample i's text says the same as sample j's (at least the diagonal): such pairs are
+    positives too, each with an equal share, so that repeated captions in a batch do not repel their own pictures.
+    """
+    logits = scale * images @ texts.T
+    shares = same / jnp.sum(same, axis=-1, keepdims=True)
+    by_image = -jnp.sum(shares * jax.nn.log_softmax(logits, axis=-1), axis=-1)
+    by_text = -jnp.sum(shares * jax.nn.log_softmax(logits.T, axis=-1), axis=-1)
+    hits = jnp.take_along_axis(same, jnp.argmax(logits, axis=-1)[:, None], axis=-1)
+    return jnp.mean(by_image + by_text) / 2, {"retrieval_accuracy": jnp.mean(hits)}
+
+
+def guide_loss(
+    config: GuideConfig, image: Array, caption: Array, retrieved: Array, has_pair: Array, has_hinge: Array, progress: Array
+) -> tuple[Array, dict[str, Array]]:
+    """L_pair + L_hinge on pooled states (see GuideConfig; method of Xu et al., with `exp` that carries a gradient).
+
+    image, caption, retrieved: I_j, C_j, R_j [J, B, D]; has_pair bool [B]: the sample has an image and a caption;
+    has_hinge bool [B]: and a retrieved text in its sequence; progress: s in 0..1.
+    """
+    caption = jax.lax.stop_gradient(caption)
+    phi = POOLED_FORMS[config.form]
+    cos_image, cos_retrieved = cosine(image, caption), cosine(retrieved, caption)  # [J, B]
+    everywhere = jnp.ones_like(cos_image, bool)
+    pair = masked_mean(phi(-cos_image), everywhere & has_pair)
+    hinge = masked_mean(phi(cos_retrieved - cos_image), everywhere & has_hinge)
+    loss = config.pair_weight * DECAYS[config.pair_decay](progress) * pair
+    loss += config.hinge_weight * DECAYS[config.hinge_decay](progress) * hinge
+    metrics = {
+        "cos_image_caption": masked_mean(cos_image, everywhere & has_pair),
+        # Different captions' states are close to each other too: a cosine means something only against this one.
+        "cos_mismatched": masked_mean(cosine(image, jnp.roll(caption, 1, axis=1)), everywhere & has_pair),
+    }
+    return (jax.lax.stop_gradient(loss) if config.stop_gradient else loss), metrics
+
+
+def tile_indices(caption_lengths: Array, count: int) -> Array:
+    """Which caption token each of `count` image tokens is pulled to: int32 [B, count], (p - count) mod length.
+
+    Length 3, count 8: `1 2 0 1 2 0 1 2`. A row of length 0 gives zeros.
+    """
+    return jnp.mod(jnp.arange(count) - count, jnp.maximum(caption_lengths, 1)[:, None]).astype(jnp.int32)
+
+
+def token_guide_loss(
+    config: GuideConfig, image: Array, caption: Array, vocab_logits: Array, words: Array, has_pair: Array, progress: Array
+) -> tuple[Array, dict[str, Array]]:
+    """L_pair of the form "tiled" (see GuideConfig).
+
+    image: states of the image tokens [J, B, P, D]; caption: states of the tiled caption [J, B, P, D];
+    vocab_logits: the image tokens' input embeddings against the decoder's [B, P, V]; words: the tiled caption's tokens
+    int32 [B, P]; has_pair bool [B].
+    """
+    caption = jax.lax.stop_gradient(caption.astype(jnp.float32))
+    size = jnp.mean(jnp.sum(caption**2, -1), axis=-1)  # [J, B]
+    error = jnp.mean(jnp.sum((image.astype(jnp.float32) - caption) ** 2, -1), axis=-1) / jnp.maximum(size, 1e-12)
+    fit = masked_mean(error, jnp.ones_like(error, bool) & has_pair)
+    log_probs = jax.nn.log_softmax(vocab_logits.astype(jnp.float32))
+    xent = -jnp.mean(jnp.take_along_axis(log_probs, words[..., None], -1)[..., 0], axis=-1)  # [B]
+    hits = jnp.mean((jnp.argmax(log_probs, -1) == words).astype(jnp.float32), axis=-1)
+    vocab = masked_mean(xent, has_pair)
+    loss = config.pair_weight * DECAYS[config.pair_decay](progress) * (fit + config.vocab_weight * vocab)
+    metrics = {"guide_error": fit, "guide_words": masked_mean(hits, has_pair)}
+    return (jax.lax.stop_gradient(loss) if config.stop_gradient else loss), metrics

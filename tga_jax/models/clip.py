@@ -1,0 +1,151 @@
+"""CLIP: a vision and a text transformer whose pooled outputs are compared by cosine (Radford et al., 2021).
+
+Dimension letters: B batch, I image height = width, P patches, T tokens, D hidden, E shared embedding.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from tga_jax.models import layers
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class TowerConfig:
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    mlp_size: int
+    activation: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+    dtype: str = "float32"
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionConfig(TowerConfig):
+    image_size: int = 224
+    patch_size: int = 32
+
+    @property
+    def num_patches(self) -> int:
+        return (self.image_size // self.patch_size) ** 2
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig(TowerConfig):
+    vocab_size: int = 49408
+    context_length: int = 77
+    eos_token_id: int = 49407
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipConfig:
+    vision: VisionConfig
+    text: TextConfig
+    embed_size: int
+
+
+class EncoderBlock(nn.Module):
+    """Pre-norm transformer block; attends to everything that `mask` allows."""
+
+    config: TowerConfig
+
+    @nn.compact
+    def __call__(self, x: Array, mask: Array | None) -> tuple[Array, None]:
+        c = self.config
+        dtype = jnp.dtype(c.dtype)
+        head_dim = c.hidden_size // c.num_heads
+
+        def norm(name: str):
+            return nn.LayerNorm(epsilon=c.layer_norm_eps, dtype=dtype, name=name)
+
+        h = norm("attention_norm")(x)
+        q, k, v = (nn.DenseGeneral((c.num_heads, head_dim), dtype=dtype, name=n)(h) for n in ("query", "key", "value"))
+        h = layers.attend(q[:, :, :, None], k, v, mask)[:, :, :, 0]
+        x = x + nn.DenseGeneral(c.hidden_size, axis=(-2, -1), dtype=dtype, name="out")(h)
+        h = nn.Dense(c.mlp_size, dtype=dtype, name="up")(norm("mlp_norm")(x))
+        x = x + nn.Dense(c.hidden_size, dtype=dtype, name="down")(layers.ACTIVATIONS[c.activation](h))
+        return x, None
+
+
+class VisionTower(nn.Module):
+    config: VisionConfig
+
+    @nn.compact
+    def __call__(self, images: Array) -> tuple[Array, Array]:
+        """Normalised images [B, I, I, 3] -> (states after the last block [B, 1+P, D], pooled CLS [B, D])."""
+        c = self.config
+        dtype = jnp.dtype(c.dtype)
+        size = (c.patch_size, c.patch_size)
+        x = nn.Conv(c.hidden_size, size, strides=size, padding="VALID", use_bias=False, dtype=dtype, name="patch")(
+            images.astype(dtype)
+        )
+        x = x.reshape(x.shape[0], -1, c.hidden_size)
+        init = nn.initializers.normal(c.hidden_size**-0.5)
+        cls = self.param("cls", init, (c.hidden_size,)).astype(dtype)
+        positions = self.param("positions", init, (1 + c.num_patches, c.hidden_size)).astype(dtype)
+        x = jnp.concatenate([jnp.broadcast_to(cls, (x.shape[0], 1, c.hidden_size)), x], axis=1) + positions
+        x = nn.LayerNorm(epsilon=c.layer_norm_eps, dtype=dtype, name="pre_norm")(x)
+        if c.num_layers:
+            x, _ = layers.block_stack(EncoderBlock, c.num_layers, (nn.broadcast,))(c, name="blocks")(x, None)
+        return x, nn.LayerNorm(epsilon=c.layer_norm_eps, dtype=dtype, name="post_norm")(x[:, 0])
+
+
+class TextTower(nn.Module):
+    config: TextConfig
+
+    @nn.compact
+    def __call__(self, tokens: Array) -> Array:
+        """int32 tokens [B, T] (right-padded after the end token) -> state at the first end token [B, D]."""
+        c = self.config
+        dtype = jnp.dtype(c.dtype)
+        length = tokens.shape[1]
+        x = nn.Embed(c.vocab_size, c.hidden_size, dtype=dtype, name="embed")(tokens)
+        positions = self.param("positions", nn.initializers.normal(0.01), (c.context_length, c.hidden_size))
+        x = x + positions[:length].astype(dtype)
+        mask = jnp.tril(jnp.ones((1, length, length), bool))
+        x, _ = layers.block_stack(EncoderBlock, c.num_layers, (nn.broadcast,))(c, name="blocks")(x, mask)
+        x = nn.LayerNorm(epsilon=c.layer_norm_eps, dtype=dtype, name="final_norm")(x)
+        end = jnp.argmax(tokens == c.eos_token_id, axis=1)
+        return jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
+
+
+class Clip(nn.Module):
+    config: ClipConfig
+
+    def setup(self):
+        self.vision = VisionTower(self.config.vision)
+        self.text = TextTower(self.config.text)
+        self.vision_projection = nn.Dense(self.config.embed_size, use_bias=False)
+        self.text_projection = nn.Dense(self.config.embed_size, use_bias=False)
+        self.logit_scale = self.param("logit_scale", nn.initializers.constant(2.6592), ())
+
+    def __call__(self, images: Array, tokens: Array) -> tuple[Array, Array, Array]:
+        """Unit embeddings of images and texts [B, E] each, and exp(logit scale), at most 100."""
+        return self.embed_images(images), self.embed_texts(tokens), jnp.exp(jnp.minimum(self.logit_scale, jnp.log(100.0)))
+
+    def embed_images(self, images: Array) -> Array:
+        return layers.unit(self.vision_projection(self.vision(images)[1]))
+
+    def embed_texts(self, tokens: Array) -> Array:
+        return layers.unit(self.text_projection(self.text(tokens)))
+
+
+def vision_features(config: VisionConfig, params: dict, images: Array, layer: int, select: str) -> Array:
+    """Hidden states of the vision tower at `layer` (0: before the first block; negative counts from the last block).
+
+    images: normalised [B, I, I, 3]; params: the vision tower's own tree; select: "patch" drops CLS, "full" keeps it.
+    Returns [B, P or 1+P, D]. Blocks above `layer` are not run.
+    """
+    count = layer if layer >= 0 else config.num_layers + 1 + layer
+    if not 0 <= count <= config.num_layers:
+        raise ValueError(f"feature_layer: {layer}, expected within ±{config.num_layers} layers")
+    tower = VisionTower(dataclasses.replace(config, num_layers=count))
+    states, _ = tower.apply({"params": layers.keep_blocks(params, count)}, images)
+    if select not in ("patch", "full"):
+        raise ValueError(f"feature_select: {select!r}, expected 'patch' or 'full'")
+    return states[:, 1:] if select == "patch" else states

@@ -1,0 +1,103 @@
+"""LLaVA: CLIP patch features, a projector, and a decoder that reads them in place of `<image>` tokens (Liu et al., 2023).
+
+Dimension letters: B batch, M images per sample, P features per image, T positions, D hidden size of the decoder.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from tga_jax.models import clip, layers, llama
+
+Array = jax.Array
+
+# OpenAI's CLIP normalisation of pixels in 0..1.
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
+PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclasses.dataclass(frozen=True)
+class LlavaConfig:
+    clip: clip.ClipConfig
+    llm: llama.LlamaConfig
+    projector: str = "mlp2x_gelu"  # or "linear"
+    projector_hidden: int | None = None  # width between the two layers; None: the decoder's hidden size
+    feature_layer: int = -2  # of the vision tower; -2 is the output of the last block but one
+    feature_select: str = "patch"  # "patch" drops CLS, "full" keeps it
+
+    @property
+    def image_tokens(self) -> int:
+        return self.clip.vision.num_patches + (self.feature_select == "full")
+
+
+class Projector(nn.Module):
+    """Vision features [..., P, C] -> the decoder's space [..., P, D]: one linear layer, or Linear-GELU(exact)-Linear."""
+
+    kind: str
+    hidden: int
+    out: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, features: Array) -> Array:
+        if self.kind == "linear":
+            return nn.Dense(self.out, dtype=self.dtype, name="linear_1")(features)
+        if self.kind != "mlp2x_gelu":
+            raise ValueError(f"projector: {self.kind!r}, expected 'linear' or 'mlp2x_gelu'")
+        h = layers.ACTIVATIONS["gelu"](nn.Dense(self.hidden, dtype=self.dtype, name="linear_1")(features))
+        return nn.Dense(self.out, dtype=self.dtype, name="linear_2")(h)
+
+
+def projector(config: LlavaConfig) -> Projector:
+    d = config.llm.hidden_size
+    return Projector(config.projector, config.projector_hidden or d, d, config.llm.dtype)
+
+
+def init(config: LlavaConfig, key: Array, parts: tuple[str, ...] = ("clip", "projector", "llm")) -> dict:
+    """Random parameters of the named parts; a part's values depend on `key` and its name, not on the other parts."""
+    v, t = config.clip.vision, config.clip.text
+    tokens = jnp.zeros((1, 2), jnp.int32)
+    makers = {
+        "clip": lambda k: clip.Clip(config.clip).init(
+            k, jnp.zeros((1, v.image_size, v.image_size, 3)), jnp.full((1, 2), t.eos_token_id)
+        ),
+        "projector": lambda k: projector(config).init(k, jnp.zeros((1, 1, v.hidden_size))),
+        "llm": lambda k: llama.Decoder(config.llm).init(k, tokens, tokens == 0, method="from_tokens"),
+    }
+    return {part: makers[part](jax.random.fold_in(key, i))["params"] for i, part in enumerate(makers) if part in parts}
+
+
+def normalize_pixels(images: Array) -> Array:
+    """uint8 [..., 3] -> float32 with CLIP's mean and deviation."""
+    return (images.astype(jnp.float32) / 255.0 - jnp.array(PIXEL_MEAN)) / jnp.array(PIXEL_STD)
+
+
+def image_features(config: LlavaConfig, clip_params: dict, images: Array) -> Array:
+    """uint8 images [B, M, I, I, 3] -> vision features [B, M, P, C]; the tower is frozen."""
+    flat = normalize_pixels(images.reshape(-1, *images.shape[2:]))
+    features = clip.vision_features(
+        config.clip.vision, clip_params["vision"], flat, config.feature_layer, config.feature_select
+    )
+    return jax.lax.stop_gradient(features.reshape(*images.shape[:2], *features.shape[1:]))
+
+
+def merge(token_embeddings: Array, image_embeddings: Array, image_mask: Array) -> Array:
+    """Puts image embeddings [B, M, P, D], in order, where image_mask [B, T] is True in token embeddings [B, T, D].
+
+    A row whose mask is all False keeps its text whatever its images hold. Worked row, P = 2: text `a b c d`, mask
+    `0 1 1 0`, images `x y` -> `a x y d`.
+    """
+    flat = image_embeddings.reshape(image_embeddings.shape[0], -1, image_embeddings.shape[-1])
+    order = jnp.clip(jnp.cumsum(image_mask, axis=1) - 1, 0, flat.shape[1] - 1)
+    placed = jnp.take_along_axis(flat, order[..., None], axis=1)
+    return jnp.where(image_mask[..., None], placed.astype(token_embeddings.dtype), token_embeddings)
+
+
+def embed(config: LlavaConfig, params: dict, tokens: Array, image_mask: Array, features: Array | None) -> Array:
+    """Input embeddings [B, T, D] of a multimodal sequence; features: vision features [B, M, P, C], None for text only."""
+    x = llama.Decoder(config.llm).apply({"params": params["llm"]}, tokens, method="embed")
+    if features is None:
+        return x
+    return merge(x, projector(config).apply({"params": params["projector"]}, features), image_mask)

@@ -1,0 +1,66 @@
+"""Model configurations by name: the embedded demo's sizes and the shapes of public checkpoints."""
+
+import dataclasses
+from collections.abc import Callable
+
+from tga_jax.errors import UserError
+from tga_jax.models.clip import ClipConfig, TextConfig, VisionConfig
+from tga_jax.models.llama import LlamaConfig
+from tga_jax.models.llava import LlavaConfig
+
+
+def _clip(image: int, patch: int, vision: tuple[int, int, int], text: tuple[int, int, int], embed: int) -> ClipConfig:
+    """vision and text: (hidden, layers, heads), feed-forward 4x, as in OpenAI's CLIP."""
+    (vd, vl, vh), (td, tl, th) = vision, text
+    return ClipConfig(
+        vision=VisionConfig(vd, vl, vh, 4 * vd, image_size=image, patch_size=patch),
+        text=TextConfig(td, tl, th, 4 * td),
+        embed_size=embed,
+    )
+
+
+CLIP = {
+    "clip-vit-b-32": _clip(224, 32, (768, 12, 12), (512, 12, 8), 512),
+    "clip-vit-b-16": _clip(224, 16, (768, 12, 12), (512, 12, 8), 512),
+    "clip-vit-l-14": _clip(224, 14, (1024, 24, 16), (768, 12, 12), 768),
+    "clip-vit-l-14-336": _clip(336, 14, (1024, 24, 16), (768, 12, 12), 768),
+    "clip-emoji": ClipConfig(
+        vision=VisionConfig(128, 4, 4, 512, image_size=64, patch_size=16),
+        text=TextConfig(128, 2, 4, 512, vocab_size=512, context_length=16, eos_token_id=2),
+        embed_size=128,
+    ),
+}
+
+LLM = {
+    "llama-2-7b": LlamaConfig(32000, 4096, 32, 32, 32, 128, 11008, 1e4, 1e-5, None, False, dtype="bfloat16"),
+    "vicuna-7b-v1.5": LlamaConfig(32000, 4096, 32, 32, 32, 128, 11008, 1e4, 1e-5, None, False, dtype="bfloat16"),
+    "mistral-7b-v0.1": LlamaConfig(32000, 4096, 32, 32, 8, 128, 14336, 1e4, 1e-5, 4096, False, dtype="bfloat16"),
+    "mistral-7b-v0.2": LlamaConfig(32000, 4096, 32, 32, 8, 128, 14336, 1e6, 1e-5, None, False, dtype="bfloat16"),
+    "smollm2-135m": LlamaConfig(49152, 576, 30, 9, 3, 64, 1536, 1e5, 1e-5, None, True, dtype="bfloat16"),
+    "llm-emoji": LlamaConfig(512, 128, 8, 4, 2, 32, 352, 1e4, 1e-5, None, True),
+}
+
+LLAVA: dict[str, Callable[[], LlavaConfig]] = {
+    "llava-v1.5-7b": lambda: LlavaConfig(CLIP["clip-vit-l-14-336"], LLM["vicuna-7b-v1.5"]),
+    "tga-mistral-7b": lambda: LlavaConfig(CLIP["clip-vit-l-14-336"], LLM["mistral-7b-v0.2"]),
+    "tga-llama-2-7b": lambda: LlavaConfig(CLIP["clip-vit-l-14-336"], LLM["llama-2-7b"]),
+    "emoji": lambda: LlavaConfig(CLIP["clip-emoji"], LLM["llm-emoji"], projector_hidden=512, feature_layer=-1),
+}
+
+
+def get(name: str, vocab_size: int | None = None) -> LlavaConfig:
+    """The preset `name`; `vocab_size` replaces the sizes of both vocabularies where a world brings its own tokenizer.
+
+    Raises UserError for an unknown name.
+    """
+    if name not in LLAVA:
+        raise UserError(f"model: unknown preset {name!r}, expected one of {', '.join(sorted(LLAVA))}")
+    config = LLAVA[name]()
+    if vocab_size is None:
+        return config
+    text = dataclasses.replace(config.clip.text, vocab_size=vocab_size)
+    return dataclasses.replace(
+        config,
+        clip=dataclasses.replace(config.clip, text=text),
+        llm=dataclasses.replace(config.llm, vocab_size=vocab_size),
+    )

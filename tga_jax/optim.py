@@ -1,0 +1,80 @@
+"""The optimizer: which parameters move, how fast, and when."""
+
+import dataclasses
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from tga_jax.errors import UserError
+
+Flat = dict[str, Any]  # parameter path, such as "llm/blocks/query/kernel" -> array
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """AdamW with warm-up and decay.
+
+    `schedule` is a list of (pattern, multiplier): the first pattern that matches the whole of a parameter's path
+    gives the multiplier of its learning rate; 0 freezes it. A parameter that none matches is an error.
+    """
+
+    learning_rate: float
+    schedule: tuple[tuple[str, float], ...]
+    warmup: float = 0.03  # share of the steps
+    decay: str = "cosine"  # or "constant"
+    weight_decay: float = 0.0  # on matrices only
+    clip_norm: float = 1.0
+    b1: float = 0.9
+    b2: float = 0.98
+
+
+def multipliers(config: OptimConfig, paths: list[str]) -> dict[str, float]:
+    """The learning-rate multiplier of every path. Raises UserError naming a path that no pattern covers."""
+    found = {}
+    for path in paths:
+        rule = next((m for pattern, m in config.schedule if re.fullmatch(pattern, path)), None)
+        if rule is None:
+            raise UserError(f"optim.schedule: no pattern covers parameter {path!r}")
+        found[path] = rule
+    return found
+
+
+def partition(config: OptimConfig, params: dict) -> tuple[Flat, Flat]:
+    """(trainable, frozen) parameters by path: only the first are differentiated and have moments."""
+    flat: Flat = flatten_dict(params, sep="/")
+    rules = multipliers(config, list(flat))
+    return {p: v for p, v in flat.items() if rules[p]}, {p: v for p, v in flat.items() if not rules[p]}
+
+
+def combine(trainable: Flat, frozen: Flat) -> dict:
+    """The nested parameters that `partition` took apart."""
+    return unflatten_dict({**frozen, **trainable}, sep="/")
+
+
+def learning_rate(config: OptimConfig, steps: int) -> optax.Schedule:
+    warmup = max(1, round(config.warmup * steps))
+    if config.decay == "cosine":
+        return optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, max(steps, warmup + 1))
+    if config.decay == "constant":
+        return optax.linear_schedule(0.0, config.learning_rate, warmup)
+    raise UserError(f"optim.decay: {config.decay!r}, expected 'cosine' or 'constant'")
+
+
+def _scale_by_path(rules: dict[str, float]) -> optax.GradientTransformation:
+    return optax.stateless(lambda updates, _: {path: u * rules[path] for path, u in updates.items()})
+
+
+def make_optimizer(config: OptimConfig, steps: int, trainable: Flat) -> optax.GradientTransformation:
+    """AdamW over the flat tree of trainable parameters."""
+    rules = multipliers(config, list(trainable))
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.scale_by_adam(b1=config.b1, b2=config.b2, mu_dtype=jnp.float32),
+        optax.add_decayed_weights(config.weight_decay, mask=lambda tree: jax.tree.map(lambda x: x.ndim > 1, tree)),
+        _scale_by_path(rules),
+        optax.scale_by_learning_rate(learning_rate(config, steps)),
+    )

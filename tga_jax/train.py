@@ -1,0 +1,179 @@
+"""The training: a config and a work folder in, trained parameters out. Can be stopped and resumed at any time."""
+
+import contextlib
+import dataclasses
+import math
+import signal
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import rich.console
+import rich.progress
+
+from tga_jax import checkpoints, optim, sharding, step
+from tga_jax.data import pipeline, sources
+from tga_jax.errors import UserError
+from tga_jax.metrics import MetricsWriter
+from tga_jax.models import llava, presets
+from tga_jax.workdir import claim
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    data: int = -1  # -1: what the other axes leave
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """One training, whichever of the four it is.
+
+    init: where each part of the model starts from: the work folder of the training that made it, or "" for random
+    parameters. A part that is left out is not part of this training.
+    """
+
+    name: str
+    seed: int
+    model: str
+    init: dict[str, str]
+    steps: int
+    batch_size: int
+    loss: step.LossConfig
+    optim: optim.OptimConfig
+    data: sources.DataConfig
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    log_every: int = 20
+    checkpoint_every: int = 500
+
+
+class Interrupted(Exception):
+    """The person asked to stop; the state is saved."""
+
+
+@contextlib.contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM instead of stopping in the middle of a step; a second one stops at once."""
+    received: list[int] = []
+
+    def handler(number: int, _: Any) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    previous = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, old)
+
+
+def _initial_params(config: TrainConfig, model: llava.LlavaConfig) -> dict:
+    key = jax.random.key(config.seed)
+    params = {}
+    for part, folder in config.init.items():
+        if part not in ("clip", "projector", "llm"):
+            raise UserError(f"init: unknown part {part!r}, expected clip, projector or llm")
+        make = partial(llava.init, model, key, (part,))
+        params[part] = checkpoints.load_params(Path(folder), part, jax.eval_shape(make)[part]) if folder else make()[part]
+    return params
+
+
+def _resumable(state: step.TrainState) -> dict[str, Any]:
+    """What a checkpoint holds; frozen parameters are read again from where they came."""
+    return {"step": state.step, "trainable": state.trainable, "opt_state": state.opt_state}
+
+
+def _check(metrics: dict[str, Any], number: int, saved: int | None) -> dict[str, float]:
+    """The step's metrics as floats. Raises UserError if the loss is not a finite number."""
+    values = {name: float(value) for name, value in metrics.items()}
+    if not math.isfinite(values["loss"]):
+        kept = f"the checkpoint of step {saved} is kept" if saved else "no checkpoint was written yet"
+        raise UserError(f"loss is {values['loss']} at step {number}; {kept}; lower optim.learning_rate or check the data")
+    return values
+
+
+def _progress(console: rich.console.Console) -> rich.progress.Progress:
+    return rich.progress.Progress(
+        rich.progress.TextColumn("{task.description:<22}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TextColumn("{task.fields[shown]}"),
+        rich.progress.TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def run(config: TrainConfig, workdir: Path, console: rich.console.Console | None = None) -> None:
+    """Trains, or resumes, until `<workdir>/params` is written; returns at once if it is there.
+
+    Raises UserError for a bad config, workdir, file or a loss that is not finite, and Interrupted, with the state
+    saved, after SIGINT or SIGTERM.
+    """
+    console = console or rich.console.Console()
+    claim(workdir, dataclasses.asdict(config))
+    if checkpoints.has_params(workdir):
+        return
+    vocabulary = sources.vocabulary(config.data)
+    model = presets.get(config.model, vocabulary.size)
+    records = sources.records(config.data, model.clip.vision.image_size, config.seed)
+    shape = config.data.shape(model.image_tokens)
+    batches = iter(pipeline.batches(records, vocabulary, shape, config.batch_size))
+    mesh = sharding.make_mesh(**dataclasses.asdict(config.mesh))
+    store = checkpoints.Checkpoints(workdir)
+    writer = None
+    try:
+        with jax.set_mesh(mesh), _stop_requests() as stop:
+            state = step.init_state(_initial_params(config, model), config.optim, config.steps)
+            placement = sharding.shardings(state, mesh)
+            state = jax.device_put(state, placement)
+            start = saved = store.latest_step() or 0
+            if start:
+                saved_state, data_state = store.restore(start, _resumable(state))
+                state = state.replace(**saved_state)  # pyright: ignore[reportAttributeAccessIssue]
+                batches.set_state(data_state)
+            writer = MetricsWriter(workdir, start)
+            train_step = jax.jit(
+                partial(step.train_step, model, config.loss, config.optim, config.steps),
+                out_shardings=(placement, None),
+                donate_argnums=0,
+            )
+            key = jax.random.key(config.seed)
+            with _progress(console) as progress:
+                task = progress.add_task(config.name, total=config.steps, completed=start, shown="")
+                last: dict[str, Any] | None = None  # the metrics of the step before, read while this one runs
+                told = time.monotonic()
+                for number in range(start + 1, config.steps + 1):
+                    batch = sharding.place_batch(next(batches), mesh)
+                    state, metrics = train_step(state, batch, key)
+                    if last is not None:
+                        values = _check(last, number - 1, saved)
+                        if (number - 1) % config.log_every == 0:
+                            writer.write(number - 1, values)
+                            progress.update(task, shown=f"loss {values['loss']:.3f}")
+                        progress.update(task, completed=number - 1)
+                        if not console.is_terminal and time.monotonic() - told > 15:
+                            told = time.monotonic()
+                            console.print(f"{config.name}: step {number - 1}/{config.steps}, loss {values['loss']:.3f}")
+                    last = metrics
+                    if stop or number % config.checkpoint_every == 0 or number == config.steps:
+                        values = _check(metrics, number, saved)
+                        store.save(number, _resumable(state), batches.get_state())  # pyright: ignore[reportArgumentType]
+                        saved = number
+                    if stop:
+                        raise Interrupted(f"stopped at step {number} of {config.name}; the same command continues there")
+                if last is not None:
+                    writer.write(config.steps, _check(last, config.steps, saved))
+                progress.update(task, completed=config.steps)
+            params = optim.combine(state.trainable, state.frozen)
+            trained = {path.split("/")[0] for path in state.trainable}
+            checkpoints.save_params(workdir, {part: params[part] for part in sorted(trained)})
+    finally:
+        store.close()
+        if writer is not None:
+            writer.close()
