@@ -93,7 +93,7 @@ def block_stack(block: type[nn.Module], length: int, in_axes: tuple, remat: str 
     elif remat != "none":
         raise ValueError(f"remat: {remat!r}, expected 'none' or 'full'")
     return nn.scan(
-        block, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=in_axes, out_axes=0, length=length, unroll=int(__import__("os").environ.get("UNR","1"))
+        block, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=in_axes, out_axes=0, length=length
     )
 
 
