@@ -41,7 +41,7 @@ class Checkpoints:
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
         """The state, with the shapes and shardings of `like`, and the iterator's state."""
         try:
-            found = self._manager.restore(
+            found: Any = self._manager.restore(
                 step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore())
             )
         except Exception as error:  # orbax and tensorstore raise many types for a damaged or foreign file

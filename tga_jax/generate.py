@@ -4,14 +4,14 @@ Dimension letters: B batch, T prompt positions, N new tokens.
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tga_jax.data.batch import Batch
-from tga_jax.models import llama, llava
+from tga_jax.models import layers, llama, llava
 
 Array = jax.Array
 
@@ -43,24 +43,22 @@ def generate(
     features = batch.image_features
     if features is None and batch.images is not None:
         features = llava.image_features(config, params["clip"], batch.images)
-    llm = {"params": params["llm"]}
-    decoder = llama.Decoder(config.llm)
+    decoder = partial(layers.apply, llama.Decoder(config.llm), params["llm"])
     lengths = batch.valid.sum(1).astype(jnp.int32)
     positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (size, length))
 
     x = llava.embed(config, params, batch.tokens, batch.image_mask, features)
     cache = llama.empty_cache(config.llm, size, length + new_tokens)
-    out: Any = decoder.apply(llm, x, positions, batch.valid, None, cache)
+    out = decoder(x, positions, batch.valid, None, cache)
     final = jnp.take_along_axis(out.hidden, (lengths - 1)[:, None, None], axis=1)
 
     def choose(hidden: Array) -> Array:
-        logits: Any = decoder.apply(llm, hidden[:, 0], method="logits")
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        return jnp.argmax(decoder(hidden[:, 0], method="logits"), axis=-1).astype(jnp.int32)
 
     def body(state: DecodeState) -> DecodeState:
-        x = decoder.apply(llm, state.last[:, None], method="embed")
+        x = decoder(state.last[:, None], method="embed")
         positions = (lengths + state.step - 1)[:, None]
-        out: Any = decoder.apply(llm, x, positions, jnp.ones((size, 1), bool), None, state.cache)
+        out = decoder(x, positions, jnp.ones((size, 1), bool), None, state.cache)
         return emit(state, choose(out.hidden), out.cache)
 
     def emit(state: DecodeState, chosen: Array, cache: llama.KVCache) -> DecodeState:
@@ -90,5 +88,7 @@ def generate_all(
     for start in range(0, count, batch_size):
         index = np.minimum(np.arange(start, start + batch_size), count - 1)
         batch = jax.tree.map(lambda x, i=index: x[i], rows)
-        answers.append(np.asarray(generate(config, params, batch, new_tokens=new_tokens, stop_ids=stop_ids, pad_id=pad_id)))
+        answers.append(
+            np.asarray(generate(config, params, batch, new_tokens=new_tokens, stop_ids=stop_ids, pad_id=pad_id))
+        )
     return np.concatenate(answers)[:count]

@@ -105,7 +105,13 @@ def contrastive_loss(images: Array, texts: Array, scale: Array, same: Array) -> 
 
 
 def guide_loss(
-    config: GuideConfig, image: Array, caption: Array, retrieved: Array, has_pair: Array, has_hinge: Array, progress: Array
+    config: GuideConfig,
+    image: Array,
+    caption: Array,
+    retrieved: Array,
+    has_pair: Array,
+    has_hinge: Array,
+    progress: Array,
 ) -> tuple[Array, dict[str, Array]]:
     """L_pair + L_hinge on pooled states (see GuideConfig; method of Xu et al., with `exp` that carries a gradient).
 
@@ -137,7 +143,13 @@ def tile_indices(caption_lengths: Array, count: int) -> Array:
 
 
 def token_guide_loss(
-    config: GuideConfig, image: Array, caption: Array, vocab_logits: Array, words: Array, has_pair: Array, progress: Array
+    config: GuideConfig,
+    image: Array,
+    caption: Array,
+    vocab_logits: Array,
+    words: Array,
+    has_pair: Array,
+    progress: Array,
 ) -> tuple[Array, dict[str, Array]]:
     """L_pair of the form "tiled" (see GuideConfig).
 

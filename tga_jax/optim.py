@@ -65,7 +65,10 @@ def learning_rate(config: OptimConfig, steps: int) -> optax.Schedule:
 
 
 def _scale_by_path(rules: dict[str, float]) -> optax.GradientTransformation:
-    return optax.stateless(lambda updates, _: {path: u * rules[path] for path, u in updates.items()})
+    def scale(updates: Any, _: Any) -> Flat:
+        return {path: u * rules[path] for path, u in updates.items()}
+
+    return optax.stateless(scale)
 
 
 def make_optimizer(config: OptimConfig, steps: int, trainable: Flat) -> optax.GradientTransformation:

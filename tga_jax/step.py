@@ -10,7 +10,7 @@ import optax
 
 from tga_jax import losses, optim
 from tga_jax.data.batch import Batch
-from tga_jax.models import clip, llama, llava
+from tga_jax.models import clip, layers, llama, llava
 
 Array = jax.Array
 
@@ -42,23 +42,23 @@ def init_state(params: dict, config: optim.OptimConfig, steps: int) -> TrainStat
 
 def _contrastive(model: llava.LlavaConfig, params: dict, batch: Batch) -> tuple[Array, dict[str, Array]]:
     pixels = llava.normalize_pixels(batch.images[:, 0])
-    image, text, scale = clip.Clip(model.clip).apply({"params": params["clip"]}, pixels, batch.tokens)
+    image, text, scale = layers.apply(clip.Clip(model.clip), params["clip"], pixels, batch.tokens)
     same = jnp.all(batch.tokens[:, None] == batch.tokens[None], axis=-1)
     return losses.contrastive_loss(image, text, scale, same)
 
 
 def _caption_states(
-    model: llava.LlavaConfig, guide: losses.GuideConfig, llm: dict, tokens: Array, valid: Array, words: Array
-) -> llama.DecoderOutput:
+    model: llava.LlavaConfig, guide: losses.GuideConfig, llm: dict, tokens: Array, valid: Array, words: Array | None
+) -> Any:  # llama.DecoderOutput
     """A text-only forward of the current decoder up to the last guide layer, without gradient.
 
     words bool [B, 1, C]: the positions whose mean is wanted; the form by token gets all states instead.
     """
     llm = jax.lax.stop_gradient(llm)
     decoder, llm = llama.first_blocks(model.llm, llm, max(guide.layers), emit_states=guide.by_token)
-    x = decoder.apply({"params": llm}, tokens, method="embed")
+    x = layers.apply(decoder, llm, tokens, method="embed")
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
-    return decoder.apply({"params": llm}, x, positions, valid, None if guide.by_token else words)  # pyright: ignore
+    return layers.apply(decoder, llm, x, positions, valid, None if guide.by_token else words)
 
 
 def _guide_pooled(model, guide, params, batch: Batch, means: Array, progress: Array):
@@ -93,7 +93,6 @@ def _guide_tiled(model, guide, params, batch: Batch, states: Array, image_tokens
 def _language(
     model: llava.LlavaConfig, config: LossConfig, params: dict, batch: Batch, key: Array, progress: Array
 ) -> tuple[Array, dict[str, Array]]:
-    guide = config.guide
     features = batch.image_features
     if features is None and batch.images is not None:
         features = llava.image_features(model, params["clip"], batch.images)
@@ -101,21 +100,21 @@ def _language(
     if config.embedding_noise:
         size = config.embedding_noise * jax.lax.rsqrt(batch.valid.sum(1) * float(x.shape[-1]))
         x += size[:, None, None] * jax.random.uniform(key, x.shape, x.dtype, -1.0, 1.0)
-    with_guide = guide is not None and features is not None
+    guide = None if features is None else config.guide  # a batch of text only has nothing to guide
     # Without the language loss nothing above the last guide layer is needed.
     blocks = model.llm.num_layers if config.lm else max(guide.layers) if guide else 0
-    decoder, llm = llama.first_blocks(model.llm, params["llm"], blocks, bool(with_guide and guide.by_token))
+    decoder, llm = llama.first_blocks(model.llm, params["llm"], blocks, guide is not None and guide.by_token)
     segments = None
-    if with_guide and not guide.by_token:
+    if guide is not None and not guide.by_token:
         segments = jnp.stack([batch.image_mask, batch.retrieved_mask], axis=1)
     positions = jnp.broadcast_to(jnp.arange(x.shape[1], dtype=jnp.int32), batch.tokens.shape)
-    out: Any = decoder.apply({"params": llm}, x, positions, batch.valid, segments)
+    out = layers.apply(decoder, llm, x, positions, batch.valid, segments)
     loss, metrics = jnp.zeros(()), {}
     if config.lm:
-        logits: Any = decoder.apply({"params": llm}, out.hidden, method="logits")
+        logits = layers.apply(decoder, llm, out.hidden, method="logits")
         lm, metrics = losses.lm_loss(logits, batch.tokens, batch.targets)
         loss, metrics = config.lm * lm, {"lm": lm, **metrics}
-    if with_guide:
+    if guide is not None and features is not None:
         if guide.by_token:
             count = features.shape[1] * features.shape[2]
             value, extra = _guide_tiled(model, guide, params, batch, out.states, count, progress)

@@ -51,7 +51,7 @@ class TrainConfig:
     checkpoint_every: int = 500
 
 
-class Interrupted(Exception):
+class Interrupted(KeyboardInterrupt):
     """The person asked to stop; the state is saved."""
 
 
@@ -80,7 +80,9 @@ def _initial_params(config: TrainConfig, model: llava.LlavaConfig) -> dict:
         if part not in ("clip", "projector", "llm"):
             raise UserError(f"init: unknown part {part!r}, expected clip, projector or llm")
         make = partial(llava.init, model, key, (part,))
-        params[part] = checkpoints.load_params(Path(folder), part, jax.eval_shape(make)[part]) if folder else make()[part]
+        params[part] = (
+            checkpoints.load_params(Path(folder), part, jax.eval_shape(make)[part]) if folder else make()[part]
+        )
     return params
 
 
@@ -94,7 +96,9 @@ def _check(metrics: dict[str, Any], number: int, saved: int | None) -> dict[str,
     values = {name: float(value) for name, value in metrics.items()}
     if not math.isfinite(values["loss"]):
         kept = f"the checkpoint of step {saved} is kept" if saved else "no checkpoint was written yet"
-        raise UserError(f"loss is {values['loss']} at step {number}; {kept}; lower optim.learning_rate or check the data")
+        raise UserError(
+            f"loss is {values['loss']} at step {number}; {kept}; lower optim.learning_rate or check the data"
+        )
     return values
 
 
@@ -166,7 +170,9 @@ def run(config: TrainConfig, workdir: Path, console: rich.console.Console | None
                         store.save(number, _resumable(state), batches.get_state())  # pyright: ignore[reportArgumentType]
                         saved = number
                     if stop:
-                        raise Interrupted(f"stopped at step {number} of {config.name}; the same command continues there")
+                        raise Interrupted(
+                            f"stopped at step {number} of {config.name}; the same command continues there"
+                        )
                 if last is not None:
                     writer.write(config.steps, _check(last, config.steps, saved))
                 progress.update(task, completed=config.steps)

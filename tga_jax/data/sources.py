@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 from pathlib import Path
+from typing import Any
 
 import grain
 import numpy as np
@@ -66,7 +67,7 @@ def records(config: DataConfig, image_size: int, seed: int) -> grain.MapDataset:
 
 
 @functools.lru_cache(maxsize=4)  # four trainings of one process read the same pictures
-def emoji_split(path: str, split: str, fields: tuple[tuple[str, int], ...]) -> emoji_scenes.EmojiSplit:
+def emoji_split(path: str, split: str, fields: tuple[tuple[str, Any], ...]) -> emoji_scenes.EmojiSplit:
     """A split of the emoji scenes whose EmojiScenesConfig has these fields."""
     return emoji_scenes.load_split(emoji_scenes.EmojiScenesConfig(**dict(fields)), path, split)
 
@@ -101,7 +102,9 @@ def _emoji(config: DataConfig, seed: int) -> grain.MapDataset:
     rows = range(len(scenes))
     if config.task in ("clip", "caption"):
         template = "clip" if config.task == "clip" else "plain"
-        return endless(rows, seed).map(lambda i: emoji_tasks.caption_record(scenes[i], images[i], retrieved[i], template))
+        return endless(rows, seed).map(
+            lambda i: emoji_tasks.caption_record(scenes[i], images[i], retrieved[i], template)
+        )
 
     def visual(i: int, rng: np.random.Generator) -> Record:
         return emoji_tasks.visual_record(scenes[i], images[i], retrieved[i], config.retrieved_share, rng)
@@ -127,6 +130,6 @@ def load_attachments(folder: Path, split: str) -> tuple[np.ndarray, list[str]]:
     try:
         return np.load(folder / f"{split}.npy", mmap_mode="r"), json.loads((folder / f"{split}.json").read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder}/{split}.npy: cannot be read ({error}); remove the folder to make it again") from error
-
-
+        raise UserError(
+            f"{folder}/{split}.npy: cannot be read ({error}); remove the folder to make it again"
+        ) from error

@@ -23,11 +23,13 @@ class Vocabulary:
 
     def __post_init__(self):
         for name in (self.pad, self.begin, self.end, "\n"):
-            if self.tokenizer.token_to_id(name) is None:
-                raise UserError(f"tokenizer: no token {name!r}")
+            self.id(name)
 
     def id(self, token: str) -> int:
-        return self.tokenizer.token_to_id(token)
+        found = self.tokenizer.token_to_id(token)
+        if found is None:
+            raise UserError(f"tokenizer: no token {token!r}")
+        return found
 
     @property
     def pad_id(self) -> int:
@@ -52,7 +54,7 @@ class Vocabulary:
 
     @functools.cached_property
     def encode(self) -> Callable[[str], tuple[int, ...]]:
-        """Token ids of a text, without special tokens added. Few distinct pieces recur over a training, so it caches."""
+        """Token ids of a text, no special tokens added. Few different pieces recur over a training, so it caches."""
         return functools.lru_cache(65536)(lambda text: tuple(self.tokenizer.encode(text, add_special_tokens=False).ids))
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -89,7 +91,9 @@ def encode(record: Record, vocabulary: Vocabulary, shape: Shape, prompt_only: bo
         raise UserError(f"sample {record.id!r}: no target token, expected an answer")
     caption = vocabulary.encode(record.caption) if record.caption else ()
     if 1 + len(caption) > shape.caption_length:
-        raise UserError(f"sample {record.id!r}: caption of {len(caption)} tokens, expected under {shape.caption_length}")
+        raise UserError(
+            f"sample {record.id!r}: caption of {len(caption)} tokens, expected under {shape.caption_length}"
+        )
 
     def pad(values, length: int, fill, dtype) -> np.ndarray:
         out = np.full(length, fill, dtype)

@@ -126,7 +126,11 @@ class Clip(nn.Module):
 
     def __call__(self, images: Array, tokens: Array) -> tuple[Array, Array, Array]:
         """Unit embeddings of images and texts [B, E] each, and exp(logit scale), at most 100."""
-        return self.embed_images(images), self.embed_texts(tokens), jnp.exp(jnp.minimum(self.logit_scale, jnp.log(100.0)))
+        return (
+            self.embed_images(images),
+            self.embed_texts(tokens),
+            jnp.exp(jnp.minimum(self.logit_scale, jnp.log(100.0))),
+        )
 
     def embed_images(self, images: Array) -> Array:
         return layers.unit(self.vision_projection(self.vision(images)[1]))
@@ -145,7 +149,7 @@ def vision_features(config: VisionConfig, params: dict, images: Array, layer: in
     if not 0 <= count <= config.num_layers:
         raise ValueError(f"feature_layer: {layer}, expected within ±{config.num_layers} layers")
     tower = VisionTower(dataclasses.replace(config, num_layers=count))
-    states, _ = tower.apply({"params": layers.keep_blocks(params, count)}, images)
+    states, _ = layers.apply(tower, layers.keep_blocks(params, count), images)
     if select not in ("patch", "full"):
         raise ValueError(f"feature_select: {select!r}, expected 'patch' or 'full'")
     return states[:, 1:] if select == "patch" else states

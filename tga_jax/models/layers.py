@@ -4,6 +4,8 @@ Dimension letters: B batch, T query positions, S key positions, D hidden, K key/
 key/value head, H head size, N segments, L layers.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -45,9 +47,7 @@ def apply_rope(x: Array, cos: Array, sin: Array) -> Array:
     return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x.dtype)
 
 
-def causal_mask(
-    query_positions: Array, key_positions: Array, key_valid: Array, window: int | None = None
-) -> Array:
+def causal_mask(query_positions: Array, key_positions: Array, key_valid: Array, window: int | None = None) -> Array:
     """Which key each query may see: bool [B, T, S], from positions and not from array slots.
 
     `query_positions` [B, T] and `key_positions` [B, S] are integers, `key_valid` [B, S] is False on padding and on
@@ -70,6 +70,11 @@ def attend(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
     return jnp.einsum("BKGTS,BSKH->BTKGH", jax.nn.softmax(scores, axis=-1).astype(v.dtype), v)
 
 
+def apply(module: nn.Module, params: dict, *args: Any, method: str = "__call__") -> Any:
+    """`module.<method>(*args)` with `params`, without linen's union of return types."""
+    return module.apply({"params": params}, *args, method=method)
+
+
 def segment_means(x: Array, segments: Array) -> Array:
     """Masked means: x [B, T, D], segments bool [B, N, T] -> float32 [B, N, D]; an empty segment gives zeros."""
     weights = segments.astype(jnp.float32)
@@ -83,7 +88,7 @@ def keep_blocks(params: dict, count: int) -> dict:
     return rest if count == 0 else {**rest, "blocks": jax.tree.map(lambda p: p[:count], params["blocks"])}
 
 
-def block_stack(block: type[nn.Module], length: int, in_axes: tuple, remat: str = "none"):
+def block_stack(block: type[nn.Module], length: int, in_axes: Any, remat: str = "none"):
     """`block` scanned over `length` layers whose parameters are stacked along axis 0.
 
     remat: "none" keeps all activations for the backward pass, "full" recomputes each block.

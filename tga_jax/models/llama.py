@@ -1,4 +1,4 @@
-"""A Llama-family decoder: RMSNorm, rotary positions, grouped-query attention, SwiGLU; Llama, Mistral, SmolLM2 by fields.
+"""A Llama-family decoder (RMSNorm, rotary positions, grouped-query attention, SwiGLU): Llama, Mistral, SmolLM2.
 
 Dimension letters: B batch, T positions, S cache slots, D hidden, V vocabulary, K key/value heads, G query heads per
 key/value head, H head size, F feed-forward, N segments, L layers.
@@ -71,7 +71,10 @@ class DecoderBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x, kv, rope, mask, slot, segments):
-        """x [B, T, D]; kv: this layer's cached (k, v) [B, S, K, H] or None, written at `slot` -> x, (kv, means, states)."""
+        """One layer: x [B, T, D] -> (x, (kv, means, states)).
+
+        kv: this layer's cached (k, v), each [B, S, K, H], into which the new ones are written at `slot`; or None.
+        """
         c = self.config
         dtype = jnp.dtype(c.dtype)
         group = c.num_heads // c.num_kv_heads
@@ -86,7 +89,9 @@ class DecoderBlock(nn.Module):
         k = layers.apply_rope(dense((c.num_kv_heads, c.head_dim), "key")(h), *rope)
         v = dense((c.num_kv_heads, c.head_dim), "value")(h)
         if kv is not None:
-            k, v = (jax.lax.dynamic_update_slice_in_dim(old, new, slot, axis=1) for old, new in zip(kv, (k, v), strict=True))
+            k, v = (
+                jax.lax.dynamic_update_slice_in_dim(old, new, slot, axis=1) for old, new in zip(kv, (k, v), strict=True)
+            )
             kv = (k, v)
         x = x + dense(c.hidden_size, "out", axis=(-3, -2, -1))(layers.attend(q, k, v, mask))
         h = layers.RMSNorm(c.rms_norm_eps, dtype, name="mlp_norm")(x)

@@ -1,4 +1,4 @@
-"""LLaVA: CLIP patch features, a projector, and a decoder that reads them in place of `<image>` tokens (Liu et al., 2023).
+"""LLaVA (Liu et al., 2023): a decoder reads projected CLIP features in place of `<image>` tokens.
 
 Dimension letters: B batch, M images per sample, P features per image, T positions, D hidden size of the decoder.
 """
@@ -33,7 +33,7 @@ class LlavaConfig:
 
 
 class Projector(nn.Module):
-    """Vision features [..., P, C] -> the decoder's space [..., P, D]: one linear layer, or Linear-GELU(exact)-Linear."""
+    """Vision features [..., P, C] -> the decoder's space [..., P, D]: linear, or Linear-GELU(exact)-Linear."""
 
     kind: str
     hidden: int
@@ -96,8 +96,8 @@ def merge(token_embeddings: Array, image_embeddings: Array, image_mask: Array) -
 
 
 def embed(config: LlavaConfig, params: dict, tokens: Array, image_mask: Array, features: Array | None) -> Array:
-    """Input embeddings [B, T, D] of a multimodal sequence; features: vision features [B, M, P, C], None for text only."""
-    x = llama.Decoder(config.llm).apply({"params": params["llm"]}, tokens, method="embed")
+    """Input embeddings [B, T, D] of a sequence; features: vision features [B, M, P, C], None for text only."""
+    x = layers.apply(llama.Decoder(config.llm), params["llm"], tokens, method="embed")
     if features is None:
         return x
-    return merge(x, projector(config).apply({"params": params["projector"]}, features), image_mask)
+    return merge(x, layers.apply(projector(config), params["projector"], features), image_mask)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from tga_jax.models import clip, llava
+from tga_jax.models import clip, layers, llava
 
 
 def in_chunks(function: Callable[[Any], Any], rows: np.ndarray, size: int = 256) -> Any:
@@ -16,7 +16,8 @@ def in_chunks(function: Callable[[Any], Any], rows: np.ndarray, size: int = 256)
     for start in range(0, len(rows), size):
         chunk = rows[start : start + size]
         filled = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), axis=0)])
-        parts.append(jax.tree.map(lambda x, n=len(chunk): np.asarray(x)[:n], function(filled)))
+        count = len(chunk)
+        parts.append(jax.tree.map(lambda x, n=count: np.asarray(x)[:n], function(filled)))
     return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
 
 
@@ -27,7 +28,7 @@ def embed_images(config: llava.LlavaConfig, params: dict, images: np.ndarray) ->
     def run(chunk):
         features = llava.image_features(config, params, chunk[:, None])[:, 0]
         pixels = llava.normalize_pixels(chunk)
-        embeddings = clip.Clip(config.clip).apply({"params": params}, pixels, method="embed_images")
+        embeddings = layers.apply(clip.Clip(config.clip), params, pixels, method="embed_images")
         return features.astype("float16"), embeddings
 
     return in_chunks(run, images)
@@ -35,5 +36,5 @@ def embed_images(config: llava.LlavaConfig, params: dict, images: np.ndarray) ->
 
 def embed_texts(config: llava.LlavaConfig, params: dict, tokens: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
     """int32 tokens [N, T], each with an end token -> unit embeddings [N, E]."""
-    embed = partial(clip.Clip(config.clip).apply, {"params": params}, method="embed_texts")
+    embed = partial(layers.apply, clip.Clip(config.clip), params, method="embed_texts")
     return in_chunks(jax.jit(embed), np.asarray(tokens))

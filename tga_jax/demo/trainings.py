@@ -1,126 +1,30 @@
-"""The demo, end to end: scenes, CLIP, text model, the rows' two stages, evaluation, report.
+"""The demo's trainings: CLIP, the text model, and the stages of every row.
 
 Every training is a folder in `<parts>`, named by a hash of its config and of what it starts from, so that a run with
 one line changed repeats only what depends on that line.
 """
 
-import dataclasses
-import hashlib
-import json
-import resource
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-import rich.console
 
-import tga_jax
-from tga_jax import checkpoints, losses, optim, step, train
-from tga_jax.data import emoji_scenes, emoji_tasks, sources
-from tga_jax.data.tokens import Shape, Vocabulary, collate, encode
+from tga_jax import checkpoints, optim, step, train
+from tga_jax.data import emoji_tasks, sources
+from tga_jax.data.templates import Record
+from tga_jax.data.tokens import Shape, collate, encode
+from tga_jax.demo.world import SPLITS, Row, World
 from tga_jax.errors import UserError
-from tga_jax.models import llava, presets
+from tga_jax.models import llava
 from tga_jax.retrieval import embed, index
-from tga_jax.workdir import claim, write_json, write_text
 
-SPLITS = ("train", "test", "test_icons", "test_style")
 TRAINS = {
     "projector": (("projector/.*", 1.0), ("llm/.*", 0.0)),
     "projector_and_llm": (("projector/.*", 1.0), ("llm/.*", 1.0)),
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class ClipTraining:
-    steps: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-
-
-@dataclasses.dataclass(frozen=True)
-class TextTraining(ClipTraining):
-    embedding_noise: float
-    mix: emoji_tasks.TextMix
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """One training of a row. trains: "projector" or "projector_and_llm"; guide: whether the row's guide acts."""
-
-    task: str
-    steps: int
-    batch_size: int
-    learning_rate: float
-    trains: str
-    lm: float
-    guide: bool
-    text_share: float
-    retrieved_share: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One way to align. `stages` run in the order of their names."""
-
-    guide: losses.GuideConfig
-    stages: dict[str, Stage]
-
-
-@dataclasses.dataclass(frozen=True)
-class DemoConfig:
-    name: str
-    seed: int
-    model: str
-    scenes: dict[str, int]
-    clip: ClipTraining
-    text: TextTraining
-    rows: dict[str, Row]
-    new_tokens: int
-
-
-@dataclasses.dataclass(frozen=True)
-class World:
-    """What all trainings of a run share."""
-
-    config: DemoConfig
-    parts: Path
-    tokenizer: Path
-    vocabulary: Vocabulary
-    model: llava.LlavaConfig
-    console: rich.console.Console
-
-    @property
-    def data(self) -> Path:
-        return self.parts / "scenes"
-
-    @property
-    def scenes(self) -> dict[str, int]:
-        return {**self.config.scenes, "seed": self.config.seed}
-
-    def split(self, name: str) -> emoji_scenes.EmojiSplit:
-        return sources.emoji_split(str(self.data), name, tuple(self.scenes.items()))
-
-    def caption_length(self) -> int:
-        longest = max(len(self.vocabulary.encode(str(c))) for s in SPLITS for c in self.split(s).captions)
-        return 1 + longest
-
-    def folder(self, name: str, config: Any) -> Path:
-        """The folder of a part: its name and a hash of everything it depends on."""
-        text = json.dumps([tga_jax.__version__, config], sort_keys=True).replace(json.dumps(str(self.parts))[1:-1], "")
-        return self.parts / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
-
-    def train(self, config: train.TrainConfig) -> Path:
-        workdir = self.folder(config.name, dataclasses.asdict(config))
-        train.run(config, workdir, self.console)
-        return workdir
-
-
-def _slots(world: World, retrieved: bool, text_only: bool, answers: bool) -> int:
+def slots(world: World, retrieved: bool, text_only: bool, answers: bool) -> int:
     """T of a sequence: begin token, `[INST]`, R, picture, newline, the longest question, `[/INST]`, answer."""
     v, words = world.vocabulary, world.caption_length() - 1
     described = max(words, world.config.text.mix.tile_words) if text_only else world.model.image_tokens
@@ -146,7 +50,7 @@ def _data(world: World, task: str, length: int, **fields: Any) -> sources.DataCo
     )
 
 
-def _train_clip(world: World) -> Path:
+def train_clip(world: World) -> Path:
     c = world.config
     return world.train(
         train.TrainConfig(
@@ -163,9 +67,9 @@ def _train_clip(world: World) -> Path:
     )
 
 
-def _train_text(world: World) -> Path:
+def train_text(world: World) -> Path:
     c = world.config
-    length = _slots(world, c.text.mix.retrieved > 0, text_only=True, answers=True)
+    length = slots(world, c.text.mix.retrieved > 0, text_only=True, answers=True)
     return world.train(
         train.TrainConfig(
             name="text",
@@ -181,7 +85,7 @@ def _train_text(world: World) -> Path:
     )
 
 
-def _attach(world: World, clip_dir: Path) -> Path:
+def attach(world: World, clip_dir: Path) -> Path:
     """Vision features and retrieved captions of every split, by the trained CLIP. Corpus: the training captions."""
     folder = world.folder("attachments", [str(clip_dir)])
     if all((folder / f"{split}.npy").exists() for split in SPLITS):
@@ -190,7 +94,7 @@ def _attach(world: World, clip_dir: Path) -> Path:
     params = checkpoints.load_params(clip_dir, "clip", like)
     corpus = sorted({str(caption) for caption in world.split("train").captions})
     shape = Shape(world.caption_length() + 1, world.model.image_tokens, 1)
-    records = [sources.Record(c, (("", c),), template="clip") for c in corpus]
+    records = [Record(c, (("", c),), template="clip") for c in corpus]
     tokens = collate([encode(record, world.vocabulary, shape) for record in records]).tokens
     captions = index.CaptionIndex(corpus, embed.embed_texts(world.model, params, tokens))
     for name in SPLITS:
@@ -201,7 +105,7 @@ def _attach(world: World, clip_dir: Path) -> Path:
     return folder
 
 
-def _train_row(world: World, name: str, row: Row, text_dir: Path, attachments: Path) -> Path:
+def train_row(world: World, name: str, row: Row, text_dir: Path, attachments: Path) -> Path:
     """All stages of a row; the folder of its last one. The last stage must train the decoder too."""
     init = {"projector": "", "llm": str(text_dir)}
     folder = text_dir
@@ -210,9 +114,9 @@ def _train_row(world: World, name: str, row: Row, text_dir: Path, attachments: P
             raise UserError(f"rows.{name}.stages.{stage_name}.trains: {stage.trains!r}, expected {' or '.join(TRAINS)}")
         length = 1 + world.model.image_tokens + world.caption_length()
         if stage.task == "visual":
-            lengths = [_slots(world, stage.retrieved_share > 0, text_only=False, answers=True)]
+            lengths = [slots(world, stage.retrieved_share > 0, text_only=False, answers=True)]
             if stage.text_share:
-                lengths.append(_slots(world, world.config.text.mix.retrieved > 0, text_only=True, answers=True))
+                lengths.append(slots(world, world.config.text.mix.retrieved > 0, text_only=True, answers=True))
             length = max(lengths)
         folder = world.train(
             train.TrainConfig(

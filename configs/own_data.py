@@ -1,0 +1,41 @@
+"""Your own pictures: one stage of TGA on a file in LLaVA's JSON, with `image_caption` and `retrieved_caption`.
+
+Run, from the parts of a finished demo (their folders are in `runs/parts`):
+    bash launch/local.sh train --config=configs/own_data.py --workdir=runs/mine \\
+        --config.data.path=mine.json --config.data.images=pictures \\
+        --config.init.clip=runs/parts/clip-... --config.init.llm=runs/parts/text-...
+Stage 2: `--config.data.task=visual`, `--config.init.projector=runs/mine` and `--config.optim.schedule="..."`, or a copy
+of this file.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.name = "own-data"
+    config.seed = 0
+    config.model = "emoji"
+    config.init = {"clip": "", "projector": "", "llm": ""}  # "": random
+    config.steps = 1000
+    config.batch_size = 32
+    config.loss = {
+        "lm": 1.0,
+        "guide": {"form": "exp", "layers": (3, 4, 5, 6), "pair_weight": 0.25, "hinge_weight": 0.1},
+    }
+    config.optim = {
+        "learning_rate": 1e-3,
+        # First match wins; 0 freezes. Stage 2 gives llm/.* a rate too.
+        "schedule": (("projector/.*", 1.0), ("(clip|llm)/.*", 0.0)),
+    }
+    config.data = {
+        "source": "llava_json",
+        "task": "caption",
+        "path": "",
+        "images": "",
+        "length": 64,
+        "caption_length": 32,
+        "tokenizer": "runs/parts/tokenizer.json",
+    }
+    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+    return config

@@ -1,0 +1,88 @@
+"""`tga <command>`: thin; what a command needs is imported when it runs."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tga_jax.errors import UserError
+
+_ROOT = Path(__file__).parents[1]
+_USAGE = """usage: tga <command> [flags]
+
+commands:
+  demo    train the emoji world's models from scratch three ways, measure them, write report.html
+            --config=FILE       a config such as configs/emoji.py (the default)
+            --config.FIELD=V    change one field, such as --config.seed=1
+            --workdir=DIR       results go here (default: runs/NAME-seedN-HASH)
+            --parts=DIR         trained parts, shared between runs (default: runs/parts)
+  train   one training from a config
+            --config=FILE       such as configs/own_data.py
+            --workdir=DIR       checkpoints and metrics go here; the same command resumes
+"""
+
+
+def _flags(arguments: list[str], defaults: dict[str, str], config: Path | None):
+    """(parsed ConfigDict, flag values). Raises UserError for an unknown flag or config field."""
+    from absl import flags
+    from ml_collections import config_flags
+
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", str(config) if config else None, "a config file", flag_values=values)
+    for name, default in defaults.items():
+        flags.DEFINE_string(name, default, name, flag_values=values)
+    try:
+        rest = values(["tga", *arguments])[1:]
+        found = values.config
+    except flags.Error as error:
+        raise UserError(" ".join(str(error).split())) from error
+    except (AttributeError, KeyError, ValueError, TypeError, FileNotFoundError, OSError, SyntaxError) as error:
+        raise UserError(f"--config: {type(error).__name__}: {' '.join(str(error).split())}") from error
+    if rest:
+        raise UserError(f"unknown argument {rest[0]!r}, expected flags such as --config.seed=1")
+    if found is None:
+        raise UserError("--config: missing, expected a config file such as configs/own_data.py")
+    return found, values
+
+
+def _demo(arguments: list[str]) -> None:
+    found, values = _flags(arguments, {"workdir": "", "parts": "runs/parts"}, _ROOT / "configs" / "emoji.py")
+    import rich.console
+
+    from tga_jax import config
+    from tga_jax.demo import main as demo
+    from tga_jax.demo.world import DemoConfig
+
+    built = config.build(DemoConfig, found)
+    workdir = Path(values.workdir) if values.workdir else demo.default_workdir(built)
+    demo.run(built, workdir, Path(values.parts), rich.console.Console())
+
+
+def _train(arguments: list[str]) -> None:
+    found, values = _flags(arguments, {"workdir": ""}, None)
+    if not values.workdir:
+        raise UserError("--workdir: missing, expected a folder for checkpoints and metrics")
+    from tga_jax import config, train
+
+    train.run(config.build(train.TrainConfig, found), Path(values.workdir))
+
+
+_COMMANDS: dict[str, Callable[[list[str]], None]] = {"demo": _demo, "train": _train}
+
+
+def main() -> None:
+    """Entry point. Exit status: 0 done, 2 the person's error (one line on stderr), 130 stopped with the state saved."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_USAGE)
+        sys.exit(0 if arguments else 2)
+    if arguments[0] not in _COMMANDS:
+        print(f"tga: unknown command {arguments[0]!r}, expected one of {', '.join(_COMMANDS)}", file=sys.stderr)
+        sys.exit(2)
+    try:
+        _COMMANDS[arguments[0]](arguments[1:])
+    except UserError as error:
+        print(f"tga {arguments[0]}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt as error:
+        print(f"tga {arguments[0]}: {error or 'stopped; the same command continues'}", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,1 @@
+"""The demo, end to end: train from scratch three ways, measure, report."""

@@ -1,0 +1,133 @@
+"""The demo's measurements: every row's answers and rates, and the hidden states behind them."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from tga_jax import checkpoints
+from tga_jax.analysis.hidden_states import RefusalLayers, cosine_curves, probe, refusal_layers
+from tga_jax.data import emoji_tasks, sources
+from tga_jax.data.batch import Batch
+from tga_jax.data.templates import Record
+from tga_jax.data.tokens import Shape, collate, encode
+from tga_jax.demo.trainings import slots
+from tga_jax.demo.world import World
+from tga_jax.evals import emoji
+from tga_jax.evals.emoji import Answer, Item
+from tga_jax.generate import generate_all
+from tga_jax.models import llava
+from tga_jax.workdir import write_json
+
+MEASURED = (("test", False), ("test", True), ("test_style", False))  # (split, retrieved text in the prompt)
+
+
+def load_row(world: World, folder: Path) -> dict[str, Any]:
+    """A trained row's projector and decoder."""
+    parts = ("projector", "llm")
+    like = jax.eval_shape(lambda: llava.init(world.model, jax.random.key(0), parts))
+    return {part: checkpoints.load_params(folder, part, like[part]) for part in parts}
+
+
+def load_text(world: World, folder: Path) -> dict[str, Any]:
+    like = jax.eval_shape(lambda: llava.init(world.model, jax.random.key(0), ("llm",)))
+    return {"llm": checkpoints.load_params(folder, "llm", like["llm"])}
+
+
+def items(world: World, attachments: Path, split: str) -> list[Item]:
+    """The held-out pictures of a split, as vision features."""
+    pictures = world.split(split)
+    features, retrieved = sources.load_attachments(attachments, split)
+    scenes = sources.scenes_of(pictures)
+    return [
+        Item(scene, str(pictures.scenes[i]), bool(pictures.look_alike[i]), features[i], retrieved[i])
+        for i, scene in enumerate(scenes)
+    ]
+
+
+def prompts(world: World, records: Sequence[Record]) -> Batch:
+    """Prompts of one static length, padded right; text-only prompts are given no image array."""
+    text_only = all(record.image is None for record in records)
+    length = slots(world, any(r.retrieved_in_prompt for r in records), text_only, answers=False)
+    shape = Shape(length, world.model.image_tokens, world.caption_length())
+    return collate([encode(record, world.vocabulary, shape, prompt_only=True) for record in records])
+
+
+def generator(world: World, params: dict[str, Any]) -> Callable[[Sequence[Record]], list[str]]:
+    v = world.vocabulary
+
+    def generate(records: Sequence[Record]) -> list[str]:
+        ids = generate_all(
+            world.model,
+            params,
+            prompts(world, records),
+            new_tokens=world.config.new_tokens,
+            stop_ids=v.stop_ids,
+            pad_id=v.pad_id,
+        )
+        return [v.decode(row) for row in ids]
+
+    return generate
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """Rates of one model, and the raw answers behind them by (split, retrieved text)."""
+
+    rows: list[dict[str, Any]]
+    answers: dict[str, list[Answer]]  # keys "text", "test", "test+retrieved", "test_style"
+
+
+def measure_row(world: World, name: str, folder: Path, attachments: Path) -> Measured:
+    """Evaluates a trained row, or reads what an earlier run stored beside it."""
+    key = world.folder(f"evaluation-{name}", [str(folder), str(attachments), world.config.new_tokens]).name
+    path = folder / f"{key}.json"
+    if path.exists():
+        stored = json.loads(path.read_text())
+        answers = {key: [Answer(**answer) for answer in rows] for key, rows in stored["answers"].items()}
+        return Measured(stored["rows"], answers)
+    generate = generator(world, load_row(world, folder))
+    held_out = {split: items(world, attachments, split) for split, _ in MEASURED}
+    answers = {"text": emoji.ask_text(generate, held_out["test"])}
+    text = emoji.text_rates(answers["text"])
+    rows = []
+    for split, retrieved_text in MEASURED:
+        found = emoji.ask(generate, held_out[split], retrieved_text)
+        answers[split + ("+retrieved" if retrieved_text else "")] = found
+        row = {"name": name, "retrieved_text": retrieved_text, "split": split}
+        rows.append({**row, **emoji.image_rates(found), "text_dsr": text["text_dsr"]})
+    stored = {key: [dataclasses.asdict(answer) for answer in found] for key, found in answers.items()}
+    write_json(path, {"rows": rows, "answers": stored})
+    return Measured(rows, answers)
+
+
+def measure_text(world: World, folder: Path, attachments: Path) -> tuple[dict[str, Any], list[Answer]]:
+    """The text model itself, before any picture."""
+    answers = emoji.ask_text(generator(world, load_text(world, folder)), items(world, attachments, "test"))
+    return emoji.text_rates(answers), answers
+
+
+@dataclasses.dataclass(frozen=True)
+class Inside:
+    """What the hidden states of one model show on harmful held-out scenes."""
+
+    curves: dict[str, dict[str, list[float]]]  # "raw" and "centred" -> matched, mismatched [L+1]
+    refusal: RefusalLayers
+
+
+def inside(world: World, params: dict[str, Any], held_out: Sequence[Item], with_image: bool) -> Inside:
+    """Cosines and logit lens over one picture of each harmful caption, or over the captions as text."""
+    chosen = list({item.scene.caption: item for item in held_out if item.kind}.values())
+    records = [
+        emoji_tasks.question_record(item.scene, item.image if with_image else None, emoji_tasks.DESCRIBE)
+        for item in chosen
+    ]
+    found = jax.tree.map(np.asarray, probe(world.model, params, prompts(world, records)))
+    refusal_ids = sorted({world.vocabulary.encode(phrase)[0] for phrase in emoji_tasks.REFUSALS})
+    # Captions of one thing follow each other, one a colour: half the list away is another thing.
+    curves = cosine_curves(found["image"], found["caption"], shift=len(chosen) // 2) if with_image else {}
+    return Inside(curves, refusal_layers(found["lens"], refusal_ids))
