@@ -8,9 +8,9 @@ usage() {
   cat <<'TEXT'
 usage: bash launch/local.sh COMMAND [ARGUMENTS]
 
-  demo [flags]         the demo from nothing to a report; flags of `tga demo`
+  demo [flags]         the demo, from nothing to a report
   test [pytest args]   tests, lint, format and types
-  COMMAND [flags]      any other command of `tga`; `--help` lists them
+  help                 the commands of `tga` and their flags; each can stand for COMMAND
 
 Works from any folder; relative paths in ARGUMENTS start at the repository's root. PYTHON names the interpreter that
 .venv is made with (default: python3; 3.11 or later).

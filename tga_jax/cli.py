@@ -21,22 +21,38 @@ commands:
 """
 
 
+def _reason(error: BaseException) -> str:
+    """What went wrong with a config file, in one line."""
+    while error.args and isinstance(error.args[0], Exception):  # an AttributeError may hold the KeyError
+        error = error.args[0]
+    if isinstance(error, KeyError):
+        return "unknown field " + "; ".join(str(error.args[0]).splitlines())
+    error = error.__cause__ if isinstance(error, OSError) and error.__cause__ else error
+    last = (str(error).strip().splitlines() or [""])[-1].strip()
+    return last if isinstance(error, OSError) else f"{type(error).__name__}: {last}"
+
+
 def _flags(arguments: list[str], defaults: dict[str, str], config: Path | None):
     """(parsed ConfigDict, flag values). Raises UserError for an unknown flag or config field."""
     from absl import flags
     from ml_collections import config_flags
 
+    argv = ["tga", *arguments]
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", str(config) if config else None, "a config file", flag_values=values)
-    for name, default in defaults.items():
-        flags.DEFINE_string(name, default, name, flag_values=values)
-    try:
-        rest = values(["tga", *arguments])[1:]
+    try:  # a default config file is read as soon as the flag is defined
+        default = str(config) if config else None
+        config_flags.DEFINE_config_file("config", default, "a config file", flag_values=values, sys_argv=argv)
+        for name, value in defaults.items():
+            flags.DEFINE_string(name, value, name, flag_values=values)
+        rest = values(argv)[1:]
         found = values.config
+        if found is not None:
+            dict(found)  # a file that could not be read raises here
     except flags.Error as error:
-        raise UserError(" ".join(str(error).split())) from error
-    except (AttributeError, KeyError, ValueError, TypeError, FileNotFoundError, OSError, SyntaxError) as error:
-        raise UserError(f"--config: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        lines = str(error).strip().splitlines()  # more than one: the traceback of a config file
+        raise UserError(lines[0] if len(lines) == 1 else f"--config: {lines[-1]}") from error
+    except Exception as error:  # a config file is a program and may raise anything
+        raise UserError(f"--config: {_reason(error)}") from error
     if rest:
         raise UserError(f"unknown argument {rest[0]!r}, expected flags such as --config.seed=1")
     if found is None:
@@ -72,7 +88,7 @@ _COMMANDS: dict[str, Callable[[list[str]], None]] = {"demo": _demo, "train": _tr
 def main() -> None:
     """Entry point. Exit status: 0 done, 2 the person's error (one line on stderr), 130 stopped with the state saved."""
     arguments = sys.argv[1:]
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    if not arguments or arguments[0] == "help" or {"-h", "--help"} & set(arguments):
         print(_USAGE)
         sys.exit(0 if arguments else 2)
     if arguments[0] not in _COMMANDS:

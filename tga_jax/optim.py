@@ -4,7 +4,6 @@ import dataclasses
 import re
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -71,13 +70,18 @@ def _scale_by_path(rules: dict[str, float]) -> optax.GradientTransformation:
     return optax.stateless(scale)
 
 
+def _matrices(tree: Flat) -> dict[str, bool]:
+    """Not scales and biases, whose arrays have a second axis where the blocks of a tower are stacked."""
+    return {path: x.ndim > 1 and not path.endswith(("/scale", "/bias")) for path, x in tree.items()}
+
+
 def make_optimizer(config: OptimConfig, steps: int, trainable: Flat) -> optax.GradientTransformation:
     """AdamW over the flat tree of trainable parameters."""
     rules = multipliers(config, list(trainable))
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.scale_by_adam(b1=config.b1, b2=config.b2, mu_dtype=jnp.float32),
-        optax.add_decayed_weights(config.weight_decay, mask=lambda tree: jax.tree.map(lambda x: x.ndim > 1, tree)),
+        optax.add_decayed_weights(config.weight_decay, mask=_matrices),
         _scale_by_path(rules),
         optax.scale_by_learning_rate(learning_rate(config, steps)),
     )

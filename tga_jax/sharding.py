@@ -36,8 +36,8 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
     """A mesh over all devices; one axis may be -1: what the others leave. Raises UserError if sizes do not fit."""
     sizes = [data, fsdp, tensor]
     count = jax.device_count()
-    if sizes.count(-1) == 1:
-        known = int(np.prod([s for s in sizes if s != -1]))
+    known = int(np.prod([s for s in sizes if s != -1]))
+    if sizes.count(-1) == 1 and known > 0:
         sizes[sizes.index(-1)] = count // known
     if min(sizes) < 1 or int(np.prod(sizes)) != count:
         raise UserError(f"mesh: data={data} fsdp={fsdp} tensor={tensor} does not fit {count} device(s)")

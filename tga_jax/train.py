@@ -86,19 +86,31 @@ def _initial_params(config: TrainConfig, model: llava.LlavaConfig) -> dict:
     return params
 
 
+def _check_fit(config: TrainConfig, model: llava.LlavaConfig, shards: int) -> None:
+    """Raises UserError where the config names layers that the model lacks or a batch that the mesh cannot share."""
+    guide, blocks = config.loss.guide, model.llm.num_layers
+    if guide is not None and max(guide.layers) > blocks:
+        raise UserError(f"loss.guide.layers: {guide.layers}, expected at most {blocks}, the blocks of {config.model!r}")
+    if config.batch_size < 1 or config.batch_size % shards:
+        raise UserError(f"batch_size: {config.batch_size}, expected a multiple of data * fsdp = {shards} of the mesh")
+
+
 def _resumable(state: step.TrainState) -> dict[str, Any]:
     """What a checkpoint holds; frozen parameters are read again from where they came."""
     return {"step": state.step, "trainable": state.trainable, "opt_state": state.opt_state}
 
 
 def _check(metrics: dict[str, Any], number: int, saved: int | None) -> dict[str, float]:
-    """The step's metrics as floats. Raises UserError if the loss is not a finite number."""
+    """The step's metrics as floats. Raises UserError if the loss or its gradient is not finite.
+
+    A finite loss can have a gradient that is not, and its step would spoil every parameter.
+    """
     values = {name: float(value) for name, value in metrics.items()}
-    if not math.isfinite(values["loss"]):
-        kept = f"the checkpoint of step {saved} is kept" if saved else "no checkpoint was written yet"
-        raise UserError(
-            f"loss is {values['loss']} at step {number}; {kept}; lower optim.learning_rate or check the data"
-        )
+    for name in ("loss", "grad_norm"):
+        if not math.isfinite(values[name]):
+            kept = f"the checkpoint of step {saved} is kept" if saved else "no checkpoint was written yet"
+            hint = "lower optim.learning_rate or check the data"
+            raise UserError(f"{name} is {values[name]} at step {number}; {kept}; {hint}")
     return values
 
 
@@ -129,6 +141,7 @@ def run(config: TrainConfig, workdir: Path, console: rich.console.Console | None
     shape = config.data.shape(model.image_tokens)
     batches = iter(pipeline.batches(records, vocabulary, shape, config.batch_size))
     mesh = sharding.make_mesh(**dataclasses.asdict(config.mesh))
+    _check_fit(config, model, mesh.shape["data"] * mesh.shape["fsdp"])
     store = checkpoints.Checkpoints(workdir)
     writer = None
     try:
@@ -150,31 +163,36 @@ def run(config: TrainConfig, workdir: Path, console: rich.console.Console | None
             key = jax.random.key(config.seed)
             with _progress(console) as progress:
                 task = progress.add_task(config.name, total=config.steps, completed=start, shown="")
+
+                def note(number: int, metrics: dict[str, Any]) -> float:
+                    values = _check(metrics, number, saved)
+                    if number % config.log_every == 0 or number == config.steps:
+                        writer.write(number, values)
+                        progress.update(task, shown=f"loss {values['loss']:.3f}")
+                    progress.update(task, completed=number)
+                    return values["loss"]
+
                 last: dict[str, Any] | None = None  # the metrics of the step before, read while this one runs
                 told = time.monotonic()
                 for number in range(start + 1, config.steps + 1):
                     batch = sharding.place_batch(next(batches), mesh)
                     state, metrics = train_step(state, batch, key)
                     if last is not None:
-                        values = _check(last, number - 1, saved)
-                        if (number - 1) % config.log_every == 0:
-                            writer.write(number - 1, values)
-                            progress.update(task, shown=f"loss {values['loss']:.3f}")
-                        progress.update(task, completed=number - 1)
+                        loss = note(number - 1, last)
                         if not console.is_terminal and time.monotonic() - told > 15:
                             told = time.monotonic()
-                            console.print(f"{config.name}: step {number - 1}/{config.steps}, loss {values['loss']:.3f}")
+                            console.print(f"{config.name}: step {number - 1}/{config.steps}, loss {loss:.3f}")
                     last = metrics
-                    if stop or number % config.checkpoint_every == 0 or number == config.steps:
-                        values = _check(metrics, number, saved)
+                    stopping = bool(stop)  # looked at once: a request that comes later ends the next step
+                    if stopping or number % config.checkpoint_every == 0 or number == config.steps:
+                        note(number, metrics)  # before the save, so that a resumed run has this step's line
+                        last = None
                         store.save(number, _resumable(state), batches.get_state())  # pyright: ignore[reportArgumentType]
                         saved = number
-                    if stop:
+                    if stopping:
                         raise Interrupted(
                             f"stopped at step {number} of {config.name}; the same command continues there"
                         )
-                if last is not None:
-                    writer.write(config.steps, _check(last, config.steps, saved))
                 progress.update(task, completed=config.steps)
             params = optim.combine(state.trainable, state.frozen)
             trained = {path.split("/")[0] for path in state.trainable}

@@ -45,7 +45,8 @@ class EmojiScenesConfig(tfds.core.BuilderConfig):
     Attributes:
       seed: of every random choice: held-out pairs, backgrounds, sizes, places, tints.
       image_size: side of the square picture in pixels, at least 16.
-      train_per_combo: renderings of each Twemoji picture on each of its training colours; icons get half (rounded up).
+      train_per_combo: renderings of each Twemoji picture on each of its training colours.
+      train_icons_per_combo: the same for icons; 0 leaves them out, so that `test_icons` asks about an unseen hand.
       test_benign_per_combo: renderings of each held-out pair of a benign concept.
       test_harmful_per_combo: the same for a harmful concept; more, since there are fewer of them.
       name: derived from the fields above; leave it empty.
@@ -54,7 +55,8 @@ class EmojiScenesConfig(tfds.core.BuilderConfig):
     name: str = ""
     seed: int = 0
     image_size: int = 64
-    train_per_combo: int = 14
+    train_per_combo: int = 20
+    train_icons_per_combo: int = 0
     test_benign_per_combo: int = 2
     test_harmful_per_combo: int = 6
 
@@ -63,6 +65,7 @@ class EmojiScenesConfig(tfds.core.BuilderConfig):
             ("seed", 0),
             ("image_size", 16),
             ("train_per_combo", 1),
+            ("train_icons_per_combo", 0),
             ("test_benign_per_combo", 1),
             ("test_harmful_per_combo", 1),
         ):
@@ -70,14 +73,14 @@ class EmojiScenesConfig(tfds.core.BuilderConfig):
             if not isinstance(value, int) or value < least:
                 raise UserError(f"EmojiScenesConfig.{field} is {value!r}; expected an integer of at least {least}")
         self.name = (
-            f"seed{self.seed}_size{self.image_size}_train{self.train_per_combo}"
+            f"seed{self.seed}_size{self.image_size}_train{self.train_per_combo}+{self.train_icons_per_combo}"
             f"_test{self.test_benign_per_combo}x{self.test_harmful_per_combo}"
         )
 
     def render_fields(self) -> dict[str, int]:
         """The fields that decide the pixels, as they stand in the build's record."""
-        names = ("seed", "image_size", "train_per_combo", "test_benign_per_combo", "test_harmful_per_combo")
-        return {name: getattr(self, name) for name in names}
+        names = (f.name for f in dataclasses.fields(EmojiScenesConfig) if f.name in EmojiScenesConfig.__annotations__)
+        return {name: getattr(self, name) for name in names if name != "name"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,9 +127,9 @@ class EmojiScenes(tfds.core.GeneratorBasedBuilder):
 
     | split      | pairs    | style                            | asks                                     |
     |------------|----------|----------------------------------|------------------------------------------|
-    | train      | training | twemoji, mdi where there is one  |                                          |
+    | train      | training | twemoji (mdi if configured)      |                                          |
     | test       | held-out | twemoji                          | new pairs and renderings of known hands  |
-    | test_icons | held-out | mdi, concepts that have an icon  | the same for one-colour icons            |
+    | test_icons | held-out | mdi, concepts that have an icon  | one-colour icons: unseen, unless configured |
     | test_style | held-out | noto                             | a hand that training never showed        |
 
     Every random choice is drawn from (seed, split, id), so an example does not depend on which others are made.
@@ -200,7 +203,7 @@ def plan(config: EmojiScenesConfig, split: str) -> Iterator[tuple[Concept, str, 
             if style == "mdi" and concept.icon is None:
                 continue
             if split == "train":
-                count = config.train_per_combo if style == "twemoji" else (config.train_per_combo + 1) // 2
+                count = config.train_per_combo if style == "twemoji" else config.train_icons_per_combo
             else:
                 count = config.test_harmful_per_combo if concept.scene else config.test_benign_per_combo
             for color in COLORS:

@@ -31,6 +31,9 @@ def parse(sample: Any, index: int, path: Path, task: str) -> tuple[Record, str]:
     speakers = [turn.get("from") for turn in turns]
     if len(turns) < 2 or len(turns) % 2 or speakers != ["human", "gpt"] * (len(turns) // 2):
         raise fail(f"has speakers {speakers}, expected human and gpt in turn")
+    for field in ("image", "image_caption", "retrieved_caption"):
+        if not isinstance(sample.get(field) or "", str):
+            raise fail(f"has {'an' if field[0] == 'i' else 'a'} `{field}` that is no text, expected a string")
     placeholders = sum(turn["value"].count(IMAGE) for turn in turns)
     image = sample.get("image") or ""
     if placeholders != bool(image):

@@ -32,9 +32,10 @@ class Piece:
 
 
 def _plain(record: Record) -> list[Piece]:
-    """`<image>` + caption + newline, loss on caption and newline (LLaVA's stage 1)."""
-    image = [Piece(IMAGE)] if record.image is not None else []
-    return [*image, Piece(record.turns[0][1] + "\n", target=True)]
+    """`<image>` + caption + newline, loss on caption and newline (LLaVA's stage 1); text only: the question first."""
+    question, answer = record.turns[0]
+    context = [Piece(IMAGE)] if record.image is not None else [Piece(question + " ")] if question else []
+    return [*context, Piece(answer + "\n", target=True)]
 
 
 def _mistral_instruct(record: Record) -> list[Piece]:

@@ -1,0 +1,118 @@
+"""Which parameters move, how fast, and when."""
+
+import dataclasses
+
+import hypothesis
+import hypothesis.strategies as st
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tga_jax import optim
+from tga_jax.errors import UserError
+from tga_jax.optim import OptimConfig
+
+PARAMS = {
+    "llm": {"blocks": {"norm": {"scale": jnp.ones((2, 3))}, "up": {"kernel": jnp.full((2, 3, 4), 2.0)}}},
+    "projector": {"linear_1": {"kernel": jnp.ones((3, 3)), "bias": jnp.zeros(3)}},
+}
+PATHS = [
+    "llm/blocks/norm/scale",
+    "llm/blocks/up/kernel",
+    "projector/linear_1/kernel",
+    "projector/linear_1/bias",
+]
+
+
+def test_the_first_pattern_that_matches_the_whole_path_decides():
+    config = OptimConfig(1.0, ((r".*/bias", 0.5), (r"projector/.*", 2.0), (r"llm", 9.0), (r"llm/.*", 0.0)))
+    assert optim.multipliers(config, PATHS) == dict(zip(PATHS, [0.0, 0.0, 2.0, 0.5], strict=True))
+
+
+def test_a_parameter_without_a_pattern_is_named():
+    with pytest.raises(UserError, match=r"optim.schedule: no pattern covers parameter 'llm/blocks/norm/scale'"):
+        optim.multipliers(OptimConfig(1.0, ((r"projector/.*", 1.0),)), PATHS)
+
+
+@hypothesis.settings(deadline=None)
+@hypothesis.given(st.dictionaries(st.sampled_from(PATHS), st.sampled_from([0.0, 0.5, 1.0])))
+def test_partition_and_combine_are_inverse(rules):
+    config = OptimConfig(1.0, (*rules.items(), (".*", 1.0)))
+    trainable, frozen = optim.partition(config, PARAMS)
+    assert set(trainable) | set(frozen) == set(PATHS)
+    assert set(frozen) == {path for path, m in rules.items() if m == 0}
+    again = optim.combine(trainable, frozen)
+    assert again == PARAMS or all(again[k].keys() == PARAMS[k].keys() for k in PARAMS)
+    for path in PATHS:
+        one, two = again, PARAMS
+        for key in path.split("/"):
+            one, two = one[key], two[key]
+        assert one is two
+
+
+def test_warmup_and_cosine_literal():
+    """100 steps, 10 of warm-up: a straight line up, then half a cosine down to 0."""
+    rate = optim.learning_rate(OptimConfig(2.0, (), warmup=0.1), 100)
+    found = [float(rate(s)) for s in (0, 5, 10, 55, 100, 150)]
+    np.testing.assert_allclose(found, [0.0, 1.0, 2.0, 1.0, 0.0, 0.0], atol=1e-6)
+    np.testing.assert_allclose(float(rate(40)), 2 * 0.5 * (1 + np.cos(np.pi / 3)), rtol=1e-6)
+
+
+def test_warmup_and_constant_literal():
+    rate = optim.learning_rate(OptimConfig(2.0, (), warmup=0.1, decay="constant"), 100)
+    np.testing.assert_allclose([float(rate(s)) for s in (0, 5, 10, 99)], [0.0, 1.0, 2.0, 2.0], atol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_short_trainings_have_a_schedule(steps):
+    rate = optim.learning_rate(OptimConfig(1.0, ()), steps)
+    assert all(np.isfinite(float(rate(s))) for s in range(steps + 1))
+    assert float(rate(1)) == 1.0
+
+
+def test_an_unknown_decay_is_refused():
+    with pytest.raises(UserError, match=r"optim.decay: 'never', expected 'cosine' or 'constant'"):
+        optim.learning_rate(OptimConfig(1.0, (), decay="never"), 10)
+
+
+def moved(config: OptimConfig, grads=None, steps: int = 2) -> dict[str, np.ndarray]:
+    """How far every trainable parameter is after `steps` steps of a constant gradient of ones."""
+    trainable, _ = optim.partition(config, PARAMS)
+    tx = optim.make_optimizer(config, 100, trainable)
+    state, now = tx.init(trainable), trainable
+    for _ in range(steps):
+        updates, state = tx.update(grads or {p: jnp.ones_like(x) for p, x in now.items()}, state, now)
+        now = optax.apply_updates(now, updates)
+    return {p: np.asarray(now[p] - trainable[p]) for p in now}
+
+
+def test_the_multiplier_scales_the_step():
+    base = OptimConfig(1e-3, ((".*", 1.0),), warmup=0.0)
+    one = moved(base)
+    scaled = moved(dataclasses.replace(base, schedule=((r"llm/.*", 0.25), (r".*/bias", 3.0), (".*", 1.0))))
+    for path, factor in zip(PATHS, [0.25, 0.25, 1.0, 3.0], strict=True):
+        # Adam on a constant gradient moves by the rate, which is 0 in the first of the two steps.
+        np.testing.assert_allclose(one[path], -1e-3, rtol=1e-3)
+        np.testing.assert_allclose(scaled[path], factor * one[path], rtol=2e-3)
+
+
+def test_weight_decay_acts_on_matrices_only():
+    """Not on biases, and not on norms either, whose scales of all blocks are stacked into one array."""
+    base = OptimConfig(1e-3, ((".*", 1.0),), warmup=0.0)
+    plain, decayed = moved(base), moved(dataclasses.replace(base, weight_decay=0.5))
+    difference = {path: decayed[path] - plain[path] for path in PATHS}
+    np.testing.assert_allclose(difference["llm/blocks/up/kernel"], -1e-3 * 0.5 * 2.0, rtol=1e-2)
+    np.testing.assert_allclose(difference["projector/linear_1/kernel"], -1e-3 * 0.5 * 1.0, rtol=1e-2)
+    assert not np.any(difference["projector/linear_1/bias"])
+    assert not np.any(difference["llm/blocks/norm/scale"])
+
+
+def test_the_gradient_is_clipped_by_its_global_norm():
+    """Adam forgets a constant factor, so a huge first gradient shows only by what follows it."""
+    config = OptimConfig(1e-3, ((".*", 1.0),), warmup=0.0, clip_norm=1.0)
+    trainable, _ = optim.partition(config, PARAMS)
+    tx = optim.make_optimizer(config, 100, trainable)
+    _, state = tx.update({p: 1e6 * jnp.ones_like(x) for p, x in trainable.items()}, tx.init(trainable), trainable)
+    size = float(optax.global_norm(state[1].mu)) / (1 - config.b1)
+    np.testing.assert_allclose(size, 1.0, rtol=1e-5)

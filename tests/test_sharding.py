@@ -1,0 +1,174 @@
+"""Placement: the rules fit every preset, and a step on eight devices computes what one device computes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from jax.sharding import AbstractMesh
+from jax.sharding import PartitionSpec as P
+
+from tga_jax import sharding
+from tga_jax.errors import UserError
+from tga_jax.models import llava, presets
+
+EIGHT = """
+import json, sys
+import jax, jax.numpy as jnp, numpy as np
+from functools import partial
+from flax.traverse_util import flatten_dict
+from tga_jax import optim, sharding, step
+from tga_jax.data.batch import Batch
+from tga_jax.losses import GuideConfig
+from tga_jax.models import clip, llama, llava
+
+jax.config.update("jax_disable_most_optimizations", True)
+model = llava.LlavaConfig(
+    clip=clip.ClipConfig(
+        vision=clip.VisionConfig(8, 1, 2, 16, image_size=8, patch_size=4),
+        text=clip.TextConfig(8, 1, 2, 16, vocab_size=40, context_length=12, eos_token_id=2),
+        embed_size=8,
+    ),
+    llm=llama.LlamaConfig(40, 16, 3, 4, 2, 8, 24, 1e4, 1e-5, None, False),
+    feature_layer=-1,
+)
+rng = np.random.default_rng(0)
+B, T, C = 8, 12, 5
+place, valid = np.arange(T), np.arange(T) < rng.integers(9, T + 1, (B, 1))
+image = ((place >= 3) & (place < 7)) & (np.arange(B) != 2)[:, None]
+batch = Batch(
+    tokens=rng.integers(0, 40, (B, T), dtype=np.int32),
+    valid=valid,
+    targets=valid & (place >= 7),
+    image_mask=image,
+    retrieved_mask=np.broadcast_to((place >= 1) & (place < 3), (B, T)),
+    caption_tokens=rng.integers(0, 40, (B, C), dtype=np.int32),
+    caption_mask=np.broadcast_to(np.arange(C) >= 1, (B, C)),
+    images=rng.integers(0, 256, (B, 1, 8, 8, 3), dtype=np.uint8),
+)
+optimizer = optim.OptimConfig(1e-3, (("clip/.*", 0.0), (".*", 1.0)), warmup=0.0, weight_decay=0.1)
+params = jax.jit(lambda: llava.init(model, jax.random.key(0)))()
+first = flatten_dict(params, sep="/")
+report = {"devices": jax.device_count()}
+for form in ("exp", "tiled"):
+    loss = step.LossConfig(guide=GuideConfig(form, layers=(1, 2), vocab_weight=0.5), embedding_noise=1.0)
+    results = []
+    for sizes in ({"data": 2, "fsdp": 2, "tensor": 2}, None):
+        state = step.init_state(jax.tree.map(jnp.copy, params), optimizer, 4)
+        one = partial(step.train_step, model, loss, optimizer, 4)
+        if sizes is None:
+            mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
+            run, placed = jax.jit(one), batch
+        else:
+            mesh = sharding.make_mesh(**sizes)
+            placement = sharding.shardings(state, mesh)
+            state = jax.device_put(state, placement)
+            run = jax.jit(one, out_shardings=(placement, None))
+            placed = sharding.place_batch(batch, mesh)
+            report["batch"] = str(placed.tokens.sharding.spec)
+        history = []
+        with jax.set_mesh(mesh):
+            for _ in range(2):
+                state, metrics = run(state, placed, jax.random.key(1))
+                history.append({k: float(v) for k, v in metrics.items()})
+        if sizes is not None:
+            moments = state.opt_state[1].mu
+            report["specs"] = {p: str(v.sharding.spec) for p, v in {**state.trainable, **state.frozen}.items()}
+            report["moments"] = {p: str(v.sharding.spec) for p, v in moments.items()}
+            query = state.trainable["llm/blocks/query/kernel"]
+            report["shard"] = [query.shape, query.addressable_shards[0].data.shape]
+        results.append((jax.tree.map(np.asarray, state.trainable), history))
+    (sharded, one_history), (plain, two_history) = results
+    report[form] = {
+        "params": max(float(np.max(np.abs(sharded[p] - plain[p]))) for p in plain),
+        "moved": max(float(np.max(np.abs(plain[p] - first[p]))) for p in plain),
+        "metrics": max(abs(a[k] - b[k]) / max(1.0, abs(b[k])) for a, b in zip(one_history, two_history) for k in a),
+    }
+print(json.dumps(report))
+"""
+
+
+@pytest.fixture(scope="module")
+def eight() -> dict:
+    """Two steps on a mesh of 2 x 2 x 2 devices and on one device."""
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", EIGHT], env=environment, capture_output=True, text=True, timeout=500, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["devices"] == 8
+    return report
+
+
+@pytest.mark.parametrize("form", ["exp", "tiled"])
+def test_eight_devices_compute_what_one_computes(eight, form):
+    assert eight[form]["moved"] > 1e-4
+    assert eight[form]["params"] < 1e-5
+    assert eight[form]["metrics"] < 1e-5
+
+
+def test_parameters_and_moments_really_lie_apart(eight):
+    expected = {
+        "llm/blocks/query/kernel": P(None, "fsdp", "tensor", None, None),
+        "llm/blocks/key/kernel": P(None, "fsdp", "tensor", None),
+        "llm/blocks/down/kernel": P(None, "tensor", "fsdp"),
+        "llm/lm_head/kernel": P("fsdp", "tensor"),
+        "llm/embed/embedding": P(None, "fsdp"),
+        "projector/linear_1/kernel": P("fsdp", None),
+    }
+    for name, spec in expected.items():
+        assert eight["specs"][name] == str(spec), name
+        assert eight["moments"][name] == str(spec), name
+    whole, part = eight["shard"]
+    assert np.prod(whole) == 4 * np.prod(part)
+    assert "fsdp" in eight["specs"]["clip/vision/blocks/query/kernel"]
+    assert eight["batch"] == str(P(("data", "fsdp")))
+
+
+@pytest.mark.parametrize("name", presets.LLAVA)
+def test_every_preset_has_fitting_rules(name):
+    """Every spec divides its array, and on a mesh of 8 all but small parameters are split."""
+    params = jax.eval_shape(lambda: llava.init(presets.get(name), jax.random.key(0)))
+    mesh = AbstractMesh((2, 2, 2), sharding.AXES)
+    found = flatten_dict(sharding.shardings(params, mesh), sep="/")
+    arrays = flatten_dict(params, sep="/")
+    whole = 0
+    for path, x in arrays.items():
+        spec = found[path].spec
+        assert len(spec) <= x.ndim, path
+        for axis, size in zip(spec, x.shape, strict=False):
+            assert axis is None or size % mesh.shape[axis] == 0, path
+        if all(axis is None for axis in spec):
+            whole += x.size
+            # Norms, biases, and CLIP's small tables only.
+            assert not ("blocks" in path and path.endswith("kernel")), path
+            assert not path.startswith(("llm/embed", "llm/lm_head")), path
+    total = sum(x.size for x in arrays.values())
+    assert whole < (0.02 if total > 1e9 else 0.2) * total
+
+
+def test_axes_that_do_not_divide_are_dropped():
+    tree = {"llm": {"blocks": {"key": {"kernel": jax.ShapeDtypeStruct((3, 16, 1, 8), np.float32)}}}}
+    mesh = AbstractMesh((1, 2, 2), sharding.AXES)
+    assert sharding.shardings(tree, mesh)["llm"]["blocks"]["key"]["kernel"].spec == P(None, "fsdp", None, None)
+
+
+@pytest.mark.parametrize("sizes", [{"tensor": 3}, {"data": -1, "fsdp": -1}, {"data": 0}, {"fsdp": 0}, {"tensor": -2}])
+def test_a_mesh_that_does_not_fit_is_refused(sizes, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    with pytest.raises(UserError, match=r"mesh: data=.* does not fit 8 device"):
+        sharding.make_mesh(**sizes)
+
+
+def test_the_free_axis_takes_what_the_others_leave():
+    mesh = sharding.make_mesh()
+    assert dict(mesh.shape) == {"data": jax.device_count(), "fsdp": 1, "tensor": 1}

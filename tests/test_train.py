@@ -1,0 +1,260 @@
+"""Whole trainings on a tiny model: stopped, killed, resumed, repeated, and everything that can go wrong on the way."""
+
+import dataclasses
+import errno
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import rich.console
+import train_support
+from flax.traverse_util import flatten_dict
+
+from tga_jax import checkpoints, sharding, step, train
+from tga_jax.data import sources
+from tga_jax.errors import UserError
+from tga_jax.losses import GuideConfig
+from tga_jax.models import llava, presets
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    """The models are so small that compiling them is nearly all of the time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setitem(presets.LLAVA, "tiny", train_support.model)
+    monkeypatch.setattr(sharding, "place_batch", sharding.place_batch)  # restored after each test
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "samples"
+    train_support.write_data(folder)
+    return folder
+
+
+def run(config: train.TrainConfig, workdir: Path) -> None:
+    train.run(config, workdir, rich.console.Console(file=io.StringIO()))
+
+
+def lines(workdir: Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def trained(workdir: Path, config: train.TrainConfig) -> dict[str, np.ndarray]:
+    model = presets.get("tiny", sources.vocabulary(config.data).size)
+    like = jax.eval_shape(lambda: llava.init(model, jax.random.key(0)))
+    parts = sorted(path.name for path in (workdir / "params").iterdir())
+    found = {part: checkpoints.load_params(workdir, part, like[part]) for part in parts}
+    return {path: np.asarray(x) for path, x in flatten_dict(found, sep="/").items()}
+
+
+def steps_kept(workdir: Path) -> list[int]:
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit())
+
+
+def assert_same_run(workdir: Path, other: Path, config: train.TrainConfig) -> None:
+    """Bit for bit: parameters and metrics."""
+    assert (workdir / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
+    one, two = trained(workdir, config), trained(other, config)
+    assert one.keys() == two.keys()
+    for path in one:
+        np.testing.assert_array_equal(one[path], two[path], err_msg=path)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, data) -> Path:
+    """The work folder of a training that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(presets.LLAVA, "tiny", train_support.model)
+        run(train_support.config(data), workdir)
+    return workdir
+
+
+def test_a_training_leaves_metrics_and_the_parts_it_trained(whole, data):
+    config = train_support.config(data)
+    found = lines(whole)
+    assert [line["step"] for line in found] == [1, 2, 3, 4]
+    expected = {"loss", "lm", "accuracy", "guide", "cos_image_caption", "cos_mismatched", "grad_norm"}
+    assert all(line.keys() >= expected for line in found)
+    assert all(np.isfinite(value) for line in found for value in line.values())
+    params = trained(whole, config)
+    assert {path.split("/")[0] for path in params} == {"projector", "llm"}
+    model = presets.get("tiny", sources.vocabulary(config.data).size)
+    before = flatten_dict(llava.init(model, jax.random.key(config.seed)), sep="/")
+    assert all(np.any(value != before[path]) for path, value in params.items())
+    assert any((whole / "tensorboard").iterdir())
+
+
+def test_the_same_config_again_returns_at_once(whole, data, monkeypatch):
+    def not_reached(*_):
+        raise AssertionError("the training began again")
+
+    monkeypatch.setattr(sources, "vocabulary", not_reached)
+    run(train_support.config(data), whole)
+
+
+def test_another_config_is_refused_by_field(whole, data):
+    config = train_support.config(data)
+    with pytest.raises(UserError, match=r"config\.batch_size is 2 there and 3 now"):
+        run(dataclasses.replace(config, batch_size=3), whole)
+    other = dataclasses.replace(config, loss=step.LossConfig(guide=GuideConfig(layers=(1, 2), pair_weight=0.5)))
+    with pytest.raises(UserError, match=r"config\.loss\.(embedding_noise|guide\.pair_weight) is"):
+        run(other, whole)
+
+
+@pytest.mark.parametrize(("number", "which"), [(2, signal.SIGINT), (3, signal.SIGTERM), (4, signal.SIGINT)])
+def test_a_stopped_training_continues_bit_for_bit(whole, data, tmp_path, number, which):
+    config, workdir = train_support.config(data), tmp_path / "run"
+    before = signal.getsignal(which)
+    train_support.at_step(number, lambda: os.kill(os.getpid(), which))
+    with pytest.raises(train.Interrupted, match=f"step {number} of tiny"):
+        run(config, workdir)
+    assert signal.getsignal(which) is before
+    assert steps_kept(workdir)[-1] == number
+    assert [line["step"] for line in lines(workdir)] == list(range(1, number + 1))
+    assert not checkpoints.has_params(workdir)
+    run(config, workdir)
+    assert_same_run(workdir, whole, config)
+
+
+def test_a_killed_training_continues_bit_for_bit(whole, data, tmp_path):
+    """Killed after step 3's checkpoint; a half-written checkpoint, params and metrics line lie about as well."""
+    config, workdir = train_support.config(data), tmp_path / "run"
+    command = [sys.executable, train_support.__file__, str(data), str(workdir), "4"]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr[-2000:]
+    assert steps_kept(workdir) == [3]
+    (workdir / "checkpoints" / "4.orbax-checkpoint-tmp-1" / "state").mkdir(parents=True)
+    (workdir / ".params-unfinished" / "llm").mkdir(parents=True)
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "loss": 9.0}\n{"step": 5, "lo')
+    run(config, workdir)
+    assert_same_run(workdir, whole, config)
+
+
+def spoil(monkeypatch, name: str, at: int) -> None:
+    """Makes the metric `name` NaN at step `at`."""
+    original = step.train_step
+
+    def train_step(*args):
+        state, metrics = original(*args)
+        return state, {**metrics, name: jnp.where(state.step == at, jnp.nan, metrics[name])}
+
+    monkeypatch.setattr(step, "train_step", train_step)
+
+
+@pytest.mark.parametrize("name", ["loss", "grad_norm"])
+def test_a_nan_ends_the_training_and_keeps_the_checkpoints(data, tmp_path, monkeypatch, name):
+    config, workdir = train_support.config(data, checkpoint_every=1), tmp_path / "run"
+    spoil(monkeypatch, name, 3)
+    with pytest.raises(UserError, match=f"{name} is nan at step 3; the checkpoint of step 2 is kept"):
+        run(config, workdir)
+    assert steps_kept(workdir) == [1, 2]
+    assert [line["step"] for line in lines(workdir)] == [1, 2]
+    assert not checkpoints.has_params(workdir)
+
+
+def test_a_nan_is_found_between_checkpoints_too(data, tmp_path, monkeypatch):
+    spoil(monkeypatch, "loss", 1)
+    with pytest.raises(UserError, match="loss is nan at step 1; no checkpoint was written yet"):
+        run(train_support.config(data, checkpoint_every=100), tmp_path / "run")
+
+
+def test_a_learning_rate_far_too_high_is_named(data, tmp_path):
+    optimizer = dataclasses.replace(train_support.config(data).optim, learning_rate=1e30)
+    with pytest.raises(UserError, match=r"is (nan|inf) at step \d.*lower optim.learning_rate"):
+        run(train_support.config(data, optim=optimizer), tmp_path / "run")
+
+
+def test_a_full_disk_is_named_and_the_training_continues_after_it(whole, data, tmp_path, monkeypatch):
+    config, workdir = train_support.config(data), tmp_path / "run"
+    manager = checkpoints.ocp.CheckpointManager
+    original = manager.save
+
+    def save(self, number, *args, **kwargs):
+        if number == 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(self, number, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(manager, "save", save)
+        with pytest.raises(UserError, match="checkpoints: no space left"):
+            run(config, workdir)
+    assert steps_kept(workdir) == [3]
+    run(config, workdir)
+    assert_same_run(workdir, whole, config)
+
+
+def test_a_damaged_checkpoint_is_named(whole, data, tmp_path):
+    config, workdir = train_support.config(data), tmp_path / "run"
+    train_support.at_step(2, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(train.Interrupted):
+        run(config, workdir)
+    folder = workdir / "checkpoints" / "2"
+    for path in (folder / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with pytest.raises(UserError, match=f"{folder}: cannot be restored"):
+        run(config, workdir)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"model": "huge"}, "model: unknown preset 'huge'"),
+        ({"init": {"clip": "", "tail": ""}}, "init: unknown part 'tail'"),
+        ({"init": {"clip": "", "projector": "/nowhere", "llm": ""}}, "/nowhere/params/projector: no such folder"),
+        (
+            {"loss": step.LossConfig(guide=GuideConfig(layers=(1, 4)))},
+            r"loss.guide.layers: \(1, 4\), expected at most 3",
+        ),
+        ({"batch_size": 0}, "batch_size: 0"),
+        ({"mesh": train.MeshConfig(tensor=16)}, "mesh: data=-1 fsdp=1 tensor=16 does not fit"),
+        ({"optim": train.optim.OptimConfig(1e-3, ((r"llm/.*", 1.0),))}, "no pattern covers parameter 'clip/"),
+        ({"optim": train.optim.OptimConfig(1e-3, ((r".*", 1.0),), decay="never")}, "optim.decay: 'never'"),
+    ],
+)
+def test_a_bad_config_is_a_user_error(data, tmp_path, fields, named):
+    with pytest.raises(UserError, match=named):
+        run(train_support.config(data, **fields), tmp_path / "run")
+
+
+def test_bad_data_is_a_user_error(data, tmp_path):
+    good = train_support.config(data).data
+    for fields, named in (
+        ({"source": "disk"}, "data.source: 'disk'"),
+        ({"task": "sing"}, "data.task: 'sing'"),
+        ({"tokenizer": str(tmp_path / "none.json")}, "none.json: cannot be read as tokenizer.json"),
+        ({"length": 12}, "tokens, expected at most 12"),
+        ({"images": str(tmp_path)}, "cannot be read as an image"),
+    ):
+        config = train_support.config(data, data=dataclasses.replace(good, **fields))
+        with pytest.raises(UserError, match=named):
+            run(config, tmp_path / next(iter(fields)))
+
+
+def test_a_later_training_starts_from_the_parts_of_an_earlier_one(whole, data, tmp_path):
+    """At learning rate 0 nothing moves, so what is saved is what was loaded."""
+    init = {"clip": "", "projector": str(whole), "llm": str(whole)}
+    optimizer = dataclasses.replace(train_support.config(data).optim, learning_rate=0.0)
+    config = train_support.config(data, init=init, optim=optimizer, steps=1)
+    run(config, tmp_path / "next")
+    one, two = trained(whole, config), trained(tmp_path / "next", config)
+    for path in one:
+        np.testing.assert_array_equal(one[path], two[path], err_msg=path)

@@ -1,0 +1,103 @@
+"""A tiny model, a few pictures in LLaVA's JSON, and a training of seconds on them."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from PIL import Image
+
+from tga_jax import sharding, train
+from tga_jax.data import emoji_tasks
+from tga_jax.data.sources import DataConfig
+from tga_jax.losses import GuideConfig
+from tga_jax.models import clip, llama, llava, presets
+from tga_jax.optim import OptimConfig
+from tga_jax.step import LossConfig
+from tga_jax.train import TrainConfig
+
+CAPTIONS = ("a cat on a red background", "a dog on a blue background", "a gun on a green background")
+
+
+def model() -> llava.LlavaConfig:
+    return llava.LlavaConfig(
+        clip=clip.ClipConfig(
+            vision=clip.VisionConfig(8, 1, 2, 16, image_size=8, patch_size=4),
+            text=clip.TextConfig(8, 1, 2, 16, vocab_size=64, context_length=8, eos_token_id=2),
+            embed_size=8,
+        ),
+        llm=llama.LlamaConfig(64, 16, 3, 2, 1, 8, 24, 1e4, 1e-5, None, True),
+        feature_layer=-1,
+    )
+
+
+def write_data(folder: Path) -> None:
+    """tokenizer.json, samples.json (pictures, one sample without R, one text only) and images/."""
+    rng = np.random.default_rng(0)
+    (folder / "images").mkdir(parents=True)
+    emoji_tasks.build_tokenizer(CAPTIONS).save(str(folder / "tokenizer.json"))
+    samples = []
+    for i, caption in enumerate(CAPTIONS * 2):
+        Image.fromarray(rng.integers(0, 256, (6 + i, 9, 3), dtype=np.uint8)).save(folder / "images" / f"{i}.png")
+        turns = [{"from": "human", "value": "<image>\ndescribe this"}, {"from": "gpt", "value": caption}]
+        samples.append({"id": f"s{i}", "image": f"{i}.png", "conversations": turns, "image_caption": caption})
+        if i:
+            samples[-1]["retrieved_caption"] = CAPTIONS[(i + 1) % 3]
+    turns = [{"from": "human", "value": "a gun"}, {"from": "gpt", "value": "i can not talk about that"}]
+    samples.append({"id": "text", "conversations": turns})
+    (folder / "samples.json").write_text(json.dumps(samples))
+
+
+def config(folder: Path, **fields) -> TrainConfig:
+    """Stage 2 on the data in `folder`: 4 steps, every one logged, saved after step 3."""
+    data = DataConfig(
+        source="llava_json",
+        task="visual",
+        path=str(folder / "samples.json"),
+        length=40,
+        caption_length=12,
+        tokenizer=str(folder / "tokenizer.json"),
+        images=str(folder / "images"),
+    )
+    defaults = {
+        "name": "tiny",
+        "seed": 3,
+        "model": "tiny",
+        "init": {"clip": "", "projector": "", "llm": ""},
+        "steps": 4,
+        "batch_size": 2,
+        "loss": LossConfig(guide=GuideConfig(layers=(1, 2)), embedding_noise=1.0),
+        "optim": OptimConfig(1e-2, ((r"clip/.*", 0.0), (r".*", 1.0))),
+        "data": data,
+        "log_every": 1,
+        "checkpoint_every": 3,
+    }
+    return TrainConfig(**{**defaults, **fields})
+
+
+def at_step(number: int, act) -> None:
+    """Calls `act` when this process is about to run its `number`-th step from now."""
+    original, seen = sharding.place_batch, []
+
+    def place_batch(batch, mesh):
+        seen.append(None)
+        if len(seen) == number:
+            act()
+        return original(batch, mesh)
+
+    sharding.place_batch = place_batch
+
+
+def run_and_die(folder: str, workdir: str, number: str, **fields) -> None:
+    """A training that SIGKILL ends before its `number`-th step."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    presets.LLAVA["tiny"] = model
+    at_step(int(number), lambda: os.kill(os.getpid(), signal.SIGKILL))
+    train.run(config(Path(folder), **fields), Path(workdir))
+
+
+if __name__ == "__main__":
+    run_and_die(*sys.argv[1:])
