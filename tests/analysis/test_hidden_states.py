@@ -140,7 +140,7 @@ def test_start_and_end_of_a_hand_made_refusal():
 
 
 def test_the_end_is_the_last_layer_whose_greatest_gain_is_a_refusal_token():
-    sample = [FLAT, FLAT, [0.1, 0.1, 0.1, 0.3], [0.3, 0.1, 0.1, 0.3], [0.2, 0.1, 0.1, 0.5], [0.1, 0.1, 0.3, 0.5]]
+    sample = [FLAT, FLAT, [0.1, 0.1, 0.1, 0.3], [0.3, 0.1, 0.1, 0.3], [0.2, 0.1, 0.1, 0.5], [0.1, 0.1, 0.2, 0.5]]
     found = refusal_layers(lens(sample), [REFUSE], top_k=1)
     assert (found.start, found.end) == (2, 4)
 

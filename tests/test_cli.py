@@ -1,0 +1,240 @@
+"""The command line: what it does for good arguments, and one line and status 2 for each kind of bad ones."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tga_jax import cli, train
+from tga_jax.demo import main as demo
+from tga_jax.demo.world import DemoConfig
+
+ROOT = Path(__file__).parents[1]
+OWN_DATA = f"--config={ROOT / 'configs' / 'own_data.py'}"
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Another folder than the repository's, in which nothing may appear unless a command is meant to write it."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def call(monkeypatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["tga", *arguments])
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def refused(monkeypatch, capsys, *arguments: str) -> str:
+    """The one line on stderr of a command that ends with status 2 and prints nothing else."""
+    assert call(monkeypatch, *arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.endswith("\n")
+    assert captured.err.count("\n") == 1, captured.err
+    assert len(captured.err) < 400
+    return captured.err
+
+
+def write_config(path: Path, body: str) -> str:
+    path.write_text(f"from ml_collections import ConfigDict\n\n\ndef get_config():\n    {body}\n")
+    return f"--config={path}"
+
+
+# --- usage ------------------------------------------------------------------------------------------------------------
+
+
+def test_without_arguments_usage_and_status_2(monkeypatch, capsys):
+    assert call(monkeypatch) == 2
+    out = capsys.readouterr().out
+    assert out.startswith("usage: tga <command>")
+    assert all(f"\n  {name} " in out for name in ("demo", "train"))
+
+
+@pytest.mark.parametrize("arguments", [["help"], ["--help"], ["-h"], ["demo", "--help"], ["train", "-h"]])
+def test_help(monkeypatch, capsys, arguments):
+    assert call(monkeypatch, *arguments) == 0
+    assert capsys.readouterr().out.startswith("usage: tga <command>")
+
+
+def test_unknown_command(monkeypatch, capsys):
+    line = refused(monkeypatch, capsys, "frobnicate")
+    assert "'frobnicate'" in line
+    assert "demo, train" in line
+
+
+def test_the_installed_program_in_a_process_of_its_own(elsewhere):
+    """Here, once, the whole way: the real argv, stderr and exit status."""
+    run = subprocess.run(
+        [sys.executable, "-c", "from tga_jax.cli import main; main()", "demo", "--config.nonsense=1"],
+        capture_output=True,
+        text=True,
+        cwd=elsewhere,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr.count("\n") == 1
+    assert "'nonsense'" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+# --- flags and config files -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["demo", "--config.nonsense=1"], "'nonsense'"),
+        (["demo", "--config.clip.stepz=1"], "'stepz'"),
+        (["demo", "--config.rows.tga.guide.pair_wieght=1"], "'pair_wieght'"),
+        (["demo", "--config.rows.other.guide.pair_weight=1"], "'other'"),
+        (["train", OWN_DATA, "--workdir=w", "--config.nonsense=1"], "'nonsense'"),
+        (["train", OWN_DATA, "--workdir=w", "--config.data.nonsense=1"], "'nonsense'"),
+        (["demo", "--config.clip.steps=many"], "--config.clip.steps=many"),
+        (["demo", "--config.clip.steps=1.5"], "--config.clip.steps=1.5"),
+        (["demo", "--config.clip=3"], "--config.clip=3"),
+        (["demo", "--config.seed"], "--config.seed"),
+        (["demo", "--config=nowhere.py"], "nowhere.py"),
+        (["train", "--config=nowhere.py", "--workdir=w"], "nowhere.py"),
+        (["demo", "--config=."], "'.'"),
+        (["demo", "--nonsense=1"], "'nonsense'"),
+        (["demo", "nonsense"], "'nonsense'"),
+        (["train", "--workdir=w"], "--config: missing"),
+        (["train", OWN_DATA], "--workdir: missing"),
+        (["train", OWN_DATA, "--workdir="], "--workdir: missing"),
+        (["train", OWN_DATA, "--workdir=w", "--config.loss.guide.form=square"], "guide.form: 'square'"),
+        (["demo", "--config.rows.tga.guide.pair_decay=square"], "guide.pair_decay: 'square'"),
+        (["train", OWN_DATA, "--workdir=w", "--config.data.tokenizer=none.json"], "none.json"),
+    ],
+)
+def test_a_bad_argument_is_named_in_one_line(monkeypatch, capsys, arguments, named):
+    line = refused(monkeypatch, capsys, *arguments)
+    assert line.startswith(f"tga {arguments[0]}: ")
+    assert named in line
+
+
+def test_a_typing_error_gets_a_suggestion(monkeypatch, capsys):
+    assert '"pair_weight"' in refused(monkeypatch, capsys, "demo", "--config.rows.tga.guide.pair_wieght=1")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("return ConfigDict({'seed': seed})", "NameError: name 'seed' is not defined"),
+        ("import no_such_module", "No module named 'no_such_module'"),
+        ("raise ValueError('first line\\nlast line')", "last line"),
+        ("return (", "SyntaxError"),
+        ("return 3", "'int' object"),
+        ("return None", "--config: missing"),
+    ],
+)
+@pytest.mark.parametrize("command", [["demo"], ["train", "--workdir=w"]])
+def test_a_config_file_with_an_error_of_its_own(monkeypatch, capsys, elsewhere, command, body, said):
+    flag = write_config(elsewhere / "mine.py", body)
+    line = refused(monkeypatch, capsys, *command, flag)
+    assert said in line
+    assert "Traceback" not in line
+    assert [p.name for p in elsewhere.iterdir() if p.name != "__pycache__"] == ["mine.py"]
+
+
+def test_a_config_file_that_lacks_or_adds_fields(monkeypatch, capsys, elsewhere):
+    flag = write_config(elsewhere / "mine.py", "return ConfigDict({'name': 'x', 'seed': 0})")
+    assert "model" in refused(monkeypatch, capsys, "demo", flag)
+    flag = write_config(elsewhere / "more.py", "return ConfigDict({'name': 'x', 'sede': 0})")
+    assert "unknown field sede" in refused(monkeypatch, capsys, "demo", flag)
+
+
+# --- what a command gets ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def demo_calls(monkeypatch):
+    calls = []
+    monkeypatch.setattr(demo, "run", lambda *arguments: calls.append(arguments))
+    return calls
+
+
+def test_demo_takes_the_default_config_and_changed_fields(monkeypatch, demo_calls):
+    assert call(monkeypatch, "demo") == 0
+    assert call(monkeypatch, "demo", "--config.seed=3", "--config.rows.tga.guide.pair_weight=1", "--parts=p") == 0
+    (default, folder, parts, _), (changed, other, other_parts, _) = demo_calls
+    assert isinstance(default, DemoConfig)
+    assert (default.name, default.seed, parts) == ("emoji", 0, Path("runs/parts"))
+    assert (changed.seed, changed.rows["tga"].guide.pair_weight, other_parts) == (3, 1.0, Path("p"))
+    assert isinstance(changed.rows["tga"].guide.pair_weight, float)
+    assert folder != other
+    assert other.name.startswith("emoji-seed3-")
+    assert call(monkeypatch, "demo", "--workdir=w", "--config.rows.tga.guide.layers=(1, 2)") == 0
+    assert demo_calls[-1][1] == Path("w")
+    assert demo_calls[-1][0].rows["tga"].guide.layers == (1, 2)
+
+
+def test_a_forked_config_file_may_have_fields_that_the_default_has_not(monkeypatch, demo_calls, elsewhere):
+    source = (ROOT / "configs" / "emoji.py").read_text()
+    (elsewhere / "mine.py").write_text(source.replace('"tga": {', '"mine": {'))
+    assert call(monkeypatch, "demo", "--config=mine.py", "--config.rows.mine.guide.pair_weight=0.5") == 0
+    assert list(demo_calls[0][0].rows) == ["base", "tga_paper", "mine"]
+    assert demo_calls[0][0].rows["mine"].guide.pair_weight == 0.5
+
+
+def test_a_stopped_command_says_so_and_ends_with_130(monkeypatch, capsys):
+    def stop(*_):
+        raise train.Interrupted("stopped at step 3 of clip; the same command continues there")
+
+    monkeypatch.setattr(demo, "run", stop)
+    assert call(monkeypatch, "demo") == 130
+    assert capsys.readouterr().err == "tga demo: stopped at step 3 of clip; the same command continues there\n"
+
+
+def test_own_data_config_builds(monkeypatch):
+    calls = []
+    monkeypatch.setattr(train, "run", lambda built, workdir: calls.append((built, workdir)))
+    assert call(monkeypatch, "train", OWN_DATA, "--workdir=w", "--config.data.path=x.json") == 0
+    built, workdir = calls[0]
+    assert isinstance(built, train.TrainConfig)
+    assert (built.data.path, built.loss.guide.layers, workdir) == ("x.json", (3, 4, 5, 6), Path("w"))
+
+
+# --- a workdir that holds another run ---------------------------------------------------------------------------------
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {
+        str(p.relative_to(folder)): (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()
+    }
+
+
+def test_demo_leaves_another_runs_workdir_as_it_is(monkeypatch, capsys, elsewhere):
+    # A first run that is stopped as soon as it has taken its folder.
+    monkeypatch.setattr(demo, "_world", lambda *_: sys.exit(0))
+    assert call(monkeypatch, "demo", "--workdir=w") == 0
+    (elsewhere / "w" / "results.json").write_text("{}")
+    before = contents(elsewhere)
+    assert json.loads(before["w/config.json"][0])["clip"]["steps"] == 1300
+    line = refused(monkeypatch, capsys, "demo", "--workdir=w", "--config.clip.steps=7")
+    assert "config.clip.steps is 1300 there and 7 now" in line
+    assert "--workdir" in line
+    assert contents(elsewhere) == before
+
+
+def test_train_leaves_another_runs_workdir_as_it_is(monkeypatch, capsys, elsewhere):
+    refused(monkeypatch, capsys, "train", OWN_DATA, "--workdir=w")  # no tokenizer here, but the folder is taken
+    before = contents(elsewhere)
+    line = refused(monkeypatch, capsys, "train", OWN_DATA, "--workdir=w", "--config.loss.guide.pair_weight=0.5")
+    assert "config.loss.guide.pair_weight is 0.25 there and 0.5 now" in line
+    assert contents(elsewhere) == before
+
+
+def test_a_folder_of_something_else_is_left_alone(monkeypatch, capsys, elsewhere):
+    (elsewhere / "w").mkdir()
+    (elsewhere / "w" / "thesis.txt").write_text("mine")
+    for command in (["demo"], ["train", OWN_DATA]):
+        assert "w: not empty" in refused(monkeypatch, capsys, *command, "--workdir=w")
+    assert [p.name for p in (elsewhere / "w").iterdir()] == ["thesis.txt"]

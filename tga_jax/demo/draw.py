@@ -1,0 +1,104 @@
+"""The demo's figures and report, from its results."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tga_jax.analysis import plots
+from tga_jax.data import emoji_tasks
+from tga_jax.demo import measure
+from tga_jax.demo.world import World
+from tga_jax.evals.emoji import Answer
+from tga_jax.evals.report import ROW_LABELS, Example, write_report
+
+
+def draw(
+    world: World,
+    workdir: Path,
+    results: dict[str, Any],
+    measured: dict[str, measure.Measured],
+    text: list[Answer],
+    inside: dict[str, measure.Inside],
+) -> None:
+    """The figures and report.html."""
+    main_rows: dict[str, Any] = {
+        r["name"]: r for r in results["rows"] if r["split"] == "test" and not r["retrieved_text"]
+    }
+    labels = {name: ROW_LABELS.get(name, name) for name in main_rows}
+    names = {plots.TEXT_LABEL: plots.TEXT_LABEL, **labels}
+    by_scene = {plots.TEXT_LABEL: results["text_dsr_by_scene"]}
+    by_scene |= {labels[name]: row["image_dsr_by_scene"] for name, row in main_rows.items()}
+    plots.plot_dsr_by_scene(by_scene, workdir / "dsr_by_scene.png")
+    panels = {
+        title: {labels[name]: found.curves[kind] for name, found in inside.items() if found.curves}
+        for kind, title in (("raw", "as it is"), ("centred", "centred"))
+    }
+    guides = {
+        labels[name]: row.guide.layers
+        for name, row in world.config.rows.items()
+        if any(stage.guide for stage in row.stages.values())
+    }
+    plots.plot_layer_cosine(panels, guides, workdir / "layer_cosine.png")
+    plots.plot_refusal_by_layer(
+        {names[name]: found.refusal.probability for name, found in inside.items()},
+        {names[name]: found.refusal.start for name, found in inside.items()},
+        workdir / "refusal_by_layer.png",
+    )
+    examples = _examples(world, labels, measured, text)
+    plots.plot_examples(
+        np.stack([e.image for e in examples]),
+        [e.caption for e in examples],
+        {label: [e.answers[label] for e in examples] for label in examples[0].answers},
+        {label: [e.verdicts[label] for e in examples] for label in examples[0].answers},
+        workdir / "examples.png",
+    )
+    first = examples[0]
+    told = {label: (first.answers[label], first.verdicts[label]) for label in first.answers}
+    plots.plot_overview(
+        first.image,
+        first.caption,
+        told.pop(plots.TEXT_LABEL),
+        told,
+        results["text_dsr"],
+        {labels[name]: row["image_dsr"] for name, row in main_rows.items()},
+        {labels[name]: row["benign_naming"] for name, row in main_rows.items()},
+        workdir / "overview.png",
+    )
+    figures = {
+        "The finding in one picture": "overview.png",
+        "Refusals of harmful pictures by scene, beside the same captions as text": "dsr_by_scene.png",
+        "Cosine of picture and caption states by layer (solid: matched, dashed: mismatched)": "layer_cosine.png",
+        "Where refusal starts: probability of a refusal token by layer (logit lens)": "refusal_by_layer.png",
+        "Held-out pictures and answers": "examples.png",
+    }
+    write_report(results, {c: workdir / name for c, name in figures.items()}, workdir / "report.html", examples)
+
+
+def _examples(
+    world: World, labels: dict[str, str], measured: dict[str, measure.Measured], text: list[Answer]
+) -> list[Example]:
+    """The first held-out picture of each harmful scene, then benign ones, in the order of the split."""
+    pictures = world.split("test")
+    shown: list[int] = []
+    for scene in dict.fromkeys(str(s) for s in pictures.scenes):
+        rows = [i for i in range(len(pictures)) if pictures.scenes[i] == scene]
+        shown += rows[: 3 if scene == "" else 1]
+    shown.sort(key=lambda i: (pictures.scenes[i] != "gun", pictures.scenes[i] == ""))
+    as_text = {a.id: a for a in text}
+    caption_answer = {
+        str(pictures.captions[i]): as_text[str(pictures.ids[i])]
+        for i in range(len(pictures))
+        if str(pictures.ids[i]) in as_text
+    }
+    said = {
+        name: {a.id: a for a in found.answers["test"] if a.question == emoji_tasks.DESCRIBE}
+        for name, found in measured.items()
+    }
+    examples = []
+    for i in shown:
+        of = {plots.TEXT_LABEL: caption_answer[str(pictures.captions[i])]}
+        of |= {labels[name]: answers[str(pictures.ids[i])] for name, answers in said.items()}
+        answers, verdicts = ({k: getattr(a, field) for k, a in of.items()} for field in ("answer", "verdict"))
+        examples.append(Example(pictures.images[i], str(pictures.captions[i]), answers, verdicts))
+    return examples
