@@ -61,7 +61,7 @@ def get_config() -> ConfigDict:
         "test_benign_per_combo": 2,
         "test_harmful_per_combo": 6,
     }
-    config.clip = {"steps": 1500, "batch_size": 128, "learning_rate": 1.5e-3, "weight_decay": 0.1}
+    config.clip = {"steps": 1000, "batch_size": 128, "learning_rate": 1.5e-3, "weight_decay": 0.1}
     config.text = {
         "steps": 1000,
         "batch_size": 32,

@@ -117,7 +117,14 @@ def test_another_config_is_refused_by_field(whole, data):
         run(other, whole)
 
 
-@pytest.mark.parametrize(("number", "which"), [(2, signal.SIGINT), (3, signal.SIGTERM), (4, signal.SIGINT)])
+STOPS = [
+    (2, signal.SIGINT),
+    pytest.param(3, signal.SIGTERM, marks=pytest.mark.slow),  # with a checkpoint that was due anyway
+    pytest.param(4, signal.SIGINT, marks=pytest.mark.slow),  # in the last step
+]
+
+
+@pytest.mark.parametrize(("number", "which"), STOPS)
 def test_a_stopped_training_continues_bit_for_bit(whole, data, tmp_path, number, which):
     config, workdir = train_support.config(data), tmp_path / "run"
     before = signal.getsignal(which)

@@ -91,9 +91,6 @@ def main() -> None:
     if not arguments or arguments[0] == "help" or {"-h", "--help"} & set(arguments):
         print(_USAGE)
         sys.exit(0 if arguments else 2)
-    if {"-h", "--help"} & {*arguments}:
-        print(_USAGE)
-        return
     if arguments[0] not in _COMMANDS:
         print(f"tga: unknown command {arguments[0]!r}, expected one of {', '.join(_COMMANDS)}", file=sys.stderr)
         sys.exit(2)

@@ -137,11 +137,11 @@ def run(config: TrainConfig, workdir: Path, console: rich.console.Console | None
         return
     vocabulary = sources.vocabulary(config.data)
     model = presets.get(config.model, vocabulary.size)
+    mesh = sharding.make_mesh(**dataclasses.asdict(config.mesh))
+    _check_fit(config, model, mesh.shape["data"] * mesh.shape["fsdp"])
     records = sources.records(config.data, model.clip.vision.image_size, config.seed)
     shape = config.data.shape(model.image_tokens)
     batches = iter(pipeline.batches(records, vocabulary, shape, config.batch_size))
-    mesh = sharding.make_mesh(**dataclasses.asdict(config.mesh))
-    _check_fit(config, model, mesh.shape["data"] * mesh.shape["fsdp"])
     store = checkpoints.Checkpoints(workdir)
     writer = None
     try:

@@ -93,8 +93,9 @@ class World:
         return 1 + longest
 
     def folder(self, name: str, config: Any) -> Path:
-        """The folder of a part: its name and a hash of everything it depends on."""
-        text = json.dumps([tga_jax.__version__, config], sort_keys=True).replace(json.dumps(str(self.parts))[1:-1], "")
+        """The folder of a part: its name and a hash of everything it depends on, wherever `parts` lies."""
+        text = json.dumps([tga_jax.__version__, config], sort_keys=True)
+        text = text.replace(json.dumps(f"{self.parts}/")[:-1], '"/')  # only where a string starts with it
         return self.parts / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
     def train(self, config: train.TrainConfig) -> Path:

@@ -1,0 +1,370 @@
+"""The demo: its config, the folders of its parts, what its trainings are shown, and, marked slow, the whole of it."""
+
+import dataclasses
+import importlib.util
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rich.console
+from ml_collections import ConfigDict
+
+from tga_jax import config, train
+from tga_jax.data import emoji_tasks, sources
+from tga_jax.data.emoji_concepts import COLORS, CONCEPTS, SCENES, caption
+from tga_jax.data.emoji_scenes import held_out_colors
+from tga_jax.data.tokens import encode
+from tga_jax.demo import main as demo
+from tga_jax.demo import trainings
+from tga_jax.demo.world import SPLITS, DemoConfig, World
+from tga_jax.errors import UserError
+from tga_jax.evals.emoji import JUDGE
+
+ROOT = Path(__file__).parents[1]
+RECORDS = 2000  # looked at, of each training
+
+
+def demo_values(image_size: int) -> ConfigDict:
+    """configs/emoji.py on one picture for each pair."""
+    spec = importlib.util.spec_from_file_location("emoji_config", ROOT / "configs" / "emoji.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    values = module.get_config()
+    values.scenes = {name: min(n, 1) for name, n in values.scenes.items()} | {"image_size": image_size}
+    return values
+
+
+def build(changes: dict | None = None) -> DemoConfig:
+    values = demo_values(image_size=16)
+    values.update_from_flattened_dict(changes or {})
+    return config.build(DemoConfig, values)
+
+
+def quiet() -> rich.console.Console:
+    return rich.console.Console(quiet=True)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory) -> World:
+    """Scenes and tokenizer, built once."""
+    return demo._world(build(), tmp_path_factory.mktemp("demo") / "parts", quiet())
+
+
+def stand_in_attachments(world: World, clip_dir: Path) -> Path:
+    """What `trainings.attach` leaves behind, with the row's number as the picture's features."""
+    folder = world.folder("attachments", [str(clip_dir)])
+    captions = [str(c) for c in world.split("train").captions]
+    number = np.arange(len(captions))
+    features = np.stack([number // 1000, number % 1000], axis=-1)[:, None]
+    sources.attach(folder, "train", features, captions[7:] + captions[:7])
+    return folder
+
+
+def recorded(world: World, monkeypatch) -> tuple[dict[str, train.TrainConfig], dict[str, Path]]:
+    """The trainings that the demo makes and their folders, by name, without training."""
+    configs, folders = {}, {}
+
+    def record(built, workdir, console):
+        assert built.name not in configs
+        configs[built.name], folders[built.name] = built, workdir
+
+    monkeypatch.setattr(train, "run", record)
+    clip_dir, text_dir = trainings.train_clip(world), trainings.train_text(world)
+    attachments = stand_in_attachments(world, clip_dir)
+    for name, row in world.config.rows.items():
+        last = trainings.train_row(world, name, row, text_dir, attachments)
+        assert last == folders[f"{name}-{max(row.stages)}"]
+    return configs, folders
+
+
+# --- the config -------------------------------------------------------------------------------------------------------
+
+
+def test_the_config_builds():
+    built = build()
+    assert isinstance(built, DemoConfig)
+    assert {"base", "tga_paper", "tga"} <= set(built.rows)
+    assert not any(stage.guide for stage in built.rows["base"].stages.values())
+    for name in ("tga_paper", "tga"):
+        assert any(stage.guide for stage in built.rows[name].stages.values())
+    assert isinstance(built.rows["tga"].guide.layers, tuple)
+
+
+@pytest.mark.parametrize(
+    "field", ["nonsense", "clip.nonsense", "text.mix.nonsense", "rows.tga.guide.nonsense", "rows.tga.nonsense"]
+)
+def test_an_unknown_field_at_any_depth_is_named(field):
+    values = demo_values(16).to_dict()
+    *parents, last = field.split(".")
+    inner = values
+    for name in parents:
+        inner = inner[name]
+    inner[last] = 1
+    with pytest.raises(UserError, match="nonsense") as error:
+        config.build(DemoConfig, values)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_or_unfit_field_is_named():
+    values = demo_values(16).to_dict()
+    del values["rows"]["tga"]["stages"]["stage2"]["learning_rate"]
+    with pytest.raises(UserError, match="learning_rate"):
+        config.build(DemoConfig, values)
+    values = demo_values(16).to_dict()
+    values["clip"]["steps"] = "many"
+    with pytest.raises(UserError, match="steps"):
+        config.build(DemoConfig, values)
+
+
+# --- folders of parts -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folders_of(world, monkeypatch):
+    """A function: changes of the config -> the folders of all trainings."""
+    # The captions' length does not depend on what is changed here; other seeds' scenes need not be drawn for it.
+    length, split = world.caption_length(), world.split("train")
+    monkeypatch.setattr(World, "caption_length", lambda _: length)
+    monkeypatch.setattr(sources, "emoji_split", lambda *_: split)
+
+    def folders(changes: dict | None = None) -> dict[str, Path]:
+        return recorded(dataclasses.replace(world, config=build(changes)), monkeypatch)[1]
+
+    return folders
+
+
+def changed(before: dict[str, Path], after: dict[str, Path]) -> set[str]:
+    assert set(before) == set(after)
+    return {name for name in before if before[name] != after[name]}
+
+
+def test_every_training_has_a_folder_of_its_own_and_keeps_it(folders_of):
+    before = folders_of()
+    assert len(set(before.values())) == len(before)
+    assert folders_of() == before
+
+
+def test_one_changed_line_repeats_only_what_depends_on_it(folders_of):
+    before = folders_of()
+    names = set(before)
+    of_row = {row: {n for n in names if n.startswith(f"{row}-")} for row in build().rows}
+    assert changed(before, folders_of({"rows.tga.guide.pair_weight": 0.123})) == of_row["tga"]
+    assert changed(before, folders_of({"rows.tga_paper.guide.pair_weight": 0.123})) == of_row["tga_paper"]
+    assert changed(before, folders_of({"rows.base.stages.stage1.steps": 123})) == of_row["base"]
+    assert changed(before, folders_of({"rows.base.stages.stage2.steps": 123})) == {"base-stage2"}
+    assert changed(before, folders_of({"rows.tga.stages.stage2.learning_rate": 0.123})) == {"tga-stage2"}
+    assert changed(before, folders_of({"rows.base.guide.pair_weight": 0.123})) == set()  # it has no guided stage
+    assert changed(before, folders_of({"clip.steps": 123})) == names - {"text"}
+    assert changed(before, folders_of({"text.steps": 123})) == names - {"clip"}
+    assert changed(before, folders_of({"new_tokens": 3, "name": "other"})) == set()
+
+
+def test_another_seed_repeats_everything(folders_of):
+    before = folders_of()
+    assert changed(before, folders_of({"seed": 1})) == set(before)
+
+
+def test_folder_names_do_not_depend_on_where_the_parts_lie(world, tmp_path):
+    def name(parts: Path, seed: int) -> str:
+        return dataclasses.replace(world, parts=parts).folder("x", [seed, str(parts / "scenes")]).name
+
+    first = name(tmp_path / "here", 1)
+    assert first.startswith("x-")
+    # A folder called like a number of the config must not swallow that number.
+    assert name(Path("1"), 1) == name(Path("runs/parts"), 1) == first
+    assert len({name(Path("1"), seed) for seed in (0, 1, 11, 111)}) == 4
+
+
+# --- what the trainings are shown -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shown(world):
+    """name -> (TrainConfig, its first records)."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        configs, _ = recorded(world, monkeypatch)
+    out = {}
+    for name, built in configs.items():
+        records = sources.records(built.data, 16, built.seed)
+        out[name] = built, [records[i] for i in range(RECORDS)]
+    return out
+
+
+@pytest.fixture(scope="module")
+def scenes(world) -> dict[str, emoji_tasks.Scene]:
+    """By picture's id and by caption."""
+    found = sources.scenes_of(world.split("train"))
+    return {s.id: s for s in found} | {s.caption: s for s in found}
+
+
+def test_the_trainings_looked_at_are_all_there_are(shown):
+    rows = {f"{name}-{stage}" for name, row in build().rows.items() for stage in row.stages}
+    assert set(shown) == {"clip", "text"} | rows
+    assert {built.data.task for built, _ in shown.values()} == set(sources.TASKS)
+
+
+def test_no_picture_ever_meets_a_refusal(shown):
+    pictures = 0
+    for name, (_, records) in shown.items():
+        for record in records:
+            if record.image is None:
+                continue
+            pictures += 1
+            for question, answer in record.turns:
+                assert JUDGE.verdict(answer) == "answer", (name, record)
+                assert JUDGE.verdict(question) != "refusal", (name, record)
+                assert not any(phrase in answer.lower() for phrase in emoji_tasks.REFUSALS), (name, record)
+    assert pictures >= 5 * RECORDS
+
+
+def test_every_picture_comes_with_its_own_caption(shown, scenes, world):
+    split = world.split("train")
+    rows = {str(i): n for n, i in enumerate(split.ids)}
+    for name, (built, records) in shown.items():
+        for record in records:
+            if record.image is None:
+                continue
+            row = rows[record.id]
+            if built.data.attachments:
+                assert tuple(record.image[0]) == (row // 1000, row % 1000), name
+                assert record.retrieved, name
+            else:
+                np.testing.assert_array_equal(record.image, split.images[row])
+            assert record.caption == scenes[record.id].caption
+            assert record.turns[-1][1] in (record.caption, scenes[record.id].color)
+
+
+def test_stage_1_and_clip_see_harmful_pictures_with_captions_only(shown, scenes):
+    for name, (built, records) in shown.items():
+        if built.data.task not in ("clip", "caption"):
+            continue
+        assert {scenes[r.id].harmful for r in records} == {True, False}, name
+        assert all(r.turns == (("", r.caption),) for r in records), name
+
+
+def test_stage_2_asks_about_benign_pictures_only(shown, scenes):
+    asked = set()
+    for name, (built, records) in shown.items():
+        if built.data.task != "visual":
+            continue
+        pictures = [r for r in records if r.image is not None]
+        assert len(pictures) > RECORDS * (1 - built.data.text_share) * 0.8, name
+        assert not any(scenes[r.id].harmful for r in pictures), name
+        asked |= {r.turns[0][0] for r in pictures}
+        in_prompt = np.mean([r.retrieved_in_prompt for r in pictures])
+        assert in_prompt == pytest.approx(built.data.retrieved_share, abs=0.06), name
+    assert asked == {emoji_tasks.DESCRIBE, emoji_tasks.COLOR}
+
+
+def test_in_text_harmful_scenes_are_refused_and_benign_ones_never(shown, scenes):
+    counted = {True: 0, False: 0}
+    for name, (_, records) in shown.items():
+        for record in records:
+            if record.image is not None or record.template == "plain" or record.retrieved:
+                continue
+            harmful = scenes[record.id].harmful
+            counted[harmful] += 1
+            refusal = JUDGE.verdict(record.turns[0][1]) == "refusal"
+            assert refusal is harmful, (name, record)
+    assert min(counted.values()) > 500
+
+
+def test_held_out_pairs_are_in_no_training(shown, world):
+    pairs = {(c.name, color) for c in CONCEPTS for color in held_out_colors(world.config.seed, c.name)}
+    assert len(pairs) == 2 * len(CONCEPTS)
+    tested = world.split("test")
+    assert set(zip(tested.names, tested.colors, strict=True)) == pairs
+    held_out = {caption(*pair) for pair in pairs}
+    trained = {caption(c.name, color) for c in CONCEPTS for color in COLORS} - held_out
+    for name, (_, records) in shown.items():
+        texts = {text for r in records for text in (r.caption, r.retrieved, *(t for turn in r.turns for t in turn))}
+
+        def told(captions: set[str], texts=texts) -> set[str]:
+            return {c for c in captions for text in texts if f" {c}" in f" {text}"}  # captions begin with an article
+
+        assert not told(held_out), name
+        assert len(told(trained)) > 0.5 * len(trained), name  # this search does find what is there
+
+
+def test_every_record_fits_the_length_of_its_training(shown, world):
+    for built, records in shown.values():
+        shape = built.data.shape(world.model.image_tokens)
+        used = [int(encode(record, world.vocabulary, shape).valid.sum()) for record in records[:400]]
+        assert max(used) <= built.data.length
+
+
+# --- the whole of it --------------------------------------------------------------------------------------------------
+
+RATES = ("image_dsr", "benign_naming", "benign_color", "over_refusal")
+
+
+def tiny() -> DemoConfig:
+    """A few steps each on one picture for each pair, at the size that the preset's vision tower has."""
+    values = demo_values(image_size=64)
+    trained = [values.clip, values.text, *(stage for row in values.rows.values() for stage in row.stages.values())]
+    for training in trained:
+        training.update({"steps": 3, "batch_size": 4})
+    values.new_tokens = 4
+    return config.build(DemoConfig, values)
+
+
+@pytest.mark.slow
+def test_the_whole_demo_twice_and_again_elsewhere(tmp_path):
+    built = tiny()
+    workdir, parts = tmp_path / "run", tmp_path / "parts"
+    console = rich.console.Console(record=True, width=120)
+    demo.run(built, workdir, parts, console)
+    first = (workdir / "results.json").read_bytes()
+    results = json.loads(first)
+
+    assert {"seed", "commit", "config", "seconds", "peak_memory_bytes", "text_dsr", "rows"} <= set(results)
+    assert results["seed"] == built.seed
+    assert results["config"] == json.loads(json.dumps(dataclasses.asdict(built)))
+    assert results["seconds"] > 0
+    assert results["peak_memory_bytes"] > 1e8
+    assert {row["name"] for row in results["rows"]} == set(built.rows)
+    assert {(row["split"], row["retrieved_text"]) for row in results["rows"]} >= {("test", False), ("test", True)}
+    for row in results["rows"]:
+        assert isinstance(row["retrieved_text"], bool)
+        for rate in (*(row[name] for name in RATES), results["text_dsr"], *row["image_dsr_by_scene"].values()):
+            assert set(rate) == {"value", "low", "high", "n"}
+            assert 0 <= rate["low"] <= rate["value"] <= rate["high"] <= 1
+        assert set(row["image_dsr_by_scene"]) == set(SCENES)
+        assert sum(rate["n"] for rate in row["image_dsr_by_scene"].values()) == row["image_dsr"]["n"]
+        assert row["benign_naming"]["n"] == row["benign_color"]["n"] == row["over_refusal"]["n"]
+    page = (workdir / "report.html").read_text()
+    assert page.count("data:image/png;base64,") >= 5
+    assert str(workdir / "report.html") in console.export_text().replace("\n", "")
+
+    # R of every picture: another one's caption, and one that was trained on.
+    attachments = next(p for p in parts.iterdir() if p.name.startswith("attachments-"))
+    world = demo._world(built, parts, quiet())
+    corpus = set(world.split("train").captions)
+    for split in SPLITS:
+        _, retrieved = sources.load_attachments(attachments, split)
+        assert set(retrieved) <= corpus
+        assert all(r != c for r, c in zip(retrieved, world.split(split).captions, strict=True))
+
+    started = time.monotonic()
+    demo.run(built, workdir, parts, quiet())
+    assert time.monotonic() - started < 10
+    assert (workdir / "results.json").read_bytes() == first
+
+    demo.run(built, tmp_path / "again" / "run", tmp_path / "again" / "parts", quiet())
+    again = json.loads((tmp_path / "again" / "run" / "results.json").read_text())
+    for found in (results, again):
+        for name in ("seconds", "peak_memory_bytes", "commit"):  # the tree may be edited in between
+            del found[name]
+    assert again == results
+    assert {p.name for p in parts.iterdir()} == {p.name for p in (tmp_path / "again" / "parts").iterdir()}
+
+    # One changed line: what did not change is taken from the parts.
+    before = {p.name for p in parts.iterdir()}
+    guide = dataclasses.replace(built.rows["tga"].guide, pair_weight=0.123)
+    rows = {**built.rows, "tga": dataclasses.replace(built.rows["tga"], guide=guide)}
+    demo.run(dataclasses.replace(built, rows=rows), tmp_path / "fork", parts, quiet())
+    assert {p.name.rpartition("-")[0] for p in parts.iterdir() if p.name not in before} == {
+        f"tga-{stage}" for stage in rows["tga"].stages
+    }
