@@ -20,9 +20,13 @@ from tga_jax.data.emoji_concepts import BENIGN, COLORS, CONCEPTS, HARMFUL, SCENE
 from tga_jax.data.emoji_scenes import SPLITS, EmojiScenesConfig, build, held_out_colors, load_split, plan, render
 from tga_jax.errors import UserError
 
-TINY = EmojiScenesConfig(seed=3, train_per_combo=1, train_icons_per_combo=1, test_benign_per_combo=1, test_harmful_per_combo=2)
+TINY = EmojiScenesConfig(
+    seed=3, train_per_combo=1, train_icons_per_combo=1, test_benign_per_combo=1, test_harmful_per_combo=2
+)
 # Two pictures a concept and colour, at a side at which they cost nothing: for tests that only look at files.
-SMALL = EmojiScenesConfig(seed=3, image_size=16, train_per_combo=1, train_icons_per_combo=1, test_benign_per_combo=1, test_harmful_per_combo=1)
+SMALL = EmojiScenesConfig(
+    seed=3, image_size=16, train_per_combo=1, train_icons_per_combo=1, test_benign_per_combo=1, test_harmful_per_combo=1
+)
 ICONS = sum(c.icon is not None for c in CONCEPTS)
 
 
@@ -361,7 +365,9 @@ def test_unknown_split(small_dir):
         load_split(SMALL, small_dir, "validation")
 
 
-@pytest.mark.parametrize("fields", [{"seed": -1}, {"image_size": 8}, {"train_per_combo": 0}, {"train_icons_per_combo": -1}, {"seed": 0.5}])
+@pytest.mark.parametrize(
+    "fields", [{"seed": -1}, {"image_size": 8}, {"train_per_combo": 0}, {"train_icons_per_combo": -1}, {"seed": 0.5}]
+)
 def test_bad_config_field_is_named(fields):
     with pytest.raises(UserError, match=next(iter(fields))):
         EmojiScenesConfig(**fields)
