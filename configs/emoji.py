@@ -6,12 +6,10 @@ Fork:   copy this file, change a row, and run `bash launch/local.sh demo --confi
 Flags:  any field, such as `--config.seed=1` or `--config.rows.tga.guide.pair_weight=0.5`.
 """
 
-from typing import Any
-
 from ml_collections import ConfigDict
 
 
-def guide(**fields: Any) -> dict[str, Any]:
+def guide(**fields) -> dict:
     """The published guide; layers scaled to this 8-block model, where refusal starts at blocks 2-4 and not at 10-18."""
     return {
         "form": "exp",
@@ -26,7 +24,7 @@ def guide(**fields: Any) -> dict[str, Any]:
     }
 
 
-def stage1(**fields: Any) -> dict[str, Any]:
+def stage1(**fields) -> dict:
     """The projector alone, on all captioned pictures; `guide` says whether the row's guide acts."""
     return {
         "task": "caption",
@@ -42,7 +40,7 @@ def stage1(**fields: Any) -> dict[str, Any]:
     }
 
 
-def stage2(**fields: Any) -> dict[str, Any]:
+def stage2(**fields) -> dict:
     """Projector and decoder, on questions about benign pictures; text-only rows, refusals to harmful text among them,
     keep text safety, as the text-only part of LLaVA's mix does."""
     own = {"task": "visual", "trains": "projector_and_llm", "steps": 300, "learning_rate": 1e-4, "text_share": 0.5}
