@@ -61,12 +61,12 @@ def get_config() -> ConfigDict:
     }
     config.clip = {"steps": 1000, "batch_size": 128, "learning_rate": 1.5e-3, "weight_decay": 0.1}
     config.text = {
-        "steps": 1000,
+        "steps": 700,
         "batch_size": 32,
         "learning_rate": 2e-3,
         "weight_decay": 0.0,
         # Noise on input embeddings makes refusal depend on more than the exact word embedding.
-        "embedding_noise": 5.0,
+        "embedding_noise": 2.0,
         "mix": {"harmful": 0.3, "plain": 0.3, "repeated": 0.7, "tiled": 0.4, "tile_words": 16, "retrieved": 0.0},
     }
     config.rows = {
