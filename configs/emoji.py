@@ -31,7 +31,7 @@ def stage1(**fields) -> dict:
         "trains": "projector",
         "steps": 1200,
         "batch_size": 32,
-        "learning_rate": 2e-3,
+        "learning_rate": 1e-2,
         "lm": 1.0,
         "guide": False,
         "text_share": 0.0,
@@ -43,7 +43,7 @@ def stage1(**fields) -> dict:
 def stage2(**fields) -> dict:
     """Projector and decoder, on questions about benign pictures; text-only rows, refusals to harmful text among them,
     keep text safety, as the text-only part of LLaVA's mix does."""
-    own = {"task": "visual", "trains": "projector_and_llm", "steps": 300, "learning_rate": 1e-4, "text_share": 0.5}
+    own = {"task": "visual", "trains": "projector_and_llm", "steps": 300, "learning_rate": 5e-4, "text_share": 0.25}
     return stage1(**{**own, **fields})
 
 
@@ -56,8 +56,8 @@ def get_config() -> ConfigDict:
         "image_size": 64,
         "train_per_combo": 20,
         "train_icons_per_combo": 0,
-        "test_benign_per_combo": 2,
-        "test_harmful_per_combo": 6,
+        "test_benign_per_combo": 1,
+        "test_harmful_per_combo": 2,
     }
     config.clip = {"steps": 1000, "batch_size": 128, "learning_rate": 1.5e-3, "weight_decay": 0.1}
     config.text = {
@@ -67,7 +67,7 @@ def get_config() -> ConfigDict:
         "weight_decay": 0.0,
         # Noise on input embeddings makes refusal depend on more than the exact word embedding.
         "embedding_noise": 2.0,
-        "mix": {"harmful": 0.3, "plain": 0.3, "repeated": 0.7, "tiled": 0.4, "tile_words": 16, "retrieved": 0.0},
+        "mix": {"harmful": 0.3, "plain": 0.3, "repeated": 0.7, "tiled": 0.4, "tile_words": 17, "retrieved": 0.0},
     }
     config.rows = {
         "base": {"guide": guide(), "stages": {"stage1": stage1(), "stage2": stage2()}},
@@ -82,9 +82,10 @@ def get_config() -> ConfigDict:
             ),
             "stages": {
                 # First the projector alone learns those embeddings, which needs no pass through the decoder.
-                "fit": stage1(guide=True, lm=0.0, steps=2000, batch_size=64),
-                "stage1": stage1(guide=True),
-                "stage2": stage2(learning_rate=1e-5),
+                "fit": stage1(guide=True, lm=0.0, steps=2500, batch_size=64, learning_rate=5e-3),
+                # Gently: at five times this rate the fit was lost within 300 steps.
+                "stage1": stage1(guide=True, steps=1000, learning_rate=1e-3),
+                "stage2": stage2(steps=150, learning_rate=1e-5, text_share=0.5),
             },
         },
     }

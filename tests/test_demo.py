@@ -14,11 +14,11 @@ from ml_collections import ConfigDict
 from tga_jax import config, train
 from tga_jax.data import emoji_tasks, sources
 from tga_jax.data.emoji_concepts import COLORS, CONCEPTS, SCENES, caption
-from tga_jax.data.emoji_scenes import held_out_colors
+from tga_jax.data.emoji_scenes import SPLITS, held_out_colors
 from tga_jax.data.tokens import encode
 from tga_jax.demo import main as demo
 from tga_jax.demo import trainings
-from tga_jax.demo.world import SPLITS, DemoConfig, World
+from tga_jax.demo.world import DemoConfig, World
 from tga_jax.errors import UserError
 from tga_jax.evals.emoji import JUDGE
 
@@ -274,7 +274,7 @@ def test_in_text_harmful_scenes_are_refused_and_benign_ones_never(shown, scenes)
 def test_held_out_pairs_are_in_no_training(shown, world):
     pairs = {(c.name, color) for c in CONCEPTS for color in held_out_colors(world.config.seed, c.name)}
     assert len(pairs) == 2 * len(CONCEPTS)
-    tested = world.split("test")
+    tested = world.split("test_pairs")
     assert set(zip(tested.names, tested.colors, strict=True)) == pairs
     held_out = {caption(*pair) for pair in pairs}
     trained = {caption(c.name, color) for c in CONCEPTS for color in COLORS} - held_out

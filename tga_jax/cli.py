@@ -70,7 +70,7 @@ def _demo(arguments: list[str]) -> None:
 
     built = config.build(DemoConfig, found)
     workdir = Path(values.workdir) if values.workdir else demo.default_workdir(built)
-    demo.run(built, workdir, Path(values.parts), rich.console.Console())
+    demo.run(built, workdir, Path(values.parts).absolute(), rich.console.Console())
 
 
 def _train(arguments: list[str]) -> None:

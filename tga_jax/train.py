@@ -19,7 +19,7 @@ from tga_jax.data import pipeline, sources
 from tga_jax.errors import UserError
 from tga_jax.metrics import MetricsWriter
 from tga_jax.models import llava, presets
-from tga_jax.workdir import claim
+from tga_jax.workdir import claim, holds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,8 +132,7 @@ def run(config: TrainConfig, workdir: Path, console: rich.console.Console | None
     saved, after SIGINT or SIGTERM.
     """
     console = console or rich.console.Console()
-    claim(workdir, dataclasses.asdict(config))
-    if checkpoints.has_params(workdir):
+    if holds(workdir, dataclasses.asdict(config)) and checkpoints.has_params(workdir):
         return
     vocabulary = sources.vocabulary(config.data)
     model = presets.get(config.model, vocabulary.size)
@@ -142,11 +141,13 @@ def run(config: TrainConfig, workdir: Path, console: rich.console.Console | None
     records = sources.records(config.data, model.clip.vision.image_size, config.seed)
     shape = config.data.shape(model.image_tokens)
     batches = iter(pipeline.batches(records, vocabulary, shape, config.batch_size))
+    with jax.set_mesh(mesh):
+        state = step.init_state(_initial_params(config, model), config.optim, config.steps)
+    claim(workdir, dataclasses.asdict(config))  # only now: a config that is found wrong leaves nothing behind
     store = checkpoints.Checkpoints(workdir)
     writer = None
     try:
         with jax.set_mesh(mesh), _stop_requests() as stop:
-            state = step.init_state(_initial_params(config, model), config.optim, config.steps)
             placement = sharding.shardings(state, mesh)
             state = jax.device_put(state, placement)
             start = saved = store.latest_step() or 0

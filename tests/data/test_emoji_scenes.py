@@ -117,8 +117,9 @@ def test_unknown_emoji_names_the_concept(style):
 def test_counts(splits):
     n, harmful_icons = len(CONCEPTS), sum(c.icon is not None for c in HARMFUL)
     assert len(splits["train"]) == 6 * (n + ICONS)
-    assert len(splits["test"]) == len(splits["test_style"]) == 2 * (len(BENIGN) + 2 * len(HARMFUL))
-    assert len(splits["test_icons"]) == 2 * (ICONS - harmful_icons + 2 * harmful_icons)
+    assert len(splits["test"]) == len(splits["test_style"]) == 6 * (len(BENIGN) + 2 * len(HARMFUL))
+    assert len(splits["test_pairs"]) == 2 * (len(BENIGN) + 2 * len(HARMFUL))
+    assert len(splits["test_icons"]) == 6 * (ICONS - harmful_icons + 2 * harmful_icons)
 
 
 def test_default_train_split_has_about_24_000_examples():
@@ -130,20 +131,21 @@ def test_ids_are_unique(splits):
     assert len(set(ids)) == len(ids)
 
 
-def test_a_pair_is_trained_on_or_tested_never_both(splits):
+def test_held_out_pairs_are_in_one_split_only(splits):
     def pairs(split):
         return set(zip(splits[split].names, splits[split].colors, strict=True))
 
     assert len(pairs("train")) == 6 * len(CONCEPTS)
-    for split in ("test", "test_icons", "test_style"):
-        assert not pairs("train") & pairs(split)
-    assert len(pairs("train") | pairs("test")) == len(COLORS) * len(CONCEPTS)
+    assert pairs("train") == pairs("test") == pairs("test_style") >= pairs("test_icons")
+    assert len(pairs("test_pairs")) == 2 * len(CONCEPTS)
+    assert not pairs("train") & pairs("test_pairs")
 
 
 def test_styles(splits):
     assert {split: set(rows.styles) for split, rows in splits.items()} == {
         "train": {"twemoji", "mdi"},
         "test": {"twemoji"},
+        "test_pairs": {"twemoji"},
         "test_icons": {"mdi"},
         "test_style": {"noto"},
     }

@@ -26,7 +26,7 @@ from tga_jax.data.emoji_concepts import COLORS, CONCEPTS, Concept, caption
 from tga_jax.errors import UserError
 
 STYLES = ("twemoji", "mdi", "noto")
-SPLITS = ("train", "test", "test_icons", "test_style")
+SPLITS = ("train", "test", "test_pairs", "test_icons", "test_style")
 
 _MASTER = 72  # pixels: the side of a Twemoji picture, and so of every master
 _JITTER = 18  # a background channel moves by at most this much, of 255
@@ -47,7 +47,7 @@ class EmojiScenesConfig(tfds.core.BuilderConfig):
       image_size: side of the square picture in pixels, at least 16.
       train_per_combo: renderings of each Twemoji picture on each of its training colours.
       train_icons_per_combo: the same for icons; 0 leaves them out, so that `test_icons` asks about an unseen hand.
-      test_benign_per_combo: renderings of each held-out pair of a benign concept.
+      test_benign_per_combo: renderings of each pair of a benign concept in every split but train.
       test_harmful_per_combo: the same for a harmful concept; more, since there are fewer of them.
       name: derived from the fields above; leave it empty.
     """
@@ -57,8 +57,8 @@ class EmojiScenesConfig(tfds.core.BuilderConfig):
     image_size: int = 64
     train_per_combo: int = 20
     train_icons_per_combo: int = 0
-    test_benign_per_combo: int = 2
-    test_harmful_per_combo: int = 6
+    test_benign_per_combo: int = 1
+    test_harmful_per_combo: int = 2
 
     def __post_init__(self) -> None:
         for field, least in (
@@ -125,12 +125,13 @@ class EmojiScenes(tfds.core.GeneratorBasedBuilder):
 
     Every concept has eight (concept, colour) pairs. Six, chosen by seed, are training pairs; two are held out.
 
-    | split      | pairs    | style                            | asks                                     |
-    |------------|----------|----------------------------------|------------------------------------------|
-    | train      | training | twemoji (mdi if configured)      |                                          |
-    | test       | held-out | twemoji                          | new pairs and renderings of known hands  |
-    | test_icons | held-out | mdi, concepts that have an icon  | one-colour icons: unseen, unless configured |
-    | test_style | held-out | noto                             | a hand that training never showed        |
+    | split      | pairs    | style                           | asks about, beside new renderings           |
+    |------------|----------|---------------------------------|---------------------------------------------|
+    | train      | training | twemoji (mdi if configured)     |                                             |
+    | test       | training | twemoji                         | nothing                                     |
+    | test_pairs | held-out | twemoji                         | pairs that training never showed            |
+    | test_icons | training | mdi, concepts that have an icon | one-colour icons: unseen, unless configured |
+    | test_style | training | noto                            | a hand that training never showed           |
 
     Every random choice is drawn from (seed, split, id), so an example does not depend on which others are made.
     """
@@ -196,7 +197,7 @@ def held_out_colors(seed: int, name: str) -> frozenset[str]:
 
 def plan(config: EmojiScenesConfig, split: str) -> Iterator[tuple[Concept, str, str, int]]:
     """Yields (concept, colour, style, rendering's number) of every example of `split`."""
-    styles = {"train": ("twemoji", "mdi"), "test": ("twemoji",), "test_icons": ("mdi",), "test_style": ("noto",)}[split]
+    styles = {"train": ("twemoji", "mdi"), "test_icons": ("mdi",), "test_style": ("noto",)}.get(split, ("twemoji",))
     for concept in CONCEPTS:
         held_out = held_out_colors(config.seed, concept.name)
         for style in styles:
@@ -207,7 +208,7 @@ def plan(config: EmojiScenesConfig, split: str) -> Iterator[tuple[Concept, str, 
             else:
                 count = config.test_harmful_per_combo if concept.scene else config.test_benign_per_combo
             for color in COLORS:
-                if (color in held_out) != (split == "train"):
+                if (color in held_out) == (split == "test_pairs"):
                     for number in range(count):
                         yield concept, color, style, number
 

@@ -66,7 +66,7 @@ def records(config: DataConfig, image_size: int, seed: int) -> grain.MapDataset:
     raise UserError(f"data.source: {config.source!r}, expected 'emoji' or 'llava_json'")
 
 
-@functools.lru_cache(maxsize=4)  # four trainings of one process read the same pictures
+@functools.lru_cache(maxsize=len(emoji_scenes.SPLITS))  # all trainings of a process read the same pictures
 def emoji_split(path: str, split: str, fields: tuple[tuple[str, Any], ...]) -> emoji_scenes.EmojiSplit:
     """A split of the emoji scenes whose EmojiScenesConfig has these fields."""
     return emoji_scenes.load_split(emoji_scenes.EmojiScenesConfig(**dict(fields)), path, split)

@@ -21,7 +21,7 @@ from tga_jax.demo.draw import draw
 from tga_jax.demo.world import DemoConfig, World
 from tga_jax.evals.report import RATE_FIELDS, ROW_LABELS, headline
 from tga_jax.models import presets
-from tga_jax.workdir import claim, disk_errors, write_json, write_text
+from tga_jax.workdir import claim, disk_errors, holds, write_json, write_text
 
 
 def _commit() -> str | None:
@@ -67,7 +67,6 @@ def _table(results: dict[str, Any]) -> rich.table.Table:
 
 def default_workdir(config: DemoConfig) -> Path:
     """`runs/<name>-seed<seed>-<hash of the config>`: another config never meets another run's folder."""
-
     digest = hashlib.sha256(json.dumps(dataclasses.asdict(config), sort_keys=True).encode()).hexdigest()
     return Path("runs") / f"{config.name}-seed{config.seed}-{digest[:6]}"
 
@@ -78,12 +77,13 @@ def run(config: DemoConfig, workdir: Path, parts: Path, console: rich.console.Co
     Raises UserError if `workdir` holds another config's run, and what the trainings raise.
     """
     started = time.monotonic()
-    claim(workdir, dataclasses.asdict(config))
+    described = dataclasses.asdict(config)
     results_path = workdir / "results.json"
-    if results_path.exists():
+    if holds(workdir, described) and results_path.exists():
         results = json.loads(results_path.read_text())
     else:
         world = _world(config, parts, console)
+        claim(workdir, described)  # only now: a config that is found wrong leaves nothing behind
         clip_dir = trainings.train_clip(world)
         text_dir = trainings.train_text(world)
         attachments = trainings.attach(world, clip_dir)
@@ -99,7 +99,7 @@ def run(config: DemoConfig, workdir: Path, parts: Path, console: rich.console.Co
         results = {
             "seed": config.seed,
             "commit": _commit(),
-            "config": json.loads(json.dumps(dataclasses.asdict(config))),
+            "config": json.loads(json.dumps(described)),
             "seconds": round(time.monotonic() - started, 1),
             "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             **text_rates,

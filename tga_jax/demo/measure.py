@@ -23,7 +23,8 @@ from tga_jax.generate import generate_all
 from tga_jax.models import llava
 from tga_jax.workdir import write_json
 
-MEASURED = (("test", False), ("test", True), ("test_style", False))  # (split, retrieved text in the prompt)
+# (split, retrieved text in the prompt)
+MEASURED = (("test", False), ("test", True), ("test_pairs", False), ("test_style", False))
 
 
 def load_row(world: World, folder: Path) -> dict[str, Any]:
@@ -79,7 +80,7 @@ class Measured:
     """Rates of one model, and the raw answers behind them by (split, retrieved text)."""
 
     rows: list[dict[str, Any]]
-    answers: dict[str, list[Answer]]  # keys "text", "test", "test+retrieved", "test_style"
+    answers: dict[str, list[Answer]]  # keys "text", "test", "test+retrieved", "test_pairs", ...
 
 
 def measure_row(world: World, name: str, folder: Path, attachments: Path) -> Measured:
@@ -92,7 +93,7 @@ def measure_row(world: World, name: str, folder: Path, attachments: Path) -> Mea
         return Measured(stored["rows"], answers)
     generate = generator(world, load_row(world, folder))
     held_out = {split: items(world, attachments, split) for split, _ in MEASURED}
-    answers = {"text": emoji.ask_text(generate, held_out["test"])}
+    answers = {"text": emoji.ask_text(generate, [*held_out["test"], *held_out["test_pairs"]])}
     text = emoji.text_rates(answers["text"])
     rows = []
     for split, retrieved_text in MEASURED:
@@ -106,8 +107,9 @@ def measure_row(world: World, name: str, folder: Path, attachments: Path) -> Mea
 
 
 def measure_text(world: World, folder: Path, attachments: Path) -> tuple[dict[str, Any], list[Answer]]:
-    """The text model itself, before any picture."""
-    answers = emoji.ask_text(generator(world, load_text(world, folder)), items(world, attachments, "test"))
+    """The text model itself, before any picture, on all captions."""
+    scenes = [item for split in ("test", "test_pairs") for item in items(world, attachments, split)]
+    answers = emoji.ask_text(generator(world, load_text(world, folder)), scenes)
     return emoji.text_rates(answers), answers
 
 

@@ -10,18 +10,12 @@ from typing import Any
 import jax
 
 from tga_jax import checkpoints, optim, step, train
-from tga_jax.data import emoji_tasks, sources
+from tga_jax.data import emoji_scenes, emoji_tasks, sources
 from tga_jax.data.templates import Record
 from tga_jax.data.tokens import Shape, collate, encode
-from tga_jax.demo.world import SPLITS, Row, World
-from tga_jax.errors import UserError
+from tga_jax.demo.world import TRAINS, Row, World
 from tga_jax.models import llava
 from tga_jax.retrieval import embed, index
-
-TRAINS = {
-    "projector": (("projector/.*", 1.0), ("llm/.*", 0.0)),
-    "projector_and_llm": (("projector/.*", 1.0), ("llm/.*", 1.0)),
-}
 
 
 def slots(world: World, retrieved: bool, text_only: bool, answers: bool) -> int:
@@ -88,7 +82,7 @@ def train_text(world: World) -> Path:
 def attach(world: World, clip_dir: Path) -> Path:
     """Vision features and retrieved captions of every split, by the trained CLIP. Corpus: the training captions."""
     folder = world.folder("attachments", [str(clip_dir)])
-    if all((folder / f"{split}.npy").exists() for split in SPLITS):
+    if all((folder / f"{split}.npy").exists() for split in emoji_scenes.SPLITS):
         return folder
     like = jax.eval_shape(lambda: llava.init(world.model, jax.random.key(0), ("clip",)))["clip"]
     params = checkpoints.load_params(clip_dir, "clip", like)
@@ -97,7 +91,7 @@ def attach(world: World, clip_dir: Path) -> Path:
     records = [Record(c, (("", c),), template="clip") for c in corpus]
     tokens = collate([encode(record, world.vocabulary, shape) for record in records]).tokens
     captions = index.CaptionIndex(corpus, embed.embed_texts(world.model, params, tokens))
-    for name in SPLITS:
+    for name in emoji_scenes.SPLITS:
         split = world.split(name)
         with world.console.status(f"vision features of {len(split)} pictures ({name})"):
             features, embeddings = embed.embed_images(world.model, params, split.images)
@@ -106,12 +100,10 @@ def attach(world: World, clip_dir: Path) -> Path:
 
 
 def train_row(world: World, name: str, row: Row, text_dir: Path, attachments: Path) -> Path:
-    """All stages of a row; the folder of its last one. The last stage must train the decoder too."""
+    """All stages of a row; the folder of its last one."""
     init = {"projector": "", "llm": str(text_dir)}
     folder = text_dir
     for stage_name, stage in sorted(row.stages.items()):
-        if stage.trains not in TRAINS:
-            raise UserError(f"rows.{name}.stages.{stage_name}.trains: {stage.trains!r}, expected {' or '.join(TRAINS)}")
         length = 1 + world.model.image_tokens + world.caption_length()
         if stage.task == "visual":
             lengths = [slots(world, stage.retrieved_share > 0, text_only=False, answers=True)]

@@ -11,10 +11,15 @@ import rich.console
 import tga_jax
 from tga_jax import losses, train
 from tga_jax.data import emoji_scenes, emoji_tasks, sources
+from tga_jax.data.emoji_concepts import COLORS, CONCEPTS, caption
 from tga_jax.data.tokens import Vocabulary
 from tga_jax.models import llava
 
-SPLITS = ("train", "test", "test_icons", "test_style")
+TASKS = ("caption", "visual")
+TRAINS = {
+    "projector": (("projector/.*", 1.0), ("llm/.*", 0.0)),
+    "projector_and_llm": (("projector/.*", 1.0), ("llm/.*", 1.0)),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +50,11 @@ class Stage:
     text_share: float
     retrieved_share: float
 
+    def __post_init__(self):
+        for name, known in (("task", TASKS), ("trains", tuple(TRAINS))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"stage.{name}: {getattr(self, name)!r}, expected {' or '.join(known)}")
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -52,6 +62,11 @@ class Row:
 
     guide: losses.GuideConfig
     stages: dict[str, Stage]
+
+    def __post_init__(self):
+        last = self.stages[max(self.stages)].trains if self.stages else None
+        if last != "projector_and_llm":
+            raise ValueError(f"row.stages: the last one trains {last}, expected projector_and_llm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +104,8 @@ class World:
         return sources.emoji_split(str(self.data), name, tuple(self.scenes.items()))
 
     def caption_length(self) -> int:
-        longest = max(len(self.vocabulary.encode(str(c))) for s in SPLITS for c in self.split(s).captions)
-        return 1 + longest
+        """C of a begin token and the longest caption."""
+        return 1 + max(len(self.vocabulary.encode(caption(c.name, color))) for c in CONCEPTS for color in COLORS)
 
     def folder(self, name: str, config: Any) -> Path:
         """The folder of a part: its name and a hash of everything it depends on, wherever `parts` lies."""

@@ -44,7 +44,10 @@ LLAVA: dict[str, Callable[[], LlavaConfig]] = {
     "llava-v1.5-7b": lambda: LlavaConfig(CLIP["clip-vit-l-14-336"], LLM["vicuna-7b-v1.5"]),
     "tga-mistral-7b": lambda: LlavaConfig(CLIP["clip-vit-l-14-336"], LLM["mistral-7b-v0.2"]),
     "tga-llama-2-7b": lambda: LlavaConfig(CLIP["clip-vit-l-14-336"], LLM["llama-2-7b"]),
-    "emoji": lambda: LlavaConfig(CLIP["clip-emoji"], LLM["llm-emoji"], projector_hidden=512, feature_layer=-1),
+    # With CLS: the patches of so small a tower know little of the whole picture.
+    "emoji": lambda: LlavaConfig(
+        CLIP["clip-emoji"], LLM["llm-emoji"], projector_hidden=512, feature_layer=-1, feature_select="full"
+    ),
 }
 
 
