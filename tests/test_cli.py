@@ -1,5 +1,6 @@
 """The command line: what it does for good arguments, and one line and status 2 for each kind of bad ones."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 from tga_jax import cli, train
 from tga_jax.demo import main as demo
 from tga_jax.demo.world import DemoConfig
+from tga_jax.workdir import claim
 
 ROOT = Path(__file__).parents[1]
 OWN_DATA = f"--config={ROOT / 'configs' / 'own_data.py'}"
@@ -166,8 +168,8 @@ def test_demo_takes_the_default_config_and_changed_fields(monkeypatch, demo_call
     assert call(monkeypatch, "demo", "--config.seed=3", "--config.rows.tga.guide.pair_weight=1", "--parts=p") == 0
     (default, folder, parts, _), (changed, other, other_parts, _) = demo_calls
     assert isinstance(default, DemoConfig)
-    assert (default.name, default.seed, parts) == ("emoji", 0, Path("runs/parts"))
-    assert (changed.seed, changed.rows["tga"].guide.pair_weight, other_parts) == (3, 1.0, Path("p"))
+    assert (default.name, default.seed, parts) == ("emoji", 0, Path("runs/parts").absolute())
+    assert (changed.seed, changed.rows["tga"].guide.pair_weight, other_parts) == (3, 1.0, Path("p").absolute())
     assert isinstance(changed.rows["tga"].guide.pair_weight, float)
     assert folder != other
     assert other.name.startswith("emoji-seed3-")
@@ -213,7 +215,8 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 def test_demo_leaves_another_runs_workdir_as_it_is(monkeypatch, capsys, elsewhere):
     # A first run that is stopped as soon as it has taken its folder.
-    monkeypatch.setattr(demo, "_world", lambda *_: sys.exit(0))
+    monkeypatch.setattr(demo, "_world", lambda *_: None)
+    monkeypatch.setattr(demo.trainings, "train_clip", lambda *_: sys.exit(0))
     assert call(monkeypatch, "demo", "--workdir=w") == 0
     (elsewhere / "w" / "results.json").write_text("{}")
     before = contents(elsewhere)
@@ -225,11 +228,26 @@ def test_demo_leaves_another_runs_workdir_as_it_is(monkeypatch, capsys, elsewher
 
 
 def test_train_leaves_another_runs_workdir_as_it_is(monkeypatch, capsys, elsewhere):
-    refused(monkeypatch, capsys, "train", OWN_DATA, "--workdir=w")  # no tokenizer here, but the folder is taken
+    calls = []
+    with monkeypatch.context() as patched:
+        patched.setattr(train, "run", lambda built, workdir: calls.append((built, workdir)))
+        assert call(monkeypatch, "train", OWN_DATA, "--workdir=w") == 0
+    claim(calls[0][1], dataclasses.asdict(calls[0][0]))
     before = contents(elsewhere)
     line = refused(monkeypatch, capsys, "train", OWN_DATA, "--workdir=w", "--config.loss.guide.pair_weight=0.5")
     assert "config.loss.guide.pair_weight is 0.25 there and 0.5 now" in line
     assert contents(elsewhere) == before
+
+
+def test_a_config_found_wrong_leaves_no_folder(monkeypatch, capsys, elsewhere):
+    assert "tokenizer.json" in refused(monkeypatch, capsys, "train", OWN_DATA, "--workdir=w")
+    for field, named in (
+        ("rows.tga.stages.stage2.trains=clip", "stage.trains: 'clip', expected projector or projector_and_llm"),
+        ("rows.tga.stages.stage2.task=sing", "stage.task: 'sing', expected caption or visual"),
+        ("rows.tga.stages.stage2.trains=projector", "row.stages: the last one trains projector"),
+    ):
+        assert named in refused(monkeypatch, capsys, "demo", "--workdir=w", f"--config.{field}")
+    assert list(elsewhere.iterdir()) == []
 
 
 def test_a_folder_of_something_else_is_left_alone(monkeypatch, capsys, elsewhere):

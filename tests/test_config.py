@@ -1,5 +1,7 @@
 """From nested values to dataclasses: every typo is named."""
 
+import dataclasses
+
 import pytest
 from ml_collections import ConfigDict
 
@@ -30,7 +32,8 @@ def test_nested_tuples_survive():
     ("values", "named"),
     [
         ({"lmm": 1.0}, r"run: unknown field lmm; LossConfig has lm, contrastive, guide"),
-        ({"guide": {"layer": (1,)}}, r"layer\b"),
+        ({"guide": {"layer": (1,)}}, r"run.guide: unknown field layer; GuideConfig has form, layers"),
+        ({"guide": {"layers": 3}}, r"run.guide.layers: 3, expected a tuple"),
         ({"lm": "much"}, r"run: .*lm"),
         ({"guide": {"form": "cube"}}, r"guide.form: 'cube'"),
         ({"guide": {"layers": (-1,)}}, r"guide.layers"),
@@ -39,6 +42,17 @@ def test_nested_tuples_survive():
 def test_a_bad_field_is_named(values, named):
     with pytest.raises(UserError, match=named):
         build(LossConfig, values, "run")
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+    losses: dict[str, LossConfig]
+
+
+def test_fields_of_named_entries_are_prepared_and_named_too():
+    assert build(Named, {"losses": {"a": {"lm": 2}}}) == Named({"a": LossConfig(lm=2.0)})
+    with pytest.raises(UserError, match=r"config.losses.a: unknown field lmm; LossConfig has"):
+        build(Named, {"losses": {"a": {"lmm": 2}}})
 
 
 def test_a_missing_field_is_named():

@@ -240,6 +240,7 @@ def test_a_damaged_checkpoint_is_named(whole, data, tmp_path):
 def test_a_bad_config_is_a_user_error(data, tmp_path, fields, named):
     with pytest.raises(UserError, match=named):
         run(train_support.config(data, **fields), tmp_path / "run")
+    assert not (tmp_path / "run").exists()  # so that the corrected config finds no other run there
 
 
 def test_bad_data_is_a_user_error(data, tmp_path):

@@ -1,7 +1,7 @@
 """From ml_collections' ConfigDict to frozen dataclasses: the border at which a typo becomes an error."""
 
 import dataclasses
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 import dacite
 from ml_collections import ConfigDict
@@ -13,27 +13,30 @@ T = TypeVar("T")
 
 def build(cls: type[T], values: ConfigDict | dict[str, Any], name: str = "config") -> T:
     """The dataclass `cls` from nested values. Raises UserError naming an unknown, missing or unfit field."""
-    plain = values.to_dict() if isinstance(values, ConfigDict) else values
+    plain = _prepared(cls, values.to_dict() if isinstance(values, ConfigDict) else values, name)
     try:
-        return dacite.from_dict(cls, _floats(cls, plain), dacite.Config(strict=True, cast=[tuple]))
-    except dacite.UnexpectedDataError as error:
-        known = ", ".join(f.name for f in dataclasses.fields(cls))  # pyright: ignore[reportArgumentType]
-        raise UserError(f"{name}: unknown field {', '.join(sorted(error.keys))}; {cls.__name__} has {known}") from error
+        return dacite.from_dict(cls, plain, dacite.Config(strict=True, cast=[tuple]))
     except (dacite.DaciteError, ValueError, TypeError) as error:
         raise UserError(f"{name}: {error}".replace("\n", " ")) from error
 
 
-def _floats(cls: Any, values: Any) -> Any:
-    """`values` with an int wherever `cls` has a float field, as `--config.learning_rate=1` gives."""
-    if not dataclasses.is_dataclass(cls) or not isinstance(values, dict):
-        return values
-    out = dict(values)
-    for field in dataclasses.fields(cls):
-        value = out.get(field.name)
-        if field.type is float and isinstance(value, int) and not isinstance(value, bool):
-            out[field.name] = float(value)
-        elif isinstance(value, dict):
-            options = getattr(field.type, "__args__", (field.type,))
-            inner = next((t for t in options if dataclasses.is_dataclass(t)), None)
-            out[field.name] = _floats(inner, value) if inner else value
-    return out
+def _prepared(kind: Any, value: Any, name: str) -> Any:
+    """`value` with an int wherever `kind` has a float, as `--config.learning_rate=1` gives.
+
+    Raises UserError for a field that `kind`, or a dataclass within it, lacks, and for one value in place of several.
+    """
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if get_origin(kind) is tuple and not isinstance(value, (tuple, list)):
+        raise UserError(f"{name}: {value!r}, expected a tuple")
+    if not isinstance(value, dict):
+        return value
+    if get_origin(kind) is dict:
+        return {key: _prepared(get_args(kind)[1], inner, f"{name}.{key}") for key, inner in value.items()}
+    dataclass: Any = next((t for t in (kind, *get_args(kind)) if dataclasses.is_dataclass(t)), None)
+    if dataclass is None:
+        return value
+    fields = {field.name: field.type for field in dataclasses.fields(dataclass)}
+    if unknown := sorted(value.keys() - fields.keys()):
+        raise UserError(f"{name}: unknown field {', '.join(unknown)}; {dataclass.__name__} has {', '.join(fields)}")
+    return {key: _prepared(fields[key], inner, f"{name}.{key}") for key, inner in value.items()}

@@ -87,7 +87,8 @@ def run(config: DemoConfig, workdir: Path, parts: Path, console: rich.console.Co
         clip_dir = trainings.train_clip(world)
         text_dir = trainings.train_text(world)
         attachments = trainings.attach(world, clip_dir)
-        folders = {n: trainings.train_row(world, n, row, text_dir, attachments) for n, row in config.rows.items()}
+        names = sorted(config.rows, key=lambda n: ([*ROW_LABELS, n].index(n), n))  # as tables and figures show them
+        folders = {n: trainings.train_row(world, n, config.rows[n], text_dir, attachments) for n in names}
         with console.status("asking every model about the held-out pictures"):
             text_rates, text_answers = measure.measure_text(world, text_dir, attachments)
             measured = {n: measure.measure_row(world, n, folder, attachments) for n, folder in folders.items()}

@@ -109,7 +109,7 @@ class World:
 
     def folder(self, name: str, config: Any) -> Path:
         """The folder of a part: its name and a hash of everything it depends on, wherever `parts` lies."""
-        text = json.dumps([tga_jax.__version__, config], sort_keys=True)
+        text = json.dumps([tga_jax.__version__, dataclasses.asdict(self.model), config], sort_keys=True)
         text = text.replace(json.dumps(f"{self.parts}/")[:-1], '"/')  # only where a string starts with it
         return self.parts / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from tga_jax.errors import UserError
 
-# Row name in results.json -> what tables and figures call it.
+# Row name in results.json -> what tables and figures call it, in their order.
 ROW_LABELS = {"base": "base", "tga_paper": "TGA (published)", "tga": "TGA (ours)"}
 
 _ROW_NOTES = {

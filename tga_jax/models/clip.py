@@ -147,7 +147,7 @@ def vision_features(config: VisionConfig, params: dict, images: Array, layer: in
     """
     count = layer if layer >= 0 else config.num_layers + 1 + layer
     if not 0 <= count <= config.num_layers:
-        raise ValueError(f"feature_layer: {layer}, expected within ±{config.num_layers} layers")
+        raise ValueError(f"feature_layer: {layer}, expected from {-1 - config.num_layers} to {config.num_layers}")
     tower = VisionTower(dataclasses.replace(config, num_layers=count))
     states, _ = layers.apply(tower, layers.keep_blocks(params, count), images)
     if select not in ("patch", "full"):
