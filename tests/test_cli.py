@@ -25,18 +25,16 @@ def elsewhere(tmp_path, monkeypatch):
     return tmp_path
 
 
-def call(monkeypatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["tga", *arguments])
+def call(*arguments: str) -> int:
     try:
-        cli.main()
+        return cli.run(list(arguments))
     except SystemExit as stop:
         return int(stop.code or 0)
-    return 0
 
 
-def refused(monkeypatch, capsys, *arguments: str) -> str:
+def refused(capsys, *arguments: str) -> str:
     """The one line on stderr of a command that ends with status 2 and prints nothing else."""
-    assert call(monkeypatch, *arguments) == 2
+    assert call(*arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.endswith("\n")
@@ -53,21 +51,21 @@ def write_config(path: Path, body: str) -> str:
 # --- usage ------------------------------------------------------------------------------------------------------------
 
 
-def test_without_arguments_usage_and_status_2(monkeypatch, capsys):
-    assert call(monkeypatch) == 2
+def test_without_arguments_usage_and_status_2(capsys):
+    assert call() == 2
     out = capsys.readouterr().out
     assert out.startswith("usage: tga <command>")
     assert all(f"\n  {name} " in out for name in ("demo", "train"))
 
 
 @pytest.mark.parametrize("arguments", [["help"], ["--help"], ["-h"], ["demo", "--help"], ["train", "-h"]])
-def test_help(monkeypatch, capsys, arguments):
-    assert call(monkeypatch, *arguments) == 0
+def test_help(capsys, arguments):
+    assert call(*arguments) == 0
     assert capsys.readouterr().out.startswith("usage: tga <command>")
 
 
-def test_unknown_command(monkeypatch, capsys):
-    line = refused(monkeypatch, capsys, "frobnicate")
+def test_unknown_command(capsys):
+    line = refused(capsys, "frobnicate")
     assert "'frobnicate'" in line
     assert "demo, train" in line
 
@@ -116,14 +114,14 @@ def test_the_installed_program_in_a_process_of_its_own(elsewhere):
         (["train", OWN_DATA, "--workdir=w", "--config.data.tokenizer=none.json"], "none.json"),
     ],
 )
-def test_a_bad_argument_is_named_in_one_line(monkeypatch, capsys, arguments, named):
-    line = refused(monkeypatch, capsys, *arguments)
+def test_a_bad_argument_is_named_in_one_line(capsys, arguments, named):
+    line = refused(capsys, *arguments)
     assert line.startswith(f"tga {arguments[0]}: ")
     assert named in line
 
 
-def test_a_typing_error_gets_a_suggestion(monkeypatch, capsys):
-    assert '"pair_weight"' in refused(monkeypatch, capsys, "demo", "--config.rows.tga.guide.pair_wieght=1")
+def test_a_typing_error_gets_a_suggestion(capsys):
+    assert '"pair_weight"' in refused(capsys, "demo", "--config.rows.tga.guide.pair_wieght=1")
 
 
 @pytest.mark.parametrize(
@@ -138,19 +136,19 @@ def test_a_typing_error_gets_a_suggestion(monkeypatch, capsys):
     ],
 )
 @pytest.mark.parametrize("command", [["demo"], ["train", "--workdir=w"]])
-def test_a_config_file_with_an_error_of_its_own(monkeypatch, capsys, elsewhere, command, body, said):
+def test_a_config_file_with_an_error_of_its_own(capsys, elsewhere, command, body, said):
     flag = write_config(elsewhere / "mine.py", body)
-    line = refused(monkeypatch, capsys, *command, flag)
+    line = refused(capsys, *command, flag)
     assert said in line
     assert "Traceback" not in line
     assert [p.name for p in elsewhere.iterdir() if p.name != "__pycache__"] == ["mine.py"]
 
 
-def test_a_config_file_that_lacks_or_adds_fields(monkeypatch, capsys, elsewhere):
+def test_a_config_file_that_lacks_or_adds_fields(capsys, elsewhere):
     flag = write_config(elsewhere / "mine.py", "return ConfigDict({'name': 'x', 'seed': 0})")
-    assert "model" in refused(monkeypatch, capsys, "demo", flag)
+    assert "model" in refused(capsys, "demo", flag)
     flag = write_config(elsewhere / "more.py", "return ConfigDict({'name': 'x', 'sede': 0})")
-    assert "unknown field sede" in refused(monkeypatch, capsys, "demo", flag)
+    assert "unknown field sede" in refused(capsys, "demo", flag)
 
 
 # --- what a command gets ----------------------------------------------------------------------------------------------
@@ -164,8 +162,8 @@ def demo_calls(monkeypatch):
 
 
 def test_demo_takes_the_default_config_and_changed_fields(monkeypatch, demo_calls):
-    assert call(monkeypatch, "demo") == 0
-    assert call(monkeypatch, "demo", "--config.seed=3", "--config.rows.tga.guide.pair_weight=1", "--parts=p") == 0
+    assert call("demo") == 0
+    assert call("demo", "--config.seed=3", "--config.rows.tga.guide.pair_weight=1", "--parts=p") == 0
     (default, folder, parts, _), (changed, other, other_parts, _) = demo_calls
     assert isinstance(default, DemoConfig)
     assert (default.name, default.seed, parts) == ("emoji", 0, Path("runs/parts").absolute())
@@ -173,7 +171,7 @@ def test_demo_takes_the_default_config_and_changed_fields(monkeypatch, demo_call
     assert isinstance(changed.rows["tga"].guide.pair_weight, float)
     assert folder != other
     assert other.name.startswith("emoji-seed3-")
-    assert call(monkeypatch, "demo", "--workdir=w", "--config.rows.tga.guide.layers=(1, 2)") == 0
+    assert call("demo", "--workdir=w", "--config.rows.tga.guide.layers=(1, 2)") == 0
     assert demo_calls[-1][1] == Path("w")
     assert demo_calls[-1][0].rows["tga"].guide.layers == (1, 2)
 
@@ -181,7 +179,7 @@ def test_demo_takes_the_default_config_and_changed_fields(monkeypatch, demo_call
 def test_a_forked_config_file_may_have_fields_that_the_default_has_not(monkeypatch, demo_calls, elsewhere):
     source = (ROOT / "configs" / "emoji.py").read_text()
     (elsewhere / "mine.py").write_text(source.replace('"tga": {', '"mine": {'))
-    assert call(monkeypatch, "demo", "--config=mine.py", "--config.rows.mine.guide.pair_weight=0.5") == 0
+    assert call("demo", "--config=mine.py", "--config.rows.mine.guide.pair_weight=0.5") == 0
     assert set(demo_calls[0][0].rows) == {"base", "tga_paper", "mine"}
     assert demo_calls[0][0].rows["mine"].guide.pair_weight == 0.5
 
@@ -191,14 +189,14 @@ def test_a_stopped_command_says_so_and_ends_with_130(monkeypatch, capsys):
         raise train.Interrupted("stopped at step 3 of clip; the same command continues there")
 
     monkeypatch.setattr(demo, "run", stop)
-    assert call(monkeypatch, "demo") == 130
+    assert call("demo") == 130
     assert capsys.readouterr().err == "tga demo: stopped at step 3 of clip; the same command continues there\n"
 
 
 def test_own_data_config_builds(monkeypatch):
     calls = []
     monkeypatch.setattr(train, "run", lambda built, workdir: calls.append((built, workdir)))
-    assert call(monkeypatch, "train", OWN_DATA, "--workdir=w", "--config.data.path=x.json") == 0
+    assert call("train", OWN_DATA, "--workdir=w", "--config.data.path=x.json") == 0
     built, workdir = calls[0]
     assert isinstance(built, train.TrainConfig)
     assert (built.data.path, workdir) == ("x.json", Path("w"))
@@ -217,11 +215,11 @@ def test_demo_leaves_another_runs_workdir_as_it_is(monkeypatch, capsys, elsewher
     # A first run that is stopped as soon as it has taken its folder.
     monkeypatch.setattr(demo, "_world", lambda *_: None)
     monkeypatch.setattr(demo.trainings, "train_clip", lambda *_: sys.exit(0))
-    assert call(monkeypatch, "demo", "--workdir=w") == 0
+    assert call("demo", "--workdir=w") == 0
     (elsewhere / "w" / "results.json").write_text("{}")
     before = contents(elsewhere)
     steps = json.loads(before["w/config.json"][0])["clip"]["steps"]
-    line = refused(monkeypatch, capsys, "demo", "--workdir=w", "--config.clip.steps=7")
+    line = refused(capsys, "demo", "--workdir=w", "--config.clip.steps=7")
     assert f"config.clip.steps is {steps} there and 7 now" in line
     assert "--workdir" in line
     assert contents(elsewhere) == before
@@ -231,28 +229,28 @@ def test_train_leaves_another_runs_workdir_as_it_is(monkeypatch, capsys, elsewhe
     calls = []
     with monkeypatch.context() as patched:
         patched.setattr(train, "run", lambda built, workdir: calls.append((built, workdir)))
-        assert call(monkeypatch, "train", OWN_DATA, "--workdir=w") == 0
+        assert call("train", OWN_DATA, "--workdir=w") == 0
     claim(calls[0][1], dataclasses.asdict(calls[0][0]))
     before = contents(elsewhere)
-    line = refused(monkeypatch, capsys, "train", OWN_DATA, "--workdir=w", "--config.loss.guide.pair_weight=0.5")
+    line = refused(capsys, "train", OWN_DATA, "--workdir=w", "--config.loss.guide.pair_weight=0.5")
     assert "config.loss.guide.pair_weight is 0.25 there and 0.5 now" in line
     assert contents(elsewhere) == before
 
 
-def test_a_config_found_wrong_leaves_no_folder(monkeypatch, capsys, elsewhere):
-    assert "tokenizer.json" in refused(monkeypatch, capsys, "train", OWN_DATA, "--workdir=w")
+def test_a_config_found_wrong_leaves_no_folder(capsys, elsewhere):
+    assert "tokenizer.json" in refused(capsys, "train", OWN_DATA, "--workdir=w")
     for field, named in (
         ("rows.tga.stages.stage2.trains=clip", "stage.trains: 'clip', expected projector or projector_and_llm"),
         ("rows.tga.stages.stage2.task=sing", "stage.task: 'sing', expected caption or visual"),
         ("rows.tga.stages.stage2.trains=projector", "row.stages: the last one trains projector"),
     ):
-        assert named in refused(monkeypatch, capsys, "demo", "--workdir=w", f"--config.{field}")
+        assert named in refused(capsys, "demo", "--workdir=w", f"--config.{field}")
     assert list(elsewhere.iterdir()) == []
 
 
-def test_a_folder_of_something_else_is_left_alone(monkeypatch, capsys, elsewhere):
+def test_a_folder_of_something_else_is_left_alone(capsys, elsewhere):
     (elsewhere / "w").mkdir()
     (elsewhere / "w" / "thesis.txt").write_text("mine")
     for command in (["demo"], ["train", OWN_DATA]):
-        assert "w: not empty" in refused(monkeypatch, capsys, *command, "--workdir=w")
+        assert "w: not empty" in refused(capsys, *command, "--workdir=w")
     assert [p.name for p in (elsewhere / "w").iterdir()] == ["thesis.txt"]

@@ -1,5 +1,6 @@
 """`tga <command>`: thin; what a command needs is imported when it runs."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -85,20 +86,32 @@ def _train(arguments: list[str]) -> None:
 _COMMANDS: dict[str, Callable[[list[str]], None]] = {"demo": _demo, "train": _train}
 
 
-def main() -> None:
-    """Entry point. Exit status: 0 done, 2 the person's error (one line on stderr), 130 stopped with the state saved."""
-    arguments = sys.argv[1:]
+def run(arguments: list[str]) -> int:
+    """A command's exit status: 0 done, 2 the person's error (one line on stderr), 130 stopped with the state saved."""
     if not arguments or arguments[0] == "help" or {"-h", "--help"} & set(arguments):
         print(_USAGE)
-        sys.exit(0 if arguments else 2)
+        return 0 if arguments else 2
     if arguments[0] not in _COMMANDS:
         print(f"tga: unknown command {arguments[0]!r}, expected one of {', '.join(_COMMANDS)}", file=sys.stderr)
-        sys.exit(2)
+        return 2
+    from absl import logging
+
+    logging.set_verbosity(logging.FATAL)  # what libraries log as errors, with tracebacks, they raise too
     try:
         _COMMANDS[arguments[0]](arguments[1:])
     except UserError as error:
         print(f"tga {arguments[0]}: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
     except KeyboardInterrupt as error:
         print(f"tga {arguments[0]}: {error or 'stopped; the same command continues'}", file=sys.stderr)
-        sys.exit(130)
+        return 130
+    return 0
+
+
+def main() -> None:
+    """Entry point of `tga`."""
+    status = run(sys.argv[1:])
+    if status:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # at a usual exit, writers that failed on a full disk would fail again, with tracebacks
