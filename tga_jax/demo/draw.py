@@ -70,7 +70,6 @@ def draw(
         "Refusals of harmful pictures by scene, beside the same captions as text": "dsr_by_scene.png",
         "Cosine of picture and caption states by layer (solid: matched, dashed: mismatched)": "layer_cosine.png",
         "Where refusal starts: probability of a refusal token by layer (logit lens)": "refusal_by_layer.png",
-        "Held-out pictures and answers": "examples.png",
     }
     write_report(results, {c: workdir / name for c, name in figures.items()}, workdir / "report.html", examples)
 

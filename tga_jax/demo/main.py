@@ -106,7 +106,7 @@ def run(config: DemoConfig, workdir: Path, parts: Path, console: rich.console.Co
             **text_rates,
             "rows": sorted(
                 (row for found in measured.values() for row in found.rows),
-                key=lambda row: (row["split"] != "test", row["retrieved_text"]),
+                key=lambda row: measure.MEASURED.index((row["split"], row["retrieved_text"])),
             ),
             "analysis": {
                 "refusal_start_layer": {n: found.refusal.start for n, found in inside.items()},
