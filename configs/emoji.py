@@ -29,7 +29,7 @@ def stage1(**fields) -> dict:
     return {
         "task": "caption",
         "trains": "projector",
-        "steps": 1200,
+        "steps": 2000,
         "batch_size": 32,
         "learning_rate": 1e-2,
         "lm": 1.0,
