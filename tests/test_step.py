@@ -16,6 +16,8 @@ from tga_jax.losses import GuideConfig
 from tga_jax.models import clip, llama, llava
 from tga_jax.step import LossConfig
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 MODEL = llava.LlavaConfig(
     clip=clip.ClipConfig(
         vision=clip.VisionConfig(8, 2, 2, 16, image_size=8, patch_size=4),
@@ -33,14 +35,6 @@ STAGE_1 = ((r"projector/.*", 1.0), (r".*", 0.0))
 STAGE_2 = ((r"clip/.*", 0.0), (r".*", 1.0))
 KEY = jax.random.key(5)
 ROWS = ("full", "no retrieved", "no caption", "text")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """The models are so small that compiling them is nearly all of the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @functools.cache

@@ -42,7 +42,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     workdir.write_json(path, {"x": 1})
     original = path.read_text()
 
-    def full(self, text):
+    def full(self, text, **_):
         self.touch()
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -36,7 +36,7 @@ def write_text(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            aside.write_text(text)
+            aside.write_text(text, encoding="utf-8")
             os.replace(aside, path)
         finally:
             aside.unlink(missing_ok=True)

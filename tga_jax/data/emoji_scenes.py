@@ -128,7 +128,7 @@ class EmojiScenes(tfds.core.GeneratorBasedBuilder):
     | split      | pairs    | style                           | asks about, beside new renderings           |
     |------------|----------|---------------------------------|---------------------------------------------|
     | train      | training | twemoji (mdi if configured)     |                                             |
-    | test       | training | twemoji                         | nothing                                     |
+    | test       | training | twemoji                         | nothing more                                |
     | test_pairs | held-out | twemoji                         | pairs that training never showed            |
     | test_icons | training | mdi, concepts that have an icon | one-colour icons: unseen, unless configured |
     | test_style | training | noto                            | a hand that training never showed           |

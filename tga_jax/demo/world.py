@@ -104,7 +104,7 @@ class World:
         return sources.emoji_split(str(self.data), name, tuple(self.scenes.items()))
 
     def caption_length(self) -> int:
-        """C of a begin token and the longest caption."""
+        """C: the begin token and the words of the longest caption."""
         return 1 + max(len(self.vocabulary.encode(caption(c.name, color))) for c in CONCEPTS for color in COLORS)
 
     def folder(self, name: str, config: Any) -> Path:

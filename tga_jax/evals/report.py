@@ -8,7 +8,6 @@ import dataclasses
 import html
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from tga_jax.errors import UserError
+from tga_jax.workdir import write_text
 
 # Row name in results.json -> what tables and figures call it, in their order.
 ROW_LABELS = {"base": "base", "tga_paper": "TGA (published)", "tga": "TGA (ours)"}
@@ -78,14 +78,7 @@ def write_report(
       UserError: names the key that `results` lacks, or that holds something else than a rate, or the figure that
         cannot be read.
     """
-    page = _page(results, figures, examples)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        aside.write_text(page, encoding="utf-8")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_text(path, _page(results, figures, examples))
 
 
 def headline(results: Mapping[str, Any]) -> str:
