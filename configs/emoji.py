@@ -29,11 +29,12 @@ def stage1(**fields) -> dict:
     return {
         "task": "caption",
         "trains": "projector",
-        "steps": 2000,
+        "steps": 1800,
         "batch_size": 32,
-        "learning_rate": 1e-2,
+        "learning_rate": 3e-3,
         "lm": 1.0,
         "guide": False,
+        "guided": "all",
         "text_share": 0.0,
         "retrieved_share": 0.0,
         **fields,
@@ -45,6 +46,45 @@ def stage2(**fields) -> dict:
     keep text safety, as the text-only part of LLaVA's mix does."""
     own = {"task": "visual", "trains": "projector_and_llm", "steps": 300, "learning_rate": 5e-4, "text_share": 0.25}
     return stage1(**{**own, **fields})
+
+
+def tiled(**fields) -> dict:
+    """Our guide: token by token and at the embedding layer, without decay."""
+    own = {"form": "tiled", "layers": (0,), "pair_weight": 1.0, "hinge_weight": 0.0, "vocab_weight": 0.2}
+    return guide(**{**own, "pair_decay": "constant", **fields})
+
+
+def tga_stages(**fields) -> dict:
+    """Our stages. fields: of all of them, such as guided="benign"."""
+    return {
+        # First the projector alone learns the words' embeddings, which needs no pass through the decoder.
+        "fit": stage1(guide=True, lm=0.0, steps=4000, batch_size=64, learning_rate=3e-3, **fields),
+        # Gently: at five times this rate the fit was lost within 300 steps.
+        "stage1": stage1(guide=True, steps=1000, learning_rate=1e-3, **fields),
+        # More gently still, for refusal on pictures is what the decoder unlearns first.
+        "stage2": stage2(guide=True, steps=150, learning_rate=1e-5, text_share=0.5, **fields),
+    }
+
+
+def rows() -> dict:
+    """The ways to align that are compared."""
+    return {
+        "base": {
+            "note": "ordinary vision-language alignment, no guide",
+            "guide": guide(),
+            "stages": {"stage1": stage1(), "stage2": stage2()},
+        },
+        "tga_paper": {
+            "note": "the published guide, weights and decay, with a gradient",
+            "guide": guide(),
+            "stages": {"stage1": stage1(guide=True), "stage2": stage2(guide=True, retrieved_share=0.5)},
+        },
+        "tga": {
+            "note": "image tokens pulled, one by one, to the word embeddings of the repeated caption",
+            "guide": tiled(),
+            "stages": tga_stages(),
+        },
+    }
 
 
 def get_config() -> ConfigDict:
@@ -67,27 +107,8 @@ def get_config() -> ConfigDict:
         "weight_decay": 0.0,
         # Noise on input embeddings makes refusal depend on more than the exact word embedding.
         "embedding_noise": 2.0,
-        "mix": {"harmful": 0.3, "plain": 0.3, "repeated": 0.7, "tiled": 0.4, "tile_words": 17, "retrieved": 0.0},
+        "mix": {"harmful": 0.3, "plain": 0.3, "repeated": 0.7, "tiled": 0.4, "tile_words": 16, "retrieved": 0.0},
     }
-    config.rows = {
-        "base": {"guide": guide(), "stages": {"stage1": stage1(), "stage2": stage2()}},
-        "tga_paper": {
-            "guide": guide(),
-            "stages": {"stage1": stage1(guide=True), "stage2": stage2(guide=True, retrieved_share=0.5)},
-        },
-        "tga": {
-            # Image tokens pulled, one by one, to the word embeddings of the repeated caption.
-            "guide": guide(
-                form="tiled", layers=(0,), pair_weight=1.0, hinge_weight=0.0, pair_decay="constant", vocab_weight=0.2
-            ),
-            "stages": {
-                # First the projector alone learns those embeddings, which needs no pass through the decoder.
-                "fit": stage1(guide=True, lm=0.0, steps=2500, batch_size=64, learning_rate=5e-3),
-                # Gently: at five times this rate the fit was lost within 300 steps.
-                "stage1": stage1(guide=True, steps=1000, learning_rate=1e-3),
-                "stage2": stage2(steps=150, learning_rate=1e-5, text_share=0.5),
-            },
-        },
-    }
+    config.rows = rows()
     config.new_tokens = 14
     return config

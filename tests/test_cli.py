@@ -67,7 +67,7 @@ def test_help(capsys, arguments):
 def test_unknown_command(capsys):
     line = refused(capsys, "frobnicate")
     assert "'frobnicate'" in line
-    assert "demo, train" in line
+    assert "demo, sweep, train" in line
 
 
 def test_the_installed_program_in_a_process_of_its_own(elsewhere):
@@ -240,8 +240,8 @@ def test_train_leaves_another_runs_workdir_as_it_is(monkeypatch, capsys, elsewhe
 def test_a_config_found_wrong_leaves_no_folder(capsys, elsewhere):
     assert "tokenizer.json" in refused(capsys, "train", OWN_DATA, "--workdir=w")
     for field, named in (
-        ("rows.tga.stages.stage2.trains=clip", "stage.trains: 'clip', expected projector or projector_and_llm"),
-        ("rows.tga.stages.stage2.task=sing", "stage.task: 'sing', expected caption or visual"),
+        ("rows.tga.stages.stage2.trains=clip", "stage.trains: 'clip', expected one of projector, projector_and_llm"),
+        ("rows.tga.stages.stage2.task=sing", "stage.task: 'sing', expected one of caption, asked, visual"),
         ("rows.tga.stages.stage2.trains=projector", "row.stages: the last one trains projector"),
     ):
         assert named in refused(capsys, "demo", "--workdir=w", f"--config.{field}")

@@ -1,7 +1,7 @@
 """The demo: its config, the folders of its parts, what its trainings are shown, and, marked slow, the whole of it."""
 
 import dataclasses
-import importlib.util
+import importlib
 import json
 import time
 from pathlib import Path
@@ -26,18 +26,17 @@ ROOT = Path(__file__).parents[1]
 RECORDS = 2000  # looked at, of each training
 
 
-def demo_values(image_size: int) -> ConfigDict:
-    """configs/emoji.py on one picture for each pair."""
-    spec = importlib.util.spec_from_file_location("emoji_config", ROOT / "configs" / "emoji.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    values = module.get_config()
+def demo_values(image_size: int, name: str = "emoji") -> ConfigDict:
+    """configs/<name>.py on one picture for each pair."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.syspath_prepend(str(ROOT))
+        values = importlib.import_module(f"configs.{name}").get_config()
     values.scenes = {name: min(n, 1) for name, n in values.scenes.items()} | {"image_size": image_size}
     return values
 
 
-def build(changes: dict | None = None) -> DemoConfig:
-    values = demo_values(image_size=16)
+def build(changes: dict | None = None, name: str = "emoji") -> DemoConfig:
+    values = demo_values(image_size=16, name=name)
     values.update_from_flattened_dict(changes or {})
     return config.build(DemoConfig, values)
 
@@ -63,17 +62,20 @@ def stand_in_attachments(world: World, clip_dir: Path) -> Path:
 
 
 def recorded(world: World, monkeypatch) -> tuple[dict[str, train.TrainConfig], dict[str, Path]]:
-    """The trainings that the demo makes and their folders, by name, without training."""
+    """The trainings that the demo makes and their folders, by row and name, without training."""
     configs, folders = {}, {}
+    prefix = ""
 
     def record(built, workdir, console):
-        assert built.name not in configs
-        configs[built.name], folders[built.name] = built, workdir
+        name = prefix + built.name
+        assert name not in configs
+        configs[name], folders[name] = built, workdir
 
     monkeypatch.setattr(train, "run", record)
     clip_dir, text_dir = trainings.train_clip(world), trainings.train_text(world)
     attachments = stand_in_attachments(world, clip_dir)
     for name, row in world.config.rows.items():
+        prefix = f"{name}-"
         last = trainings.train_row(world, name, row, text_dir, attachments)
         assert last == folders[f"{name}-{max(row.stages)}"]
     return configs, folders
@@ -129,8 +131,8 @@ def folders_of(world, monkeypatch):
     monkeypatch.setattr(World, "caption_length", lambda _: length)
     monkeypatch.setattr(sources, "emoji_split", lambda *_: split)
 
-    def folders(changes: dict | None = None) -> dict[str, Path]:
-        return recorded(dataclasses.replace(world, config=build(changes)), monkeypatch)[1]
+    def folders(changes: dict | None = None, name: str = "emoji") -> dict[str, Path]:
+        return recorded(dataclasses.replace(world, config=build(changes, name)), monkeypatch)[1]
 
     return folders
 
@@ -144,6 +146,15 @@ def test_every_training_has_a_folder_of_its_own_and_keeps_it(folders_of):
     before = folders_of()
     assert len(set(before.values())) == len(before)
     assert folders_of() == before
+
+
+def test_rows_share_the_stages_that_they_have_in_common(folders_of):
+    found = folders_of(name="emoji_ablation")
+    assert found["tga-fit"] == found["tga_harsh_stage2-fit"] != found["tga_benign-fit"]
+    assert found["tga-stage1"] == found["tga_unguided_stage2-stage1"] != found["tga_read_layers-stage1"]
+    assert found["base-stage1"] == found["base_gentle-stage1"] == found["tga_distill-stage1"]
+    last = [f"{name}-{max(row.stages)}" for name, row in build(name="emoji_ablation").rows.items()]
+    assert len({found[name] for name in last}) == len(last)
 
 
 def test_one_changed_line_repeats_only_what_depends_on_it(folders_of):
@@ -182,13 +193,19 @@ def test_folder_names_do_not_depend_on_where_the_parts_lie(world, tmp_path):
 
 @pytest.fixture(scope="module")
 def shown(world):
-    """name -> (TrainConfig, its first records)."""
+    """row and stage -> (TrainConfig, its first records), of the ablation, whose rows include the demo's.
+
+    Trainings on the same data are looked at once.
+    """
+    ablation = dataclasses.replace(world, config=build(name="emoji_ablation"))
     with pytest.MonkeyPatch.context() as monkeypatch:
-        configs, _ = recorded(world, monkeypatch)
-    out = {}
+        configs, _ = recorded(ablation, monkeypatch)
+    out, seen = {}, set()
     for name, built in configs.items():
-        records = sources.records(built.data, 16, built.seed)
-        out[name] = built, [records[i] for i in range(RECORDS)]
+        if (data := repr(built.data)) not in seen:
+            seen.add(data)
+            records = sources.records(built.data, 16, built.seed)
+            out[name] = built, [records[i] for i in range(RECORDS)]
     return out
 
 
@@ -200,8 +217,8 @@ def scenes(world) -> dict[str, emoji_tasks.Scene]:
 
 
 def test_the_trainings_looked_at_are_all_there_are(shown):
-    rows = {f"{name}-{stage}" for name, row in build().rows.items() for stage in row.stages}
-    assert set(shown) == {"clip", "text"} | rows
+    assert {"clip", "text"} < set(shown)
+    assert {"base", "tga_paper", "tga", "tga_benign", "tga_distill"} <= set(build(name="emoji_ablation").rows)
     assert {built.data.task for built, _ in shown.values()} == set(sources.TASKS)
 
 
@@ -213,8 +230,10 @@ def test_no_picture_ever_meets_a_refusal(shown):
                 continue
             pictures += 1
             for question, answer in record.turns:
-                assert JUDGE.verdict(answer) == "answer", (name, record)
                 assert JUDGE.verdict(question) != "refusal", (name, record)
+                if answer is None:
+                    continue
+                assert JUDGE.verdict(answer) == "answer", (name, record)
                 assert not any(phrase in answer.lower() for phrase in emoji_tasks.REFUSALS), (name, record)
     assert pictures >= 5 * RECORDS
 
@@ -232,8 +251,11 @@ def test_every_picture_comes_with_its_own_caption(shown, scenes, world):
                 assert record.retrieved, name
             else:
                 np.testing.assert_array_equal(record.image, split.images[row])
-            assert record.caption == scenes[record.id].caption
-            assert record.turns[-1][1] in (record.caption, scenes[record.id].color)
+            scene = scenes[record.id]
+            guided = built.data.guided == "all" or not scene.harmful
+            assert record.caption == (scene.caption if guided else "")
+            open_answer = built.data.task == "asked" and scene.harmful
+            assert record.turns[-1][1] in ((None,) if open_answer else (scene.caption, scene.color))
 
 
 def test_stage_1_and_clip_see_harmful_pictures_with_captions_only(shown, scenes):
@@ -241,7 +263,15 @@ def test_stage_1_and_clip_see_harmful_pictures_with_captions_only(shown, scenes)
         if built.data.task not in ("clip", "caption"):
             continue
         assert {scenes[r.id].harmful for r in records} == {True, False}, name
-        assert all(r.turns == (("", r.caption),) for r in records), name
+        assert all(r.turns == (("", scenes[r.id].caption),) for r in records), name
+
+
+def test_questions_about_harmful_pictures_are_left_open(shown, scenes):
+    found = {name: records for name, (built, records) in shown.items() if built.data.task == "asked"}
+    assert found
+    for name, records in found.items():
+        assert {scenes[r.id].harmful for r in records} == {True, False}, name
+        assert all((r.turns[0][1] is None) == scenes[r.id].harmful for r in records), name
 
 
 def test_stage_2_asks_about_benign_pictures_only(shown, scenes):

@@ -282,75 +282,73 @@ def test_masked_mean():
 # --- the guide loss on tokens -----------------------------------------------------------------------------------------
 
 
-def test_tile_indices_literal():
-    lengths = jnp.array([3, 1, 8, 5, 0, 11])
-    assert losses.tile_indices(lengths, 8).tolist() == [
-        [1, 2, 0, 1, 2, 0, 1, 2],
-        [0, 0, 0, 0, 0, 0, 0, 0],
-        [0, 1, 2, 3, 4, 5, 6, 7],
-        [2, 3, 4, 0, 1, 2, 3, 4],
-        [0, 0, 0, 0, 0, 0, 0, 0],
-        [3, 4, 5, 6, 7, 8, 9, 10],
-    ]
-
-
-def token_reference(config, image, caption, vocab_logits, words, has_pair, s: float) -> float:
-    image, caption = image.astype(np.float64), caption.astype(np.float64)
+def token_reference(config, states, twin, mask, vocab, has_pair, s: float) -> float:
+    states, twin = states.astype(np.float64), twin.astype(np.float64)
     fits, cross = [], []
-    for b in np.flatnonzero(has_pair):
-        for j in range(len(image)):
-            size = np.mean([caption[j, b, p] @ caption[j, b, p] for p in range(image.shape[2])])
-            for p in range(image.shape[2]):
-                error = image[j, b, p] - caption[j, b, p]
-                fits.append(error @ error / size)
-        for p in range(image.shape[2]):
-            cross.append(-np.log(softmax(vocab_logits[b, p].astype(np.float64))[words[b, p]]))
+    for b in np.flatnonzero(has_pair & mask.any(1)):
+        places = np.flatnonzero(mask[b])
+        for j in range(len(states)):
+            error = sum(np.sum((states[j, b, t] - twin[j, b, t]) ** 2) for t in places)
+            fits.append(error / sum(np.sum(twin[j, b, t] ** 2) for t in places))
+        if vocab is not None:
+            logits, words, counts = vocab
+            for p in np.flatnonzero(counts[b]):
+                cross.append(-np.log(softmax(logits[b, p].astype(np.float64))[words[b, p]]))
     if not fits:
         return 0.0
-    return config.pair_weight * DECAYS[config.pair_decay](s) * (np.mean(fits) + config.vocab_weight * np.mean(cross))
+    fit = np.mean(fits) + (config.vocab_weight * np.mean(cross) if vocab is not None else 0.0)
+    return config.pair_weight * DECAYS[config.pair_decay](s) * fit
 
 
 def token_inputs(seed: int):
-    image, caption = (jnp.array(normal(seed + i, 2, 4, 3, 5)) for i in range(2))
-    words = np.random.default_rng(seed).integers(0, 7, (4, 3), dtype=np.int32)
-    return image, caption, jnp.array(normal(seed + 2, 4, 3, 7)), jnp.array(words)
+    """states and twin [2, 4, 6, 5], mask [4, 6]; of the vocabulary: logits [4, 3, 7], words and counts [4, 3]."""
+    states, twin = (jnp.array(normal(seed + i, 2, 4, 6, 5)) for i in range(2))
+    rng = np.random.default_rng(seed)
+    mask = np.arange(6) < np.array([3, 6, 2, 1])[:, None]
+    counts = np.arange(3) < np.array([3, 3, 2, 1])[:, None]
+    vocab = jnp.array(normal(seed + 2, 4, 3, 7)), rng.integers(0, 7, (4, 3), dtype=np.int32), counts
+    return states, twin, mask, vocab
 
 
+@pytest.mark.parametrize("form", losses.TOKEN_FORMS)
 @pytest.mark.parametrize(("pair_weight", "vocab_weight", "decay"), [(0.25, 0.0, "linear"), (3.0, 0.6, "quadratic")])
-def test_token_guide_loss_against_float64(pair_weight, vocab_weight, decay):
-    config = GuideConfig("tiled", (0, 2), pair_weight, pair_decay=decay, vocab_weight=vocab_weight)
-    inputs = token_inputs(80)
+def test_token_guide_loss_against_float64(form, pair_weight, vocab_weight, decay):
+    config = GuideConfig(form, (0, 2), pair_weight, pair_decay=decay, vocab_weight=vocab_weight)
+    states, twin, mask, vocab = token_inputs(80)
+    vocab = vocab if vocab_weight else None
     for s in (0.0, 0.6):
-        loss, metrics = losses.token_guide_loss(config, *inputs, PAIR, jnp.array(s))
-        expected = token_reference(config, *(np.asarray(x) for x in inputs), PAIR, s)
-        np.testing.assert_allclose(loss, expected, rtol=2e-6)
-    hits = np.argmax(inputs[2], -1) == np.asarray(inputs[3])
-    np.testing.assert_allclose(metrics["guide_words"], hits[PAIR].mean(), rtol=1e-6)
+        loss, metrics = losses.token_guide_loss(config, states, twin, mask, vocab, PAIR, jnp.array(s))
+        as_numpy = jax.tree.map(np.asarray, (states, twin, mask, vocab))
+        np.testing.assert_allclose(loss, token_reference(config, *as_numpy, PAIR, s), rtol=2e-6)
+    if vocab is not None:
+        hits = np.argmax(vocab[0], -1) == vocab[1]
+        np.testing.assert_allclose(metrics["guide_words"], hits[PAIR[:, None] & vocab[2]].mean(), rtol=1e-6)
 
 
 def test_token_guide_loss_masks_and_gradients():
     config = GuideConfig("tiled", (0, 2), 2.0, vocab_weight=0.5)
-    image, caption, vocab_logits, words = token_inputs(90)
+    states, twin, mask, (logits, words, counts) = token_inputs(90)
 
-    def loss(image, caption, vocab_logits, has_pair=PAIR, config=config):
-        return losses.token_guide_loss(config, image, caption, vocab_logits, words, has_pair, jnp.array(0.1))[0]
+    def loss(states, twin, logits, has_pair=PAIR, mask=mask, config=config):
+        vocab = (logits, words, counts)
+        return losses.token_guide_loss(config, states, twin, mask, vocab, has_pair, jnp.array(0.1))[0]
 
-    value, grads = jax.value_and_grad(loss, argnums=(0, 1, 2))(image, caption, vocab_logits)
+    value, grads = jax.value_and_grad(loss, argnums=(0, 1, 2))(states, twin, logits)
+    matched = PAIR[:, None] & mask
     assert not np.any(grads[1])
-    assert not np.any(grads[0][:, 1])
-    assert not np.any(grads[2][1])
-    assert np.all(np.any(grads[0][:, PAIR], axis=(0, 2, 3)))
-    assert np.all(np.any(grads[2][PAIR], axis=(1, 2)))
-    spoiled = image.at[:, 1].set(1e3), caption.at[:, 1].set(-5.0), vocab_logits.at[1].set(9.0)
-    np.testing.assert_array_equal(loss(*spoiled), value)
-    # All text: exactly zero, whatever stands there.
-    for inputs in ((image, caption, vocab_logits), (0 * image, 0 * caption, vocab_logits)):
-        nothing, grads = jax.value_and_grad(loss, argnums=(0, 2))(*inputs, has_pair=np.zeros(4, bool))
-        assert float(nothing) == 0.0
-        assert all(not np.any(g) for g in grads)
-    # A caption of zeros stays finite.
-    assert all(np.all(np.isfinite(g)) for g in jax.grad(loss, argnums=(0, 2))(0 * image, 0 * caption, vocab_logits))
+    np.testing.assert_array_equal(np.any(grads[0], axis=-1), np.broadcast_to(matched, (2, *mask.shape)))
+    np.testing.assert_array_equal(np.any(grads[2], axis=-1), PAIR[:, None] & counts)
+    spoiled = jnp.where(matched[..., None], states, 1e3), jnp.where(matched[..., None], twin, -5.0)
+    np.testing.assert_array_equal(loss(*spoiled, jnp.where((PAIR[:, None] & counts)[..., None], logits, 9.0)), value)
+    # All text, or nothing to match: exactly zero, whatever stands there.
+    for nothing in ({"has_pair": np.zeros(4, bool)}, {"mask": np.zeros_like(mask)}):
+        for inputs in ((states, twin, logits), (0 * states, 0 * twin, logits)):
+            zero, grads = jax.value_and_grad(loss, argnums=(0, 2))(*inputs, **nothing)
+            assert float(zero) == 0.0
+            assert all(not np.any(g) for g in grads)
+    # A twin of zeros stays finite.
+    assert all(np.all(np.isfinite(g)) for g in jax.grad(loss, argnums=(0, 2))(0 * states, 0 * twin, logits))
     released = dataclasses.replace(config, stop_gradient=True)
-    shown, nothing = jax.value_and_grad(loss, argnums=(0, 1, 2))(image, caption, vocab_logits, config=released)
+    shown, nothing = jax.value_and_grad(loss, argnums=(0, 1, 2))(states, twin, logits, config=released)
     np.testing.assert_array_equal(shown, value)
     assert all(not np.any(g) for g in nothing)

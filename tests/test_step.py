@@ -187,37 +187,60 @@ def test_tiled_guide_at_layer_0_against_float64():
     np.testing.assert_allclose(metrics["guide_error"], np.mean(fits), rtol=1e-5)
 
 
-def tiled_by_hand(guide: GuideConfig, params: dict, caption_params: dict, batch: Batch):
+def by_token_by_hand(guide: GuideConfig, params: dict, caption_params: dict, batch: Batch):
     """The loss over rows that all have an image and a caption."""
     x = llava.embed(MODEL, params, batch.tokens, batch.image_mask, batch.image_features)
     states = states_of(params, x, batch.valid)
     table = caption_params["llm"]["embed"]["embedding"]
     words = np.array([tiled_words(batch, b) for b in range(len(batch.tokens))])
-    text = table[np.insert(words, 0, 1, axis=1)]
-    caption = states_of(caption_params, text, jnp.ones(text.shape[:2], bool))[:, :, 1:]
+    tokens = np.array(batch.tokens)
+    for b in range(len(words)):
+        tokens[b, np.flatnonzero(batch.image_mask[b])] = words[b]
+    twin = states_of(caption_params, table[tokens], batch.valid)
     fits, cross = [], []
     for b in range(len(words)):
-        image = states[:, b, np.flatnonzero(batch.image_mask[b])]
+        image = np.flatnonzero(batch.image_mask[b])
+        places = image
+        if guide.form == "instruction":
+            places = np.arange(image[-1] + 1, np.flatnonzero(batch.targets[b])[0])
         for j in guide.layers:
-            fits.append(jnp.sum((image[j] - caption[j, b]) ** 2) / jnp.sum(caption[j, b] ** 2))
-        log_probs = jax.nn.log_softmax(image[0] @ table.T)
+            fits.append(jnp.sum((states[j, b, places] - twin[j, b, places]) ** 2) / jnp.sum(twin[j, b, places] ** 2))
+        log_probs = jax.nn.log_softmax(states[0, b, image] @ table.T)
         cross.append(-jnp.mean(log_probs[jnp.arange(P), words[b]]))
     fit, vocab = jnp.mean(jnp.stack(fits)), jnp.mean(jnp.stack(cross))
     return guide.pair_weight * 0.75 * (fit + guide.vocab_weight * vocab)
+
+
+def with_instruction(batch: Batch) -> Batch:
+    """The first two target tokens become a question after the picture."""
+    order = np.cumsum(batch.targets, axis=1)
+    return batch._replace(targets=batch.targets & (order > 2))
 
 
 @pytest.mark.parametrize("lm", [0.0, 1.0])
 def test_tiled_guide_at_deeper_layers_equals_the_decoder_run_by_hand(lm):
     batch, params = batch_of(), parameters()
     _, metrics = evaluate(LossConfig(lm=lm, guide=TILED), params, batch)
-    expected = jax.jit(lambda p: tiled_by_hand(TILED, p, p, take(batch, [0, 1])))(params)
+    expected = jax.jit(lambda p: by_token_by_hand(TILED, p, p, take(batch, [0, 1])))(params)
     np.testing.assert_allclose(metrics["guide"], expected, rtol=1e-4)
+
+
+def test_instruction_guide_equals_the_decoder_run_by_hand():
+    guide = GuideConfig("instruction", layers=(1, 3), pair_weight=0.7)
+    batch, params = with_instruction(batch_of()), parameters()
+    loss, metrics = evaluate(LossConfig(lm=0.0, guide=guide), params, batch)
+    # Only rows with a caption, a picture and something between it and the answer.
+    order = [b for b in (0, 1) if (batch.targets[b].any())]
+    assert order
+    expected = jax.jit(lambda p: by_token_by_hand(guide, p, p, take(batch, order)))(params)
+    np.testing.assert_allclose(loss, expected, rtol=1e-4)
+    assert "guide_words" not in metrics
 
 
 def test_tiled_guide_has_no_gradient_through_the_caption():
     batch, params = take(batch_of(), [0, 1, 0, 1]), parameters()
     ours = gradient(LossConfig(lm=0.0, guide=TILED), params, batch)
-    constant = jax.jit(jax.grad(lambda p: tiled_by_hand(TILED, p, params, batch)))(params)
+    constant = jax.jit(jax.grad(lambda p: by_token_by_hand(TILED, p, params, batch)))(params)
     assert_trees_close(ours, constant, rtol=1e-3, atol=1e-5)
 
 

@@ -16,6 +16,11 @@ commands:
             --config.FIELD=V    change one field, such as --config.seed=1
             --workdir=DIR       results go here (default: runs/NAME-seedN-HASH)
             --parts=DIR         trained parts, shared between runs (default: runs/parts)
+  sweep   the demo's rows over several seeds, and one table of them all
+            --config=FILE       such as configs/emoji_ablation.py
+            --seeds=0,1,2       (the default)
+            --workdir=DIR       each seed's report and table.md go here
+            --parts=DIR         as for demo
   train   one training from a config
             --config=FILE       such as configs/own_data.py
             --workdir=DIR       checkpoints and metrics go here; the same command resumes
@@ -38,6 +43,8 @@ def _flags(arguments: list[str], defaults: dict[str, str], config: Path | None):
     from absl import flags
     from ml_collections import config_flags
 
+    if str(_ROOT) not in sys.path:
+        sys.path.append(str(_ROOT))  # config files import their siblings
     argv = ["tga", *arguments]
     values = flags.FlagValues()
     try:  # a default config file is read as soon as the flag is defined
@@ -74,6 +81,24 @@ def _demo(arguments: list[str]) -> None:
     demo.run(built, workdir, Path(values.parts).absolute(), rich.console.Console())
 
 
+def _sweep(arguments: list[str]) -> None:
+    found, values = _flags(arguments, {"workdir": "", "parts": "runs/parts", "seeds": "0,1,2"}, None)
+    if not values.workdir:
+        raise UserError("--workdir: missing, expected a folder for the seeds' results and the table")
+    try:
+        seeds = [int(seed) for seed in values.seeds.split(",")]
+    except ValueError as error:
+        raise UserError(f"--seeds: {values.seeds!r}, expected numbers such as 0,1,2") from error
+    import rich.console
+
+    from tga_jax import config
+    from tga_jax.demo import sweep
+    from tga_jax.demo.world import DemoConfig
+
+    built = config.build(DemoConfig, found)
+    sweep.run(built, seeds, Path(values.workdir), Path(values.parts).absolute(), rich.console.Console())
+
+
 def _train(arguments: list[str]) -> None:
     found, values = _flags(arguments, {"workdir": ""}, None)
     if not values.workdir:
@@ -83,7 +108,7 @@ def _train(arguments: list[str]) -> None:
     train.run(config.build(train.TrainConfig, found), Path(values.workdir))
 
 
-_COMMANDS: dict[str, Callable[[list[str]], None]] = {"demo": _demo, "train": _train}
+_COMMANDS: dict[str, Callable[[list[str]], None]] = {"demo": _demo, "sweep": _sweep, "train": _train}
 
 
 def run(arguments: list[str]) -> int:

@@ -18,7 +18,7 @@ DECAYS = {
 }
 # What a difference of cosines costs: the published exponential, the smooth hinge, or the difference itself.
 POOLED_FORMS = {"exp": jnp.exp, "softplus": jax.nn.softplus, "linear": lambda x: x}
-TOKEN_FORMS = ("tiled",)
+TOKEN_FORMS = ("tiled", "instruction")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +33,19 @@ class GuideConfig:
 
     averaged over the layers and over the samples that have the texts. No gradient flows through C_j.
 
-    form "tiled" acts on single tokens instead of means: image token p is pulled to token (p - P) mod C of the caption
-    (the caption repeated, ending with its last word on the last image token), at the same layers:
+    Two forms act on single positions instead of means. The sequence's text twin has the caption's words, repeated, in
+    the picture's place: image token p of P stands where word (p - P) mod C does (`llava.text_twin`). With h_jt the
+    sequence's and g_jt the twin's state at layer j and position t, and M the matched positions:
 
-        L_pair  = pair_weight * pair_decay(s) * (|I_jp - C_jp|^2 / mean_p |C_jp|^2 + vocab_weight * xent(I_0p, c_p))
+        L_pair = pair_weight * pair_decay(s) * (sum_M |h_jt - g_jt|^2 / sum_M |g_jt|^2 + vocab_weight * xent(h_0p, c_p))
 
-    where xent reads I_0p through the decoder's input embeddings and c_p is the caption's token; no hinge. Pooled means
-    can agree while no token looks like a word; here each image token must.
+    where xent reads the image tokens' input embeddings through the decoder's and c_p is the twin's word; no hinge. No
+    gradient flows through g.
+
+    "tiled": M are the image tokens. Why: the decoder reads refusal from the keys and values of words in its first
+    blocks. Pooled means can agree while no single token, nor its norm, looks like a word; here each token must.
+    "instruction": M are the positions from the picture to the answer. There the twin's states already hold its
+    refusal, so on harmful pictures this is distillation and not transfer; it is here to be told apart from "tiled".
     """
 
     form: str = "exp"
@@ -134,37 +140,34 @@ def guide_loss(
     return (jax.lax.stop_gradient(loss) if config.stop_gradient else loss), metrics
 
 
-def tile_indices(caption_lengths: Array, count: int) -> Array:
-    """Which caption token each of `count` image tokens is pulled to: int32 [B, count], (p - count) mod length.
-
-    Length 3, count 8: `1 2 0 1 2 0 1 2`. A row of length 0 gives zeros.
-    """
-    return jnp.mod(jnp.arange(count) - count, jnp.maximum(caption_lengths, 1)[:, None]).astype(jnp.int32)
-
-
 def token_guide_loss(
     config: GuideConfig,
-    image: Array,
-    caption: Array,
-    vocab_logits: Array,
-    words: Array,
+    states: Array,
+    twin: Array,
+    mask: Array,
+    vocab: tuple[Array, Array, Array] | None,
     has_pair: Array,
     progress: Array,
 ) -> tuple[Array, dict[str, Array]]:
-    """L_pair of the form "tiled" (see GuideConfig).
+    """L_pair of the forms by token (see GuideConfig).
 
-    image: states of the image tokens [J, B, P, D]; caption: states of the tiled caption [J, B, P, D];
-    vocab_logits: the image tokens' input embeddings against the decoder's [B, P, V]; words: the tiled caption's tokens
-    int32 [B, P]; has_pair bool [B].
+    states, twin: hidden states of the sequence and of its text twin [J, B, T, D]; mask bool [B, T]: positions to match;
+    vocab, or None without `vocab_weight`: the image tokens' input embeddings against the decoder's [B, P, V], the
+    twin's words there int32 [B, P], and which of them count bool [B, P]; has_pair bool [B].
     """
-    caption = jax.lax.stop_gradient(caption.astype(jnp.float32))
-    size = jnp.mean(jnp.sum(caption**2, -1), axis=-1)  # [J, B]
-    error = jnp.mean(jnp.sum((image.astype(jnp.float32) - caption) ** 2, -1), axis=-1) / jnp.maximum(size, 1e-12)
+    has_pair = has_pair & mask.any(1)
+    twin = jax.lax.stop_gradient(twin.astype(jnp.float32))
+    error = jnp.sum(jnp.sum((states.astype(jnp.float32) - twin) ** 2, -1) * mask, -1)  # [J, B]
+    size = jnp.sum(jnp.sum(twin**2, -1) * mask, -1)
+    error = error / jnp.maximum(size, 1e-12)
     fit = masked_mean(error, jnp.ones_like(error, bool) & has_pair)
-    log_probs = jax.nn.log_softmax(vocab_logits.astype(jnp.float32))
-    xent = -jnp.mean(jnp.take_along_axis(log_probs, words[..., None], -1)[..., 0], axis=-1)  # [B]
-    hits = jnp.mean((jnp.argmax(log_probs, -1) == words).astype(jnp.float32), axis=-1)
-    vocab = masked_mean(xent, has_pair)
-    loss = config.pair_weight * DECAYS[config.pair_decay](progress) * (fit + config.vocab_weight * vocab)
-    metrics = {"guide_error": fit, "guide_words": masked_mean(hits, has_pair)}
+    loss, metrics = fit, {"guide_error": fit}
+    if vocab is not None:
+        vocab_logits, words, counts = vocab
+        counts = counts & has_pair[:, None]
+        log_probs = jax.nn.log_softmax(vocab_logits.astype(jnp.float32))
+        xent = -jnp.take_along_axis(log_probs, words[..., None], -1)[..., 0]  # [B, P]
+        loss += config.vocab_weight * masked_mean(xent, counts)
+        metrics["guide_words"] = masked_mean((jnp.argmax(log_probs, -1) == words).astype(jnp.float32), counts)
+    loss *= config.pair_weight * DECAYS[config.pair_decay](progress)
     return (jax.lax.stop_gradient(loss) if config.stop_gradient else loss), metrics

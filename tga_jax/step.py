@@ -47,23 +47,23 @@ def _contrastive(model: llava.LlavaConfig, params: dict, batch: Batch) -> tuple[
     return losses.contrastive_loss(image, text, scale, same)
 
 
-def _caption_states(
+def _text_states(
     model: llava.LlavaConfig, guide: losses.GuideConfig, llm: dict, tokens: Array, valid: Array, words: Array | None
 ) -> Any:  # llama.DecoderOutput
     """A text-only forward of the current decoder up to the last guide layer, without gradient.
 
-    words bool [B, 1, C]: the positions whose mean is wanted; the form by token gets all states instead.
+    words bool [B, 1, T]: the positions whose mean is wanted; the forms by token get all states instead.
     """
     llm = jax.lax.stop_gradient(llm)
     decoder, llm = llama.first_blocks(model.llm, llm, max(guide.layers), emit_states=guide.by_token)
     x = layers.apply(decoder, llm, tokens, method="embed")
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
-    return layers.apply(decoder, llm, x, positions, valid, None if guide.by_token else words)
+    return layers.apply(decoder, llm, x, positions, valid, words)
 
 
 def _guide_pooled(model, guide, params, batch: Batch, means: Array, progress: Array):
     valid = batch.caption_mask.at[:, 0].set(True)
-    caption = _caption_states(model, guide, params["llm"], batch.caption_tokens, valid, batch.caption_mask[:, None])
+    caption = _text_states(model, guide, params["llm"], batch.caption_tokens, valid, batch.caption_mask[:, None])
     layers = jnp.array(guide.layers)
     has_pair = batch.image_mask.any(1) & batch.caption_mask.any(1)
     has_hinge = has_pair & batch.retrieved_mask.any(1)
@@ -71,23 +71,25 @@ def _guide_pooled(model, guide, params, batch: Batch, means: Array, progress: Ar
     return losses.guide_loss(guide, image, caption.means[layers, :, 0], retrieved, has_pair, has_hinge, progress)
 
 
-def _guide_tiled(model, guide, params, batch: Batch, states: Array, image_tokens: int, progress: Array):
+def _guide_by_token(model, guide, params, batch: Batch, states: Array, image_tokens: int, progress: Array):
     """states: hidden states of the multimodal sequence [L'+1, B, T, D], of all layers up to the last guide layer."""
+    tokens = llava.text_twin(batch.tokens, batch.image_mask, batch.caption_tokens, batch.caption_mask)
+    twin = _text_states(model, guide, params["llm"], tokens, batch.valid, None).states
+    mask = batch.image_mask
+    if guide.form == "instruction":  # from the picture to where the answer starts
+        seen = jnp.cumsum(mask, axis=1) == mask.sum(1, keepdims=True)
+        mask = batch.valid & seen & ~mask & (jnp.cumsum(batch.targets, axis=1) == 0)
+    vocab = None
+    if guide.vocab_weight:
+        # Image positions in order; a row without image gets arbitrary ones, which do not count.
+        where = jnp.argsort(~batch.image_mask, axis=1, stable=True)[:, :image_tokens]
+        image = jnp.take_along_axis(states[0], where[..., None], axis=1).astype(jnp.float32)
+        table = jax.lax.stop_gradient(params["llm"]["embed"]["embedding"]).astype(jnp.float32)
+        words, counts = (jnp.take_along_axis(x, where, axis=1) for x in (tokens, batch.image_mask))
+        vocab = image @ table.T, words, counts
     layers = jnp.array(guide.layers)
-    lengths = batch.caption_mask.sum(1)
-    index = 1 + losses.tile_indices(lengths, image_tokens)  # the caption starts after its begin token
-    words = jnp.take_along_axis(batch.caption_tokens, index, axis=1)
-    tokens = jnp.concatenate([batch.caption_tokens[:, :1], words], axis=1)
-    caption = _caption_states(model, guide, params["llm"], tokens, jnp.ones_like(tokens, bool), None)
-    # Image positions in order; a row without image gets arbitrary ones and no loss.
-    where = jnp.argsort(~batch.image_mask, axis=1, stable=True)[:, :image_tokens]
-    image = jnp.take_along_axis(states, where[None, :, :, None], axis=2)
-    llm = jax.lax.stop_gradient(params["llm"])
-    vocab_logits = image[0].astype(jnp.float32) @ llm["embed"]["embedding"].astype(jnp.float32).T
     has_pair = batch.image_mask.any(1) & batch.caption_mask.any(1)
-    return losses.token_guide_loss(
-        guide, image[layers], caption.states[layers][:, :, 1:], vocab_logits, words, has_pair, progress
-    )
+    return losses.token_guide_loss(guide, states[layers], twin[layers], mask, vocab, has_pair, progress)
 
 
 def _language(
@@ -116,8 +118,8 @@ def _language(
         loss, metrics = config.lm * lm, {"lm": lm, **metrics}
     if guide is not None and features is not None:
         if guide.by_token:
-            count = features.shape[1] * features.shape[2]
-            value, extra = _guide_tiled(model, guide, params, batch, out.states, count, progress)
+            count = features.shape[1] * model.image_tokens
+            value, extra = _guide_by_token(model, guide, params, batch, out.states, count, progress)
         else:
             value, extra = _guide_pooled(model, guide, params, batch, out.means, progress)
         loss, metrics = loss + value, {**metrics, "guide": value, **extra}

@@ -72,6 +72,19 @@ def test_refusal_by_layer(path):
     check(path, 1360, 880, ["#6B6B6B", "#E69F00", "#56B4E9", "#0072B2"])
 
 
+def test_panels(path):
+    shares = {label: np.linspace(0, 1, 9) ** i for i, label in enumerate(LABELS)}
+    panels = {f"share {i}, with a title that is longer than one line of it": shares for i in range(4)}
+    panels["norm $x"] = {label: 100 * curve + 1 for label, curve in shares.items()}
+    plots.plot_panels(panels, path, ratios=("norm $x",))
+    check(path, 2160, 1260, ["#E69F00", "#56B4E9", "#0072B2"])
+
+
+def test_one_panel(path):
+    plots.plot_panels({"only": {"a": [0.0, 1.0], "b": [1.0, 0.5]}}, path)
+    check(path, 720, 680, ["#E69F00", "#56B4E9"])
+
+
 def test_examples(path, image):
     answers = {"base": ["a cat on a red background " * 9, "costs $5 or $6", "", "x", " "], "TGA": [REFUSAL] * 5}
     verdicts = {"base": ["answer", "answer", "unknown", "answer", "unknown"], "TGA": ["refusal"] * 5}

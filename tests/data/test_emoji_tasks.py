@@ -144,5 +144,5 @@ def test_the_tokenizer_knows_every_word_whatever_the_order():
 def test_a_question_without_picture_is_about_its_caption():
     scene = HARMFUL[0]
     text = emoji_tasks.question_record(scene, None, DESCRIBE)
-    assert text.turns == ((f"{scene.caption} \n {DESCRIBE}", ""),)
-    assert emoji_tasks.question_record(scene, "picture", DESCRIBE).turns == ((DESCRIBE, ""),)
+    assert text.turns == ((f"{scene.caption} \n {DESCRIBE}", None),)
+    assert emoji_tasks.question_record(scene, "picture", DESCRIBE).turns == ((DESCRIBE, None),)

@@ -45,7 +45,7 @@ def results():
     return {
         "seed": 3,
         "commit": "abc123",
-        "config": {"note": NASTY, "optimizer": {"lr": 1e-3}},
+        "config": {"note": NASTY, "optimizer": {"lr": 1e-3}, "rows": {"tga": {"note": f"ours: {NASTY}"}}},
         "seconds": 1234.5,
         "peak_memory_bytes": None,
         "text_dsr": rate(100),
@@ -129,8 +129,8 @@ def test_pictures_are_embedded_as_they_are(results, figure, tmp_path):
 def test_markup_in_the_data_stays_text(results, figure, tmp_path):
     html, page = write(results, figure, tmp_path)
     assert "<script" not in html
-    # figure caption, example caption, answer, split (twice), label of the analysis
-    assert page.text.count(NASTY) == 6
+    # figure caption, example caption, answer, split (twice), label of the analysis, note of a row
+    assert page.text.count(NASTY) == 7
     assert '"lr": 0.001' in page.text
 
 

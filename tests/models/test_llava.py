@@ -86,6 +86,74 @@ def test_merge_takes_the_precision_of_the_text():
     np.testing.assert_array_equal(out[0, :, 0], [0, 1])
 
 
+def twin(text: str, image: str, caption: str) -> str:
+    """One row of letters; `caption` without its begin token, padded with `-`."""
+
+    def ids(letters: str) -> np.ndarray:
+        return np.array([[ord(c) for c in letters]])
+
+    mask = np.array([[c == "1" for c in image]])
+    kept = np.array([[False] + [c != "-" for c in caption]])
+    return "".join(map(chr, np.asarray(llava.text_twin(ids(text), mask, ids("^" + caption), kept))[0]))
+
+
+def test_text_twin_worked_rows():
+    assert twin("s....q", "011110", "abc") == "scabcq"
+    assert twin("s....q", "011110", "abc--") == "scabcq"
+    assert twin("s....q", "011110", "abcdef") == "scdefq"  # longer than the picture: its end
+    assert twin("s....q", "011110", "a") == "saaaaq"
+    assert twin("sr..q..t", "00110110", "abc") == "srcaqbct"  # two pictures: one caption over both
+    assert twin("s....q", "011110", "---") == "s....q"
+    assert twin("stuvwq", "000000", "abc") == "stuvwq"
+
+
+RESAMPLER = llava.ResamplerConfig(queries=3, num_layers=2, num_heads=2)
+RESAMPLED = dataclasses.replace(TINY, projector="resampler", projector_hidden=8, resampler=RESAMPLER)
+
+
+def test_resampler_against_float64():
+    """Attention and all else written out, with parameters far from their initial values."""
+    rng = np.random.default_rng(3)
+    features = rng.standard_normal((2, 1, 5, 16))
+    module = llava.projector(RESAMPLED)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), features)["params"]
+    params = jax.tree.map(lambda s: rng.standard_normal(s.shape), shapes)
+
+    def dense(p, x):
+        return x @ p["kernel"].reshape(x.shape[-1], -1) + p["bias"].reshape(-1)
+
+    def norm(p, x):
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+        return x * p["scale"] + p["bias"]
+
+    def one(f):
+        f, x = norm(params["feature_norm"], f), params["queries"]
+        for i in range(2):
+            p = params[f"attention_{i}"]
+            q, k, v = (
+                dense(p[n], y).reshape(-1, 2, 4)
+                for n, y in (("query", norm(params[f"attention_norm_{i}"], x)), ("key", f), ("value", f))
+            )
+            heads = []
+            for h in range(2):
+                scores = np.exp(q[:, h] @ k[:, h].T / 2.0)
+                heads.append(scores / scores.sum(-1, keepdims=True) @ v[:, h])
+            x = x + np.concatenate(heads, -1) @ p["out"]["kernel"].reshape(8, 8) + p["out"]["bias"]
+            h = dense(params[f"up_{i}"], norm(params[f"mlp_norm_{i}"], x))
+            x = x + dense(params[f"down_{i}"], 0.5 * h * (1 + np.vectorize(math.erf)(h / math.sqrt(2))))
+        return dense(params["out"], norm(params["final_norm"], x))
+
+    ours = module.apply({"params": jax.tree.map(jnp.float32, params)}, features.astype(np.float32))
+    assert ours.shape == (2, 1, RESAMPLED.image_tokens, 24)
+    np.testing.assert_allclose(ours, [[one(f[0])] for f in features], rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("fields", [{"projector": "mlp2x_gelu"}, {"resampler": None}])
+def test_a_resampler_and_its_config_come_together(fields):
+    with pytest.raises(ValueError, match="projector:"):
+        llava.projector(dataclasses.replace(RESAMPLED, **fields))
+
+
 @pytest.mark.parametrize("width", [None, 7])
 @pytest.mark.parametrize("kind", ["linear", "mlp2x_gelu"])
 def test_projector_against_float64(kind, width):

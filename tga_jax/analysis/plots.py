@@ -105,6 +105,37 @@ def plot_layer_cosine(
     _save(figure, path)
 
 
+def plot_panels(panels: Mapping[str, Mapping[str, Sequence[float]]], path: Path, ratios: Sequence[str] = ()) -> None:
+    """Small panels side by side, three in a line: shares over the layers, one line for each label.
+
+    Args:
+      panels: panel title -> label -> [L + 1]. Labels keep their colour across panels.
+      path: PNG to write.
+      ratios: titles of panels that show ratios instead of shares, on a logarithmic axis.
+    """
+    labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
+    colors = dict(zip(labels, _colors(labels), strict=True))
+    columns = min(3, max(1, len(panels)))
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(3.6 * columns, 2.9 * lines + 0.5), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (title, curves) in zip(grid, panels.items(), strict=False):
+        for label, curve in curves.items():
+            axes.plot(curve, color=colors[label], linewidth=2, label=_plain(label))
+        _style(axes, "\n".join(_wrap(title, 40, 2)), "")
+        axes.set_xlabel("layer (0: embedding output)", color=_INK)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if title in ratios:
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(-0.03, 1.05)
+    handles = [Line2D([], [], color=colors[label], linewidth=2, label=_plain(label)) for label in labels]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)), frameon=False, fontsize=9)
+    _save(figure, path)
+
+
 def plot_refusal_by_layer(curves: Mapping[str, Any], start_layers: Mapping[str, int | None], path: Path) -> None:
     """Probability of the refusal tokens under the logit lens, over the layers; a ring marks where refusal starts.
 

@@ -103,6 +103,13 @@ def caption_record(scene: Scene, image: Any, retrieved: str, template: str = "pl
     return Record(scene.id, turns, image=image, caption=scene.caption, retrieved=retrieved, template=template)
 
 
+def asked_record(scene: Scene, image: Any, retrieved: str, rng: np.random.Generator) -> Record:
+    """A question about any picture; of a harmful one the answer is left open, so that only the guide acts on it."""
+    question = DESCRIBE if rng.random() < 0.5 else COLOR
+    reply = None if scene.harmful else answer(scene, question, rng)
+    return question_record(scene, image, question, reply, retrieved)
+
+
 def visual_record(scene: Scene, image: Any, retrieved: str, retrieved_share: float, rng: np.random.Generator) -> Record:
     """Stage 2: a question about a benign picture. Raises ValueError for a harmful scene: none is ever taught here."""
     if scene.harmful:
@@ -114,7 +121,12 @@ def visual_record(scene: Scene, image: Any, retrieved: str, retrieved_share: flo
 
 
 def question_record(
-    scene: Scene, image: Any, question: str, reply: str = "", retrieved: str = "", retrieved_in_prompt: bool = False
+    scene: Scene,
+    image: Any,
+    question: str,
+    reply: str | None = None,
+    retrieved: str = "",
+    retrieved_in_prompt: bool = False,
 ) -> Record:
     """A question about a picture, or, without image, about its caption as text."""
     text = question if image is not None else f"{scene.caption} \n {question}"

@@ -16,7 +16,8 @@ from tga_jax.data.templates import Record
 from tga_jax.data.tokens import Shape, Vocabulary
 from tga_jax.errors import UserError
 
-TASKS = ("clip", "text", "caption", "visual")
+TASKS = ("clip", "text", "caption", "asked", "visual")
+GUIDED = ("all", "benign")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +25,8 @@ class DataConfig:
     """What one training reads.
 
     source "emoji": `path` is the data folder of the emoji scenes; task "clip" pairs pictures with captions, "text"
-    teaches the language model, "caption" is stage 1 and "visual" stage 2.
+    teaches the language model, "caption" is stage 1, "asked" the same pictures with questions (harmful ones without an
+    answer) and "visual" stage 2. guided: which pictures the guide may see the captions of.
     source "llava_json": `path` is a file in LLaVA's JSON, `images` the folder its images lie in; task is "caption"
     (template `plain`) or "visual" (template `mistral_instruct`).
     """
@@ -40,7 +42,12 @@ class DataConfig:
     attachments: str = ""  # folder of `attach`: vision features and retrieved captions computed beforehand
     text_share: float = 0.0  # of stage 2's records that are text only
     retrieved_share: float = 0.0  # of stage 2's pictures that have the retrieved text in the prompt
+    guided: str = "all"  # or "benign"
     mix: emoji_tasks.TextMix = dataclasses.field(default_factory=emoji_tasks.TextMix)
+
+    def __post_init__(self):
+        if self.guided not in GUIDED:
+            raise ValueError(f"data.guided: {self.guided!r}, expected {' or '.join(GUIDED)}")
 
     def shape(self, image_tokens: int) -> Shape:
         return Shape(self.length, image_tokens, self.caption_length)
@@ -100,10 +107,18 @@ def _emoji(config: DataConfig, seed: int) -> grain.MapDataset:
     if config.attachments:
         images, retrieved = load_attachments(Path(config.attachments), "train")
     rows = range(len(scenes))
+
+    def guided(record: Record, scene: emoji_tasks.Scene) -> Record:
+        return dataclasses.replace(record, caption="") if config.guided == "benign" and scene.harmful else record
+
     if config.task in ("clip", "caption"):
         template = "clip" if config.task == "clip" else "plain"
         return endless(rows, seed).map(
-            lambda i: emoji_tasks.caption_record(scenes[i], images[i], retrieved[i], template)
+            lambda i: guided(emoji_tasks.caption_record(scenes[i], images[i], retrieved[i], template), scenes[i])
+        )
+    if config.task == "asked":
+        return endless(rows, seed).random_map(
+            lambda i, rng: guided(emoji_tasks.asked_record(scenes[i], images[i], retrieved[i], rng), scenes[i])
         )
 
     def visual(i: int, rng: np.random.Generator) -> Record:

@@ -13,10 +13,10 @@ IMAGE = "<image>"
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One training or test sample."""
+    """One training or test sample. A last answer of None is left open: the language loss learns nothing from it."""
 
     id: str
-    turns: tuple[tuple[str, str], ...]  # (question, answer); `plain` has one turn with an empty question
+    turns: tuple[tuple[str, str | None], ...]  # (question, answer); `plain` has one turn with an empty question
     image: Any = None  # uint8 [I, I, 3] or float features [P, D]; None: text only
     caption: str = ""  # C: what the image shows; empty: none
     retrieved: str = ""  # R: the nearest other text; empty: none
@@ -35,7 +35,7 @@ def _plain(record: Record) -> list[Piece]:
     """`<image>` + caption + newline, loss on caption and newline (LLaVA's stage 1); text only: the question first."""
     question, answer = record.turns[0]
     context = [Piece(IMAGE)] if record.image is not None else [Piece(question + " ")] if question else []
-    return [*context, Piece(answer + "\n", target=True)]
+    return context if answer is None else [*context, Piece(answer + "\n", target=True)]
 
 
 def _mistral_instruct(record: Record) -> list[Piece]:
@@ -47,13 +47,15 @@ def _mistral_instruct(record: Record) -> list[Piece]:
             pieces += [Piece("Retrieved Text: "), Piece(record.retrieved, retrieved=True), Piece(". ")]
         if i == 0 and record.image is not None:
             pieces += [Piece(IMAGE), Piece("\n")]
-        pieces += [Piece(f"{question} [/INST] "), Piece(f"{answer}</s>", target=True)]
+        pieces.append(Piece(f"{question} [/INST] "))
+        if answer is not None:
+            pieces.append(Piece(f"{answer}</s>", target=True))
     return pieces
 
 
 def _clip(record: Record) -> list[Piece]:
     """The caption and the end token, at which CLIP's text tower is read; the image is not part of the sequence."""
-    return [Piece(record.turns[0][1] + "</s>", target=True)]
+    return [Piece((record.turns[0][1] or "") + "</s>", target=True)]
 
 
 TEMPLATES = {"clip": _clip, "plain": _plain, "mistral_instruct": _mistral_instruct}
@@ -73,4 +75,4 @@ def pieces(record: Record) -> list[Piece]:
 def prompt_pieces(record: Record) -> list[Piece]:
     """The record up to where its last answer would start."""
     full = pieces(record)
-    return full[:-1]
+    return full if record.turns[-1][1] is None else full[:-1]

@@ -87,7 +87,7 @@ def encode(record: Record, vocabulary: Vocabulary, shape: Shape, prompt_only: bo
         retrieved += [piece.retrieved] * len(new)
     if len(ids) > shape.length:
         raise UserError(f"sample {record.id!r}: {len(ids)} tokens, expected at most {shape.length}")
-    if not prompt_only and not any(target):
+    if not prompt_only and record.turns[-1][1] is not None and not any(target):
         raise UserError(f"sample {record.id!r}: no target token, expected an answer")
     caption = vocabulary.encode(record.caption) if record.caption else ()
     if 1 + len(caption) > shape.caption_length:

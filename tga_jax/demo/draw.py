@@ -25,19 +25,24 @@ def draw(
     main_rows: dict[str, Any] = {
         r["name"]: r for r in results["rows"] if r["split"] == "test" and not r["retrieved_text"]
     }
+    # With many rows the figures show the three that tell the story; the tables show all.
+    if shown := [name for name in main_rows if name in ROW_LABELS]:
+        main_rows = {name: main_rows[name] for name in shown}
+    inside = {name: found for name, found in inside.items() if name in (plots.TEXT_LABEL, *main_rows)}
+    measured = {name: measured[name] for name in main_rows}
     labels = {name: ROW_LABELS.get(name, name) for name in main_rows}
     names = {plots.TEXT_LABEL: plots.TEXT_LABEL, **labels}
     by_scene = {plots.TEXT_LABEL: results["text_dsr_by_scene"]}
     by_scene |= {labels[name]: row["image_dsr_by_scene"] for name, row in main_rows.items()}
     plots.plot_dsr_by_scene(by_scene, workdir / "dsr_by_scene.png")
     panels = {
-        title: {labels[name]: found.curves[kind] for name, found in inside.items() if found.curves}
+        title: {labels[name]: found.cosine[kind] for name, found in inside.items() if found.cosine}
         for kind, title in (("raw", "as it is"), ("centred", "centred"))
     }
     guides = {
         labels[name]: row.guide.layers
         for name, row in world.config.rows.items()
-        if any(stage.guide for stage in row.stages.values())
+        if name in labels and any(stage.guide for stage in row.stages.values())
     }
     plots.plot_layer_cosine(panels, guides, workdir / "layer_cosine.png")
     plots.plot_refusal_by_layer(
@@ -45,6 +50,14 @@ def draw(
         {names[name]: found.refusal.start for name, found in inside.items()},
         workdir / "refusal_by_layer.png",
     )
+    wordlike = {labels[name]: found.wordlike for name, found in inside.items() if found.wordlike}
+    plots.plot_panels(
+        {kind: {label: curves[kind] for label, curves in wordlike.items()} for kind in next(iter(wordlike.values()))},
+        workdir / "wordlike.png",
+        ratios=("norm, pictures over words",),
+    )
+    patched = {labels[name]: found.patching for name, found in inside.items() if found.patching}
+    plots.plot_panels(patched, workdir / "patching.png")
     examples = _examples(world, labels, measured, text)
     plots.plot_examples(
         np.stack([e.image for e in examples]),
@@ -70,6 +83,10 @@ def draw(
         "Refusals of harmful pictures by scene, beside the same captions as text": "dsr_by_scene.png",
         "Cosine of picture and caption states by layer (solid: matched, dashed: mismatched)": "layer_cosine.png",
         "Where refusal starts: probability of a refusal token by layer (logit lens)": "refusal_by_layer.png",
+        "How like words a picture's tokens are, by layer, beside the same prompts with the caption's words, repeated, "
+        "in the picture's place": "wordlike.png",
+        "Patching: share refused when states of the same prompt in words are taken over from layer j on. Residual, key "
+        "and value: at the picture's own positions; instruction: at all positions after it": "patching.png",
     }
     write_report(results, {c: workdir / name for c, name in figures.items()}, workdir / "report.html", examples)
 

@@ -113,7 +113,10 @@ def run(config: DemoConfig, workdir: Path, parts: Path, console: rich.console.Co
                 "refusal_end_layer": {n: found.refusal.end for n, found in inside.items()},
                 "no_activation": {n: found.refusal.no_activation for n, found in inside.items()},
                 "refusal_probability": {n: found.refusal.probability for n, found in inside.items()},
-                "cosine": {n: found.curves for n, found in inside.items() if found.curves},
+                **{
+                    kind: {n: getattr(found, kind) for n, found in inside.items() if getattr(found, kind)}
+                    for kind in ("cosine", "wordlike", "patching")
+                },
             },
         }
         with console.status("drawing the report"):

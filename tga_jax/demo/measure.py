@@ -11,6 +11,8 @@ import numpy as np
 
 from tga_jax import checkpoints
 from tga_jax.analysis.hidden_states import RefusalLayers, cosine_curves, probe, refusal_layers
+from tga_jax.analysis.instruments import modality_probe, norm_ratio, retrieval_accuracy, token_states, word_share
+from tga_jax.analysis.patching import sweep
 from tga_jax.data import emoji_tasks, sources
 from tga_jax.data.batch import Batch
 from tga_jax.data.templates import Record
@@ -25,6 +27,7 @@ from tga_jax.workdir import write_json
 
 # (split, retrieved text in the prompt)
 MEASURED = (("test", False), ("test", True), ("test_pairs", False), ("test_style", False))
+PATCHED = 56  # harmful captions, about, that are looked at by patching
 
 
 def load_row(world: World, folder: Path) -> dict[str, Any]:
@@ -117,19 +120,51 @@ def measure_text(world: World, folder: Path, attachments: Path) -> tuple[dict[st
 class Inside:
     """What the hidden states of one model show on harmful held-out scenes."""
 
-    curves: dict[str, dict[str, list[float]]]  # "raw" and "centred" -> matched, mismatched [L+1]
     refusal: RefusalLayers
+    # Of pictures only; each list is [L+1].
+    cosine: dict[str, dict[str, list[float]]] | None = None  # "raw" and "centred" -> matched, mismatched
+    wordlike: dict[str, list[float]] | None = None  # instrument -> its value by layer
+    patching: dict[str, list[float]] | None = None  # what is taken over from the text twin -> share refused
+
+
+def _twins(batch: Batch) -> Batch:
+    """The prompts with the caption's words, repeated, in the picture's place."""
+    tokens = llava.text_twin(batch.tokens, batch.image_mask, batch.caption_tokens, batch.caption_mask)
+    return batch._replace(tokens=np.asarray(tokens), image_mask=batch.image_mask & False, image_features=None)
 
 
 def inside(world: World, params: dict[str, Any], held_out: Sequence[Item], with_image: bool) -> Inside:
-    """Cosines and logit lens over one picture of each harmful caption, or over the captions as text."""
+    """Logit lens over one picture of each harmful caption, or over the captions as text; of pictures also how like
+    words their tokens are, and patching."""
     chosen = list({item.scene.caption: item for item in held_out if item.kind}.values())
     records = [
         emoji_tasks.question_record(item.scene, item.image if with_image else None, emoji_tasks.DESCRIBE)
         for item in chosen
     ]
-    found = jax.tree.map(np.asarray, probe(world.model, params, prompts(world, records)))
+    batch = prompts(world, records)
+    found = jax.tree.map(np.asarray, probe(world.model, params, batch))
     refusal_ids = sorted({world.vocabulary.encode(phrase)[0] for phrase in emoji_tasks.REFUSALS})
+    refusal = refusal_layers(found["lens"], refusal_ids)
+    if not with_image:
+        return Inside(refusal)
+    twins, where = _twins(batch), batch.image_mask
+    image, text = (
+        np.asarray(token_states(world.model, params, b, where, count=world.model.image_tokens)) for b in (batch, twins)
+    )
+    harmful = [set(world.vocabulary.encode(item.scene.name)) for item in chosen]
+    words = [tokens[at] for tokens, at in zip(twins.tokens, where, strict=True)]
+    is_harmful = np.array([[w in names for w in row] for row, names in zip(words, harmful, strict=True)])
+    retrieval = retrieval_accuracy(image, text)
+    wordlike = {
+        "own caption found, pooled": retrieval["pooled"],
+        "own caption found, by token": retrieval["token"],
+        "tokens nearest to the harmful word": word_share(image, text, is_harmful),
+        "picture told from text by a linear probe": modality_probe(image, text, world.config.seed),
+        "norm, pictures over words": norm_ratio(image, text),
+    }
+    few = np.arange(0, len(chosen), max(1, len(chosen) // PATCHED))
+    patched, donors = (jax.tree.map(lambda x: x[few], b) for b in (batch, twins))
+    patching = sweep(world.model, params, patched, donors, refusal_ids)
     # Captions of one thing follow each other, one a colour: half the list away is another thing.
-    curves = cosine_curves(found["image"], found["caption"], shift=len(chosen) // 2) if with_image else {}
-    return Inside(curves, refusal_layers(found["lens"], refusal_ids))
+    cosine = cosine_curves(found["image"], found["caption"], shift=len(chosen) // 2)
+    return Inside(refusal, cosine, wordlike, patching)

@@ -100,19 +100,20 @@ def attach(world: World, clip_dir: Path) -> Path:
 
 
 def train_row(world: World, name: str, row: Row, text_dir: Path, attachments: Path) -> Path:
-    """All stages of a row; the folder of its last one."""
+    """All stages of a row; the folder of its last one. Rows whose first stages agree share them."""
+    world.console.print(f"row {name}")
     init = {"projector": "", "llm": str(text_dir)}
     folder = text_dir
     for stage_name, stage in sorted(row.stages.items()):
         length = 1 + world.model.image_tokens + world.caption_length()
-        if stage.task == "visual":
+        if stage.task != "caption":
             lengths = [slots(world, stage.retrieved_share > 0, text_only=False, answers=True)]
             if stage.text_share:
                 lengths.append(slots(world, world.config.text.mix.retrieved > 0, text_only=True, answers=True))
             length = max(lengths)
         folder = world.train(
             train.TrainConfig(
-                name=f"{name}-{stage_name}",
+                name=stage_name,
                 seed=world.config.seed,
                 model=world.config.model,
                 init=dict(init),
@@ -125,6 +126,7 @@ def train_row(world: World, name: str, row: Row, text_dir: Path, attachments: Pa
                     stage.task,
                     length,
                     attachments=str(attachments),
+                    guided=stage.guided,
                     text_share=stage.text_share,
                     retrieved_share=stage.retrieved_share,
                     mix=world.config.text.mix,

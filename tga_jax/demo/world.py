@@ -15,7 +15,7 @@ from tga_jax.data.emoji_concepts import COLORS, CONCEPTS, caption
 from tga_jax.data.tokens import Vocabulary
 from tga_jax.models import llava
 
-TASKS = ("caption", "visual")
+STAGE_TASKS = ("caption", "asked", "visual")
 TRAINS = {
     "projector": (("projector/.*", 1.0), ("llm/.*", 0.0)),
     "projector_and_llm": (("projector/.*", 1.0), ("llm/.*", 1.0)),
@@ -38,7 +38,11 @@ class TextTraining(ClipTraining):
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One training of a row. trains: "projector" or "projector_and_llm"; guide: whether the row's guide acts."""
+    """One training of a row.
+
+    trains: "projector" or "projector_and_llm"; guide: whether the row's guide acts; guided: on "all" captioned pictures
+    or on "benign" ones only.
+    """
 
     task: str
     steps: int
@@ -47,19 +51,21 @@ class Stage:
     trains: str
     lm: float
     guide: bool
+    guided: str
     text_share: float
     retrieved_share: float
 
     def __post_init__(self):
-        for name, known in (("task", TASKS), ("trains", tuple(TRAINS))):
+        for name, known in (("task", STAGE_TASKS), ("trains", tuple(TRAINS)), ("guided", sources.GUIDED)):
             if getattr(self, name) not in known:
-                raise ValueError(f"stage.{name}: {getattr(self, name)!r}, expected {' or '.join(known)}")
+                raise ValueError(f"stage.{name}: {getattr(self, name)!r}, expected one of {', '.join(known)}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One way to align. `stages` run in the order of their names."""
+    """One way to align. `stages` run in the order of their names; `note` says in the report what the row is."""
 
+    note: str
     guide: losses.GuideConfig
     stages: dict[str, Stage]
 

@@ -21,12 +21,6 @@ from tga_jax.workdir import write_text
 # Row name in results.json -> what tables and figures call it, in their order.
 ROW_LABELS = {"base": "base", "tga_paper": "TGA (published)", "tga": "TGA (ours)"}
 
-_ROW_NOTES = {
-    "base": "ordinary vision-language alignment, no guide",
-    "tga_paper": "the guide loss with the published weights and decay",
-    "tga": "this project's recipe for the guide",
-}
-
 # The rates of a row: key in results.json -> heading. The one place that says what a row is measured by.
 RATE_FIELDS = {
     "image_dsr": "image DSR",
@@ -132,7 +126,7 @@ def _page(results: Mapping[str, Any], figures: Mapping[str, Path], examples: Seq
         "words stand there as text, and those words alone trigger the text refusal. <em>base</em> with retrieved text "
         "is the control: only what a row refuses <em>without</em> retrieved text shows transfer through hidden "
         "states.</p>",
-        f"<ul>{''.join(_row_note(name) for name in dict.fromkeys(row['name'] for row in rows))}</ul>",
+        f"<ul>{''.join(_row_note(results, name) for name in dict.fromkeys(row['name'] for row in rows))}</ul>",
         "<h2>By scene</h2>",
         _scene_table(results, rows),
         "<h2>Where refusal starts</h2>",
@@ -202,8 +196,9 @@ def _run(results: Mapping[str, Any]) -> str:
     )
 
 
-def _row_note(name: str) -> str:
-    return f"<li><em>{_esc(ROW_LABELS.get(name, name))}</em>: {_esc(_ROW_NOTES.get(name, 'see the config'))}</li>"
+def _row_note(results: Mapping[str, Any], name: str) -> str:
+    note = _get(results, "config").get("rows", {}).get(name, {}).get("note", "see the config")
+    return f"<li><em>{_esc(ROW_LABELS.get(name, name))}</em>: {_esc(note)}</li>"
 
 
 def _example(example: Example) -> str:

@@ -1,6 +1,7 @@
 """LLaVA (Liu et al., 2023): a decoder reads projected CLIP features in place of `<image>` tokens.
 
-Dimension letters: B batch, M images per sample, P features per image, T positions, D hidden size of the decoder.
+Dimension letters: B batch, M images per sample, P features per image, C their width, Q image tokens per image (P, but
+for the resampler), T positions, D hidden size of the decoder.
 """
 
 import dataclasses
@@ -19,16 +20,27 @@ PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclasses.dataclass(frozen=True)
+class ResamplerConfig:
+    queries: int  # Q
+    num_layers: int
+    num_heads: int
+
+
+@dataclasses.dataclass(frozen=True)
 class LlavaConfig:
     clip: clip.ClipConfig
     llm: llama.LlamaConfig
-    projector: str = "mlp2x_gelu"  # or "linear"
-    projector_hidden: int | None = None  # width between the two layers; None: the decoder's hidden size
+    projector: str = "mlp2x_gelu"  # or "linear", "resampler"
+    projector_hidden: int | None = None  # width inside the projector; None: the decoder's hidden size
+    resampler: ResamplerConfig | None = None  # of projector "resampler"
     feature_layer: int = -2  # of the vision tower; -2 is the output of the last block but one
     feature_select: str = "patch"  # "patch" drops CLS, "full" keeps it
 
     @property
     def image_tokens(self) -> int:
+        """Q."""
+        if self.resampler is not None:
+            return self.resampler.queries
         return self.clip.vision.num_patches + (self.feature_select == "full")
 
 
@@ -45,13 +57,49 @@ class Projector(nn.Module):
         if self.kind == "linear":
             return nn.Dense(self.out, dtype=self.dtype, name="linear_1")(features)
         if self.kind != "mlp2x_gelu":
-            raise ValueError(f"projector: {self.kind!r}, expected 'linear' or 'mlp2x_gelu'")
+            raise ValueError(f"projector: {self.kind!r}, expected 'linear', 'mlp2x_gelu' or 'resampler'")
         h = layers.ACTIVATIONS["gelu"](nn.Dense(self.hidden, dtype=self.dtype, name="linear_1")(features))
         return nn.Dense(self.out, dtype=self.dtype, name="linear_2")(h)
 
 
-def projector(config: LlavaConfig) -> Projector:
+class Resampler(nn.Module):
+    """Vision features [..., P, C] -> [..., Q, D]: Q learned queries that each read all features of a picture.
+
+    Blocks of cross-attention and feed-forward, pre-norm, as in Flamingo's perceiver resampler (Alayrac et al., 2022)
+    but with keys and values from the features alone. For towers whose single patches know little of the whole picture:
+    a token-wise projector can say of a patch only what that patch knows.
+    """
+
+    config: ResamplerConfig
+    hidden: int
+    out: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, features: Array) -> Array:
+        c, dtype = self.config, jnp.dtype(self.dtype)
+
+        def norm(name: str):
+            return nn.LayerNorm(dtype=dtype, name=name)
+
+        features = norm("feature_norm")(features)
+        queries = self.param("queries", nn.initializers.normal(1.0), (c.queries, self.hidden)).astype(dtype)
+        x = jnp.broadcast_to(queries, (*features.shape[:-2], c.queries, self.hidden))
+        for i in range(c.num_layers):
+            attention = nn.MultiHeadDotProductAttention(c.num_heads, dtype=dtype, name=f"attention_{i}")
+            x = x + attention(norm(f"attention_norm_{i}")(x), features)
+            h = nn.Dense(4 * self.hidden, dtype=dtype, name=f"up_{i}")(norm(f"mlp_norm_{i}")(x))
+            x = x + nn.Dense(self.hidden, dtype=dtype, name=f"down_{i}")(layers.ACTIVATIONS["gelu"](h))
+        return nn.Dense(self.out, dtype=dtype, name="out")(norm("final_norm")(x))
+
+
+def projector(config: LlavaConfig) -> Projector | Resampler:
+    """Raises ValueError if a resampler's config is missing or stands beside another projector."""
     d = config.llm.hidden_size
+    if (config.projector == "resampler") != (config.resampler is not None):
+        raise ValueError(f"projector: {config.projector!r} with resampler={config.resampler}, expected both or neither")
+    if config.resampler is not None:
+        return Resampler(config.resampler, config.projector_hidden or d, d, config.llm.dtype)
     return Projector(config.projector, config.projector_hidden or d, d, config.llm.dtype)
 
 
@@ -84,7 +132,7 @@ def image_features(config: LlavaConfig, clip_params: dict, images: Array) -> Arr
 
 
 def merge(token_embeddings: Array, image_embeddings: Array, image_mask: Array) -> Array:
-    """Puts image embeddings [B, M, P, D], in order, where image_mask [B, T] is True in token embeddings [B, T, D].
+    """Puts image embeddings [B, M, Q, D], in order, where image_mask [B, T] is True in token embeddings [B, T, D].
 
     A row whose mask is all False keeps its text whatever its images hold. Worked row, P = 2: text `a b c d`, mask
     `0 1 1 0`, images `x y` -> `a x y d`.
@@ -93,6 +141,19 @@ def merge(token_embeddings: Array, image_embeddings: Array, image_mask: Array) -
     order = jnp.clip(jnp.cumsum(image_mask, axis=1) - 1, 0, flat.shape[1] - 1)
     placed = jnp.take_along_axis(flat, order[..., None], axis=1)
     return jnp.where(image_mask[..., None], placed.astype(token_embeddings.dtype), token_embeddings)
+
+
+def text_twin(tokens: Array, image_mask: Array, caption_tokens: Array, caption_mask: Array) -> Array:
+    """int32 [B, T]: the sequence in words, the caption in the picture's place, repeated so that it ends there.
+
+    Token p of P takes word (p - P) mod C. caption_tokens [B, 1 + C] start with the begin token, which is left out;
+    a row without image or caption stays as it is. Worked row, caption `a b c`: tokens `s . . . . q`, mask `0 1 1 1 1 0`
+    -> `s c a b c q`.
+    """
+    length = caption_mask.sum(1, keepdims=True)
+    place = jnp.cumsum(image_mask, axis=1) - 1
+    index = 1 + jnp.mod(place - image_mask.sum(1, keepdims=True), jnp.maximum(length, 1))
+    return jnp.where(image_mask & (length > 0), jnp.take_along_axis(caption_tokens, index, axis=1), tokens)
 
 
 def embed(config: LlavaConfig, params: dict, tokens: Array, image_mask: Array, features: Array | None) -> Array:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from tga_jax.errors import UserError
 from tga_jax.models.clip import ClipConfig, TextConfig, VisionConfig
 from tga_jax.models.llama import LlamaConfig
-from tga_jax.models.llava import LlavaConfig
+from tga_jax.models.llava import LlavaConfig, ResamplerConfig
 
 
 def _clip(image: int, patch: int, vision: tuple[int, int, int], text: tuple[int, int, int], embed: int) -> ClipConfig:
@@ -44,9 +44,9 @@ LLAVA: dict[str, Callable[[], LlavaConfig]] = {
     "llava-v1.5-7b": lambda: LlavaConfig(CLIP["clip-vit-l-14-336"], LLM["vicuna-7b-v1.5"]),
     "tga-mistral-7b": lambda: LlavaConfig(CLIP["clip-vit-l-14-336"], LLM["mistral-7b-v0.2"]),
     "tga-llama-2-7b": lambda: LlavaConfig(CLIP["clip-vit-l-14-336"], LLM["llama-2-7b"]),
-    # With CLS: the patches of so small a tower know little of the whole picture.
+    # With CLS, and a projector that reads all patches: those of so small a tower know little of the whole picture.
     "emoji": lambda: LlavaConfig(
-        CLIP["clip-emoji"], LLM["llm-emoji"], projector_hidden=512, feature_layer=-1, feature_select="full"
+        CLIP["clip-emoji"], LLM["llm-emoji"], "resampler", 128, ResamplerConfig(16, 2, 4), -1, "full"
     ),
 }
 

@@ -1,0 +1,53 @@
+"""What the recipe of `tga` stands on: its rows with one thing changed, and other places to guide.
+
+Run:    bash launch/local.sh sweep --config=configs/emoji_ablation.py --seeds=0,1,2 --workdir=runs/ablation
+"""
+
+from ml_collections import ConfigDict
+
+from configs import emoji
+
+
+def row(note: str, guide: dict, stages: dict, **changed) -> dict:
+    """changed: stage name -> its fields that differ, or None for a stage that is left out."""
+    stages = {name: {**stage, **(changed.get(name) or {})} for name, stage in stages.items()}
+    return {"note": note, "guide": guide, "stages": {n: s for n, s in stages.items() if changed.get(n, s) is not None}}
+
+
+def get_config() -> ConfigDict:
+    config = emoji.get_config()
+    config.name = "emoji_ablation"
+    tga, tiled = emoji.tga_stages, emoji.tiled
+    every_block = tuple(range(1, 9))
+    # A picture's question instead of its caption, and the guide on the positions after the picture.
+    asked = emoji.stage1(task="asked", guide=True, steps=1000, learning_rate=1e-3)
+    ordinary = {"stage1": emoji.stage1(), "stage1_asked": asked, "stage2": {**tga()["stage2"], "guide": False}}
+    instruction = tiled(form="instruction", layers=every_block, vocab_weight=0.0)
+    rows = {
+        "base_gentle": row("base, with the gentle stage 2 of tga", emoji.guide(), ordinary, stage1_asked=None),
+        "tga_paper_early": row(
+            "the published guide at layers 0-2, where patching finds refusal to be read",
+            emoji.guide(layers=(0, 1, 2)),
+            {"stage1": emoji.stage1(guide=True), "stage2": emoji.stage2(guide=True, retrieved_share=0.5)},
+        ),
+        "tga_benign": row("tga, guided on benign pictures only", tiled(), tga(guided="benign")),
+        "tga_distill": row("guided after the picture, at the instruction: distilled refusal", instruction, ordinary),
+        "tga_distill_benign": row(
+            "the same, guided on benign pictures only", instruction, ordinary, stage1_asked={"guided": "benign"}
+        ),
+        "tga_fit_only": row("tga without stage 1", tiled(), tga(), stage1=None),
+        "tga_no_fit": row(
+            "tga without the fit, stage 1 at the usual rate",
+            tiled(),
+            tga(),
+            fit=None,
+            stage1={"steps": 2000, "learning_rate": 3e-3},
+        ),
+        "tga_no_vocab": row("tga without the cross-entropy over words", tiled(vocab_weight=0.0), tga()),
+        "tga_unguided_stage2": row("tga, not guided in stage 2", tiled(), tga(), stage2={"guide": False}),
+        "tga_harsh_stage2": row("tga, with base's stage 2", tiled(), tga(), stage2=emoji.stage2()),
+        "tga_pictures_only_stage2": row("tga, stage 2 without text rows", tiled(), tga(), stage2={"text_share": 0.0}),
+        "tga_read_layers": row("tga at layers 0-2 instead of 0", tiled(layers=(0, 1, 2)), tga()),
+    }
+    config.rows = {**emoji.rows(), **rows}
+    return config
