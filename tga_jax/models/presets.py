@@ -44,8 +44,12 @@ LLAVA: dict[str, Callable[[], LlavaConfig]] = {
     "llava-v1.5-7b": lambda: LlavaConfig(CLIP["clip-vit-l-14-336"], LLM["vicuna-7b-v1.5"]),
     "tga-mistral-7b": lambda: LlavaConfig(CLIP["clip-vit-l-14-336"], LLM["mistral-7b-v0.2"]),
     "tga-llama-2-7b": lambda: LlavaConfig(CLIP["clip-vit-l-14-336"], LLM["llama-2-7b"]),
-    # With CLS, and a projector that reads all patches: those of so small a tower know little of the whole picture.
+    # With CLS: the patches of so small a tower know little of the whole picture.
     "emoji": lambda: LlavaConfig(
+        CLIP["clip-emoji"], LLM["llm-emoji"], projector_hidden=512, feature_layer=-1, feature_select="full"
+    ),
+    # The same with a projector that reads all patches for every image token.
+    "emoji-resampler": lambda: LlavaConfig(
         CLIP["clip-emoji"], LLM["llm-emoji"], "resampler", 128, ResamplerConfig(16, 2, 4), -1, "full"
     ),
 }
