@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from analysis_support import MODEL, VOCAB, C, P, T, parameters
 
-from tga_jax.analysis.patching import Patch, patched, sweep
+from tga_jax.analysis.patching import Patch, patched, refusal_curves
 from tga_jax.data.batch import Batch
 from tga_jax.models import layers, llama, llava
 
@@ -128,12 +128,12 @@ def test_padding_and_later_positions_never_matter():
     np.testing.assert_allclose(changed, run(), **CLOSE)
 
 
-def test_sweep_counts_first_tokens():
+def test_curves_count_first_tokens():
     picture, twin = prompts()
     own, other = (plain(batch).argmax(-1) for batch in (picture, twin))
     ids = sorted({int(i) for i in other} - {int(i) for i in own})
     assert ids
-    found = sweep(MODEL, parameters(), picture, twin, ids)
+    found = refusal_curves(MODEL, parameters(), picture, twin, ids)
     assert set(found) == {"residual", "key", "value", "instruction"}
     assert all(len(curve) == L + 1 for curve in found.values())
     assert {curve[-1] for curve in found.values()} == {0.0}

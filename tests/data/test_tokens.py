@@ -76,6 +76,18 @@ def test_a_prompt_ends_where_the_last_answer_starts():
     assert encode(unanswered, VOCABULARY, SHAPE, prompt_only=True).valid.sum() == 13
 
 
+def test_an_answer_left_open_teaches_nothing():
+    earlier = dataclasses.replace(CHAT, turns=(("a cat", "a dog"), ("red ?", None)))
+    row = encode(earlier, VOCABULARY, SHAPE)
+    prompt = encode(CHAT, VOCABULARY, SHAPE, prompt_only=True)
+    for name in ("tokens", "valid", "targets"):
+        np.testing.assert_array_equal(getattr(row, name), getattr(prompt, name))
+    alone = dataclasses.replace(CHAT, turns=(("a cat", None),))
+    row, prompt = encode(alone, VOCABULARY, SHAPE), encode(alone, VOCABULARY, SHAPE, prompt_only=True)
+    assert (row.valid.sum(), row.targets.any()) == (13, False)
+    np.testing.assert_array_equal(row.tokens, prompt.tokens)
+
+
 def test_clip_row():
     row = encode(dataclasses.replace(PLAIN, template="clip"), VOCABULARY, SHAPE)
     assert words(row)[:5] == ["<s>", "a", "cat", "</s>", "<pad>"]

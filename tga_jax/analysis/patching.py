@@ -74,7 +74,7 @@ def patched(config: llava.LlavaConfig, params: dict, picture: Batch, twin: Batch
     return jax.nn.log_softmax(layers.apply(llama.Decoder(c), params["llm"], last, method="lens"))
 
 
-def sweep(
+def refusal_curves(
     config: llava.LlavaConfig, params: dict, picture: Batch, twin: Batch, token_ids: Sequence[int]
 ) -> dict[str, list[float]]:
     """Share of prompts whose most likely next token is one of `token_ids`, by what is patched and at which block.

@@ -12,7 +12,7 @@ import numpy as np
 from tga_jax import checkpoints
 from tga_jax.analysis.hidden_states import RefusalLayers, cosine_curves, probe, refusal_layers
 from tga_jax.analysis.instruments import modality_probe, norm_ratio, retrieval_accuracy, token_states, word_share
-from tga_jax.analysis.patching import sweep
+from tga_jax.analysis.patching import refusal_curves
 from tga_jax.data import emoji_tasks, sources
 from tga_jax.data.batch import Batch
 from tga_jax.data.templates import Record
@@ -27,7 +27,7 @@ from tga_jax.workdir import write_json
 
 # (split, retrieved text in the prompt)
 MEASURED = (("test", False), ("test", True), ("test_pairs", False), ("test_style", False))
-PATCHED = 56  # harmful captions, about, that are looked at by patching
+PATCHED = 28  # harmful captions, about, that are looked at by patching
 
 
 def load_row(world: World, folder: Path) -> dict[str, Any]:
@@ -164,7 +164,7 @@ def inside(world: World, params: dict[str, Any], held_out: Sequence[Item], with_
     }
     few = np.arange(0, len(chosen), max(1, len(chosen) // PATCHED))
     patched, donors = (jax.tree.map(lambda x: x[few], b) for b in (batch, twins))
-    patching = sweep(world.model, params, patched, donors, refusal_ids)
+    patching = refusal_curves(world.model, params, patched, donors, refusal_ids)
     # Captions of one thing follow each other, one a colour: half the list away is another thing.
     cosine = cosine_curves(found["image"], found["caption"], shift=len(chosen) // 2)
     return Inside(refusal, cosine, wordlike, patching)
