@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
     rows = {
         "base_gentle": row("base, with the gentle stage 2 of tga", emoji.guide(), ordinary, stage1_asked=None),
         "tga_paper_early": row(
-            "the published guide at layers 0-2, where patching finds refusal to be read",
+            "the published guide at layers 0-2",
             emoji.guide(layers=(0, 1, 2)),
             {"stage1": emoji_long.stage1(guide=True), "stage2": emoji.stage2(guide=True, retrieved_share=0.5)},
         ),

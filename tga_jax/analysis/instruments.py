@@ -27,9 +27,9 @@ def token_states(config: llava.LlavaConfig, params: dict, batch: Batch, where: j
     return jnp.take_along_axis(states, index[None, :, :, None], axis=2)
 
 
-def _centred(x: np.ndarray) -> np.ndarray:
-    """x [B, ..., D] less its mean over the samples, as unit vectors; a zero vector stays zero."""
-    x = x - x.mean(0, keepdims=True)
+def _centred_unit(x: np.ndarray, over: tuple[int, ...] = (0,)) -> np.ndarray:
+    """x [B, ..., D] less its mean over these axes, as unit vectors; a zero vector stays zero."""
+    x = x - x.mean(over, keepdims=True)
     return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
@@ -42,8 +42,8 @@ def retrieval_accuracy(image: np.ndarray, text: np.ndarray) -> dict[str, list[fl
     own = np.arange(image.shape[1])
     found: dict[str, list[float]] = {"pooled": [], "token": []}
     for i, t in zip(image, text, strict=True):
-        pooled = _centred(i.mean(1)) @ _centred(t.mean(1)).T
-        token = np.einsum("BPD,CPD->BC", _centred(i), _centred(t)) / i.shape[1]
+        pooled = _centred_unit(i.mean(1)) @ _centred_unit(t.mean(1)).T
+        token = np.einsum("BPD,CPD->BC", _centred_unit(i), _centred_unit(t)) / i.shape[1]
         for name, scores in (("pooled", pooled), ("token", token)):
             found[name].append(float((scores.argmax(1) == own).mean()))
     return found
@@ -57,9 +57,7 @@ def word_share(image: np.ndarray, text: np.ndarray, is_word: np.ndarray) -> list
     shares = []
     for i, t in zip(image, text, strict=True):
         # One mean for all positions: words are told apart by what they are and not by where they stand.
-        flat = (x - x.mean((0, 1), keepdims=True) for x in (i, t))
-        unit_i, unit_t = (x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12) for x in flat)
-        nearest = np.einsum("BPD,BQD->BPQ", unit_i, unit_t).argmax(-1)
+        nearest = np.einsum("BPD,BQD->BPQ", _centred_unit(i, (0, 1)), _centred_unit(t, (0, 1))).argmax(-1)
         shares.append(float(np.take_along_axis(is_word, nearest, axis=1).mean()))
     return shares
 
