@@ -29,9 +29,9 @@ def stage1(**fields) -> dict:
     return {
         "task": "caption",
         "trains": "projector",
-        "steps": 2000,
+        "steps": 1500,
         "batch_size": 32,
-        "learning_rate": 1e-2,
+        "learning_rate": 3e-3,
         "lm": 1.0,
         "guide": False,
         "guided": "all",
@@ -58,11 +58,11 @@ def tga_stages(**fields) -> dict:
     """Our stages. fields: of all of them, such as guided="benign"."""
     return {
         # First the projector alone learns the words' embeddings, which needs no pass through the decoder.
-        "fit": stage1(guide=True, lm=0.0, steps=2500, batch_size=64, learning_rate=5e-3, **fields),
+        "fit": stage1(guide=True, lm=0.0, steps=4000, batch_size=64, learning_rate=5e-3, **fields),
         # Gently: at five times this rate the fit was lost within 300 steps.
         "stage1": stage1(guide=True, steps=1000, learning_rate=1e-3, **fields),
         # More gently still: refusal on pictures is what the decoder unlearns first.
-        "stage2": stage2(steps=150, learning_rate=1e-5, text_share=0.5, **fields),
+        "stage2": stage2(guide=True, steps=150, learning_rate=1e-5, text_share=0.5, **fields),
     }
 
 
@@ -107,7 +107,7 @@ def get_config() -> ConfigDict:
         "weight_decay": 0.0,
         # Noise on input embeddings makes refusal depend on more than the exact word embedding.
         "embedding_noise": 2.0,
-        "mix": {"harmful": 0.3, "plain": 0.3, "repeated": 0.7, "tiled": 0.4, "tile_words": 17, "retrieved": 0.0},
+        "mix": {"harmful": 0.3, "plain": 0.3, "repeated": 0.7, "tiled": 0.4, "tile_words": 10, "retrieved": 0.0},
     }
     config.rows = rows()
     config.new_tokens = 14

@@ -1,11 +1,11 @@
-"""What the recipe of emoji_long.py stands on: its rows with one thing changed, and other places to guide.
+"""What the recipe of emoji.py stands on: its rows with one thing changed, and other places to guide.
 
 Run:    bash launch/local.sh sweep --config=configs/emoji_ablation.py --seeds=0,1,2 --workdir=runs/ablation
 """
 
 from ml_collections import ConfigDict
 
-from configs import emoji, emoji_long
+from configs import emoji
 
 
 def row(note: str, guide: dict, stages: dict, **changed) -> dict:
@@ -15,20 +15,20 @@ def row(note: str, guide: dict, stages: dict, **changed) -> dict:
 
 
 def get_config() -> ConfigDict:
-    config = emoji_long.get_config()
+    config = emoji.get_config()
     config.name = "emoji_ablation"
-    tga, tiled = emoji_long.tga_stages, emoji.tiled
+    tga, tiled = emoji.tga_stages, emoji.tiled
     every_block = tuple(range(1, 9))
     # A picture's question instead of its caption, and the guide on the positions after the picture.
-    asked = emoji_long.stage1(task="asked", guide=True, steps=1000, learning_rate=1e-3)
-    ordinary = {"stage1": emoji_long.stage1(), "stage1_asked": asked, "stage2": {**tga()["stage2"], "guide": False}}
+    asked = emoji.stage1(task="asked", guide=True, steps=1000, learning_rate=1e-3)
+    ordinary = {"stage1": emoji.stage1(), "stage1_asked": asked, "stage2": {**tga()["stage2"], "guide": False}}
     instruction = tiled(form="instruction", layers=every_block, vocab_weight=0.0)
     rows = {
         "base_gentle": row("base, with the gentle stage 2 of tga", emoji.guide(), ordinary, stage1_asked=None),
         "tga_paper_early": row(
             "the published guide at layers 0-2",
             emoji.guide(layers=(0, 1, 2)),
-            {"stage1": emoji_long.stage1(guide=True), "stage2": emoji.stage2(guide=True, retrieved_share=0.5)},
+            {"stage1": emoji.stage1(guide=True), "stage2": emoji.stage2(guide=True, retrieved_share=0.5)},
         ),
         "tga_benign": row("tga, guided on benign pictures only", tiled(), tga(guided="benign")),
         "tga_distill": row("guided after the picture, at the instruction: distilled refusal", instruction, ordinary),
@@ -49,5 +49,5 @@ def get_config() -> ConfigDict:
         "tga_pictures_only_stage2": row("tga, stage 2 without text rows", tiled(), tga(), stage2={"text_share": 0.0}),
         "tga_read_layers": row("tga at layers 0-2 instead of 0", tiled(layers=(0, 1, 2)), tga()),
     }
-    config.rows = {**emoji_long.rows(), **rows}
+    config.rows = {**emoji.rows(), **rows}
     return config

@@ -30,17 +30,16 @@ class ResamplerConfig:
 class LlavaConfig:
     clip: clip.ClipConfig
     llm: llama.LlamaConfig
-    projector: str = "mlp2x_gelu"  # or "linear", "resampler"
+    projector: str | ResamplerConfig = "mlp2x_gelu"  # or "linear"
     projector_hidden: int | None = None  # width inside the projector; None: the decoder's hidden size
-    resampler: ResamplerConfig | None = None  # of projector "resampler"
     feature_layer: int = -2  # of the vision tower; -2 is the output of the last block but one
     feature_select: str = "patch"  # "patch" drops CLS, "full" keeps it
 
     @property
     def image_tokens(self) -> int:
         """Q."""
-        if self.resampler is not None:
-            return self.resampler.queries
+        if isinstance(self.projector, ResamplerConfig):
+            return self.projector.queries
         return self.clip.vision.num_patches + (self.feature_select == "full")
 
 
@@ -57,7 +56,7 @@ class Projector(nn.Module):
         if self.kind == "linear":
             return nn.Dense(self.out, dtype=self.dtype, name="linear_1")(features)
         if self.kind != "mlp2x_gelu":
-            raise ValueError(f"projector: {self.kind!r}, expected 'linear', 'mlp2x_gelu' or 'resampler'")
+            raise ValueError(f"projector: {self.kind!r}, expected 'linear' or 'mlp2x_gelu'")
         h = layers.ACTIVATIONS["gelu"](nn.Dense(self.hidden, dtype=self.dtype, name="linear_1")(features))
         return nn.Dense(self.out, dtype=self.dtype, name="linear_2")(h)
 
@@ -65,9 +64,9 @@ class Projector(nn.Module):
 class Resampler(nn.Module):
     """Vision features [..., P, C] -> [..., Q, D]: Q learned queries that each read all features of a picture.
 
-    Blocks of cross-attention and feed-forward, pre-norm, as in Flamingo's perceiver resampler (Alayrac et al., 2022)
-    but with keys and values from the features alone. For towers whose single patches know little of the whole picture:
-    a token-wise projector can say of a patch only what that patch knows.
+    Blocks of cross-attention and feed-forward (twice as wide), pre-norm, as in Flamingo's perceiver resampler (Alayrac
+    et al., 2022), but with keys and values from the features alone, the same ones in every block. For towers whose
+    single patches know little of the whole picture: a token-wise projector can say of a patch only what it knows.
     """
 
     config: ResamplerConfig
@@ -78,28 +77,29 @@ class Resampler(nn.Module):
     @nn.compact
     def __call__(self, features: Array) -> Array:
         c, dtype = self.config, jnp.dtype(self.dtype)
+        heads = (c.num_heads, self.hidden // c.num_heads)
 
-        def norm(name: str):
-            return nn.LayerNorm(dtype=dtype, name=name)
+        def norm(name: str, x: Array) -> Array:
+            return nn.LayerNorm(dtype=dtype, name=name)(x)
 
-        features = norm("feature_norm")(features)
+        features = norm("feature_norm", features)
+        key = nn.DenseGeneral(heads, dtype=dtype, name="key")(features)
+        value = nn.DenseGeneral(heads, dtype=dtype, name="value")(features)
         queries = self.param("queries", nn.initializers.normal(1.0), (c.queries, self.hidden)).astype(dtype)
         x = jnp.broadcast_to(queries, (*features.shape[:-2], c.queries, self.hidden))
         for i in range(c.num_layers):
-            attention = nn.MultiHeadDotProductAttention(c.num_heads, dtype=dtype, name=f"attention_{i}")
-            x = x + attention(norm(f"attention_norm_{i}")(x), features)
-            h = nn.Dense(4 * self.hidden, dtype=dtype, name=f"up_{i}")(norm(f"mlp_norm_{i}")(x))
+            query = nn.DenseGeneral(heads, dtype=dtype, name=f"query_{i}")(norm(f"attention_norm_{i}", x))
+            read = nn.dot_product_attention(query, key, value)
+            x = x + nn.DenseGeneral(self.hidden, axis=(-2, -1), dtype=dtype, name=f"read_{i}")(read)
+            h = nn.Dense(2 * self.hidden, dtype=dtype, name=f"up_{i}")(norm(f"mlp_norm_{i}", x))
             x = x + nn.Dense(self.hidden, dtype=dtype, name=f"down_{i}")(layers.ACTIVATIONS["gelu"](h))
-        return nn.Dense(self.out, dtype=dtype, name="out")(norm("final_norm")(x))
+        return nn.Dense(self.out, dtype=dtype, name="out")(norm("final_norm", x))
 
 
 def projector(config: LlavaConfig) -> Projector | Resampler:
-    """Raises ValueError if a resampler's config is missing or stands beside another projector."""
     d = config.llm.hidden_size
-    if (config.projector == "resampler") != (config.resampler is not None):
-        raise ValueError(f"projector: {config.projector!r} with resampler={config.resampler}, expected both or neither")
-    if config.resampler is not None:
-        return Resampler(config.resampler, config.projector_hidden or d, d, config.llm.dtype)
+    if isinstance(config.projector, ResamplerConfig):
+        return Resampler(config.projector, config.projector_hidden or d, d, config.llm.dtype)
     return Projector(config.projector, config.projector_hidden or d, d, config.llm.dtype)
 
 

@@ -44,14 +44,10 @@ LLAVA: dict[str, Callable[[], LlavaConfig]] = {
     "llava-v1.5-7b": lambda: LlavaConfig(CLIP["clip-vit-l-14-336"], LLM["vicuna-7b-v1.5"]),
     "tga-mistral-7b": lambda: LlavaConfig(CLIP["clip-vit-l-14-336"], LLM["mistral-7b-v0.2"]),
     "tga-llama-2-7b": lambda: LlavaConfig(CLIP["clip-vit-l-14-336"], LLM["llama-2-7b"]),
-    # With CLS: the patches of so small a tower know little of the whole picture.
-    "emoji": lambda: LlavaConfig(
-        CLIP["clip-emoji"], LLM["llm-emoji"], projector_hidden=512, feature_layer=-1, feature_select="full"
-    ),
-    # The same with a projector that reads all patches for every image token.
-    "emoji-resampler": lambda: LlavaConfig(
-        CLIP["clip-emoji"], LLM["llm-emoji"], "resampler", 128, ResamplerConfig(16, 2, 4), -1, "full"
-    ),
+    # With CLS, and a projector that reads all patches for every image token: the patches of so small a tower know
+    # little of the whole picture. As many image tokens as the longest caption has words.
+    "emoji": lambda: LlavaConfig(CLIP["clip-emoji"], LLM["llm-emoji"], ResamplerConfig(10, 3, 4), 128, -1, "full"),
+    "emoji-mlp": lambda: LlavaConfig(CLIP["clip-emoji"], LLM["llm-emoji"], "mlp2x_gelu", 512, -1, "full"),
 }
 
 
