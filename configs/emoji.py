@@ -58,9 +58,9 @@ def tga_stages(**fields) -> dict:
     """Our stages. fields: of all of them, such as guided="benign"."""
     return {
         # First the projector alone learns the words' embeddings, which needs no pass through the decoder.
-        "fit": stage1(guide=True, lm=0.0, steps=4000, batch_size=64, learning_rate=5e-3, **fields),
+        "fit": stage1(guide=True, lm=0.0, steps=3500, batch_size=64, learning_rate=5e-3, **fields),
         # Gently: at five times this rate the fit was lost within 300 steps.
-        "stage1": stage1(guide=True, steps=1000, learning_rate=1e-3, **fields),
+        "stage1": stage1(guide=True, steps=700, learning_rate=1e-3, **fields),
         # More gently still: refusal on pictures is what the decoder unlearns first.
         "stage2": stage2(guide=True, steps=150, learning_rate=1e-5, text_share=0.5, **fields),
     }

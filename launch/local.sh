@@ -51,7 +51,8 @@ ensure() {
   [[ $extra == base ]] || target=".[$extra]"
   printf 'Installing into .venv; the first time takes some minutes.\n' >&2
   rm -f .venv/installed-*
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check -e "$target" >&2 ||
+  # --no-compile: most modules are never imported, and Python compiles those that are.
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -e "$target" >&2 ||
     fail "pip could not install $target, see above; the same command tries again"
   printf '%s\n' "$stamp" >".venv/installed-$extra"
 }

@@ -12,8 +12,9 @@ import torch
 import transformers
 
 from tga_jax.data.batch import Batch
-from tga_jax.generate import generate, generate_all
+from tga_jax.generate import generate, generate_all, row_keys, stream
 from tga_jax.models import clip, layers, llama, llava
+from tga_jax.sampling import Sampling
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -217,10 +218,7 @@ HF_MODELS = {
 @pytest.mark.parametrize("name", HF_MODELS)
 def test_equals_greedy_generation_of_transformers(name):
     model = parity_support.randomize(HF_MODELS[name](), seed=3)
-    weights = parity_support.Weights(model.state_dict())
-    llm = parity_support.llama_config(model.config)
-    params = {"llm": parity_support.llama_params(weights.at("model."), weights, llm)}
-    config = dataclasses.replace(MODEL, llm=llm)
+    config, params = parity_support.converted(model)
     batch = prompts()
     new, stop = 8, 2
     expected = np.full((len(LENGTHS), new), PAD)
@@ -240,3 +238,64 @@ def test_equals_greedy_generation_of_transformers(name):
         expected[i, : len(answer)] = answer
     found = generate(config, params, batch, new_tokens=new, stop_ids=(stop,), pad_id=PAD)
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize("name", ["tied", "window 3"])
+def test_padding_on_either_side(name, left):
+    batch = prompts("features")
+    expected = run(name, batch)
+    if left:
+        shift = max(LENGTHS) - np.array(LENGTHS)
+
+        def roll(x):
+            return np.stack([np.roll(row, s) for row, s in zip(x, shift, strict=True)])
+
+        batch = batch._replace(**{f: roll(getattr(batch, f)) for f in ("tokens", "valid", "image_mask")})
+    np.testing.assert_array_equal(run(name, batch), expected)
+
+
+SAMPLED = Sampling(temperature=1.5, top_k=9, repetition_penalty=1.3)
+
+
+def sampled(batch: Batch, seed: int = 0) -> np.ndarray:
+    fixed = {"new_tokens": NEW, "stop_ids": (5,), "pad_id": PAD, "sampling": SAMPLED}
+    return np.asarray(generate(MODEL, parameters("tied"), batch, row_keys(seed, len(batch.tokens)), **fixed))
+
+
+def test_sampling_is_its_seeds_and_each_rows_own():
+    batch = prompts("features")
+    found = sampled(batch)
+    np.testing.assert_array_equal(sampled(batch), found)
+    assert (sampled(batch, seed=1) != found).any()
+    np.testing.assert_array_equal(sampled(jax.tree.map(lambda x: x[:2], batch)), found[:2])
+    fixed = {"new_tokens": NEW, "stop_ids": (5,), "pad_id": PAD, "sampling": SAMPLED}
+    np.testing.assert_array_equal(generate_all(MODEL, parameters("tied"), batch, **fixed, batch_size=3), found)
+
+
+@pytest.mark.parametrize("every", [1, 4, 100])
+def test_a_stream_gives_the_same_tokens(every):
+    batch = prompts("features")
+    how = {"new_tokens": NEW, "stop_ids": (5,), "pad_id": PAD, "sampling": SAMPLED}
+    seen = list(stream(MODEL, parameters("tied"), batch, **how, every=every))
+    expected = sampled(batch)
+    for ids in seen:
+        np.testing.assert_array_equal(ids, expected[:, : ids.shape[1]])
+    assert [s.shape[1] for s in seen] == {1: list(range(1, NEW + 1)), 4: [1, 5, 6], 100: [1, 6]}[every]
+
+
+def test_the_penalty_knows_the_prompt_and_the_answer():
+    """So strong that nothing comes twice, and nothing of the prompt."""
+    batch = prompts()
+    how = {"new_tokens": NEW, "stop_ids": (), "pad_id": PAD, "sampling": Sampling(repetition_penalty=1e6)}
+    for row, answer in zip(batch.tokens, np.asarray(generate(MODEL, parameters("tied"), batch, **how)), strict=True):
+        logits_may_be_negative = set(answer) & set(row[row != PAD])
+        assert not logits_may_be_negative
+        assert len(set(answer)) == NEW
+
+
+def test_a_language_model_alone():
+    batch = prompts()
+    how = {"new_tokens": NEW, "stop_ids": (), "pad_id": PAD}
+    found = generate(MODEL.llm, {"llm": parameters("tied")["llm"]}, batch, **how)
+    np.testing.assert_array_equal(found, run("tied", batch))

@@ -1,3 +1,18 @@
 """Text-Guided Alignment (TGA) in JAX: text safety carried over to images. `tga --help` lists the commands."""
 
+from typing import TYPE_CHECKING, Any
+
+from tga_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from tga_jax.model import Model
+
 __version__ = "0.1.0"
+__all__ = ["UserError", "__version__", "load"]
+
+
+def load(folder: Any, dtype: str | None = None, mesh: Any = None) -> "Model":
+    """A checkpoint as one object to run, to ask and to look into: see `tga_jax.model.load`."""
+    from tga_jax import model  # not before it is needed: importing the package leaves jax alone
+
+    return model.load(folder, dtype, mesh)

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tga_jax.errors import UserError
 
@@ -24,6 +25,24 @@ commands:
   train   one training from a config
             --config=FILE       such as configs/own_data.py
             --workdir=DIR       checkpoints and metrics go here; the same command resumes
+  convert a hub checkpoint (safetensors, .bin, GGUF, LLaVA's LoRA) to one of ours, or back
+            --from=PATH         a hub folder or .gguf file; with --to-hub a checkpoint of ours
+            --to=DIR            ours is written here
+            --to-hub=DIR        a folder that transformers loads is written here
+            --projector-to=FILE with --from of ours: LLaVA's stage-1 mm_projector.bin is written here
+            --dtype=bf16|fp32   of the parameters (default: bf16)
+            --base=DIR          the model that LoRA weights are for
+            --vision=DIR        the CLIP of a LLaVA stored without it
+            --known             lists the checkpoints that the configs name; with --from, checks the files there
+  bench   measurements; `tga bench decode`: tokens a second against the memory floor
+            --checkpoint=DIR, or --preset=NAME with made-up weights (default: smollm2-135m)
+            --dtype=fp32|bf16, --batch=N, --prompt=N, --new-tokens=N, --repeats=N
+            --peer              transformers and torch on the same folder, in turns, and the ratio
+            --json=FILE         the figures go here
+  chat    a conversation in the terminal
+            --checkpoint=DIR    a checkpoint of ours or a hub folder
+            --image=FILE        a picture to talk about; --question=TEXT asks it and ends
+            --system=TEXT, --new-tokens=N, --temperature=T, --top-p=P, --top-k=K, --seed=N
 """
 
 
@@ -108,7 +127,106 @@ def _train(arguments: list[str]) -> None:
     train.run(config.build(train.TrainConfig, found), Path(values.workdir))
 
 
-_COMMANDS: dict[str, Callable[[list[str]], None]] = {"demo": _demo, "sweep": _sweep, "train": _train}
+def _plain_flags(arguments: list[str], strings: dict[str, Any], known: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Values of a command without a config; `known`: flags without a value. Raises UserError for any other flag."""
+    from absl import flags
+
+    values = flags.FlagValues()
+    for name, default in strings.items():
+        flags.DEFINE_string(name, default, name, flag_values=values)
+    for name in known:
+        flags.DEFINE_boolean(name, False, name, flag_values=values)
+    try:
+        rest = values(["tga", *arguments])[1:]
+    except flags.Error as error:
+        raise UserError(str(error).splitlines()[0]) from error
+    if rest:
+        raise UserError(f"unknown argument {rest[0]!r}, expected flags such as --seed=1")
+    return {name: values[name].value for name in (*strings, *known)}
+
+
+def _convert(arguments: list[str]) -> None:
+    names = dict.fromkeys(("from", "to", "to-hub", "projector-to", "base", "vision"))
+    flags = _plain_flags(arguments, {**names, "dtype": "bf16"}, ("known",))
+    import rich.console
+
+    from tga_jax.weights import checkpoint, convert, known
+
+    source = Path(flags["from"]) if flags["from"] else None
+    if flags["known"]:
+        known.tell(source, rich.console.Console())
+        return
+    targets = [name for name in ("to", "to-hub", "projector-to") if flags[name]]
+    if source is None or len(targets) != 1:
+        raise UserError("expected --from and one of --to, --to-hub and --projector-to")
+    if flags["dtype"] not in convert.DTYPES:
+        raise UserError(f"--dtype: {flags['dtype']!r}, expected one of {', '.join(convert.DTYPES)}")
+    target = Path(flags[targets[0]])
+    base, vision = (Path(flags[n]) if flags[n] else None for n in ("base", "vision"))
+    if targets[0] == "to-hub":
+        checkpoint.export_hub(source, target)
+    elif targets[0] == "projector-to":
+        checkpoint.export_projector(source, target)
+    else:
+        checkpoint.import_hub(source, target, convert.DTYPES[flags["dtype"]], base, vision)
+    rich.console.Console().print(f"written: {target}")
+
+
+def _number(flags: dict[str, Any], name: str, kind: type = int) -> Any:
+    try:
+        return kind(flags[name])
+    except ValueError as error:
+        raise UserError(f"--{name}: {flags[name]!r}, expected a number") from error
+
+
+def _bench(arguments: list[str]) -> None:
+    if arguments[:1] != ["decode"]:
+        raise UserError(f"unknown measurement {arguments[0] if arguments else ''!r}, expected decode")
+    numbers = {"batch": "1", "prompt": "32", "new-tokens": "128", "repeats": "5"}
+    strings = {"checkpoint": "", "preset": "smollm2-135m", "dtype": "fp32", "json": ""}
+    flags = _plain_flags(arguments[1:], {**strings, **numbers}, ("peer",))
+    from tga_jax.weights.convert import DTYPES
+
+    if flags["dtype"] not in DTYPES:
+        raise UserError(f"--dtype: {flags['dtype']!r}, expected one of {', '.join(DTYPES)}")
+    if flags["peer"] and not flags["checkpoint"]:
+        raise UserError("--peer: needs --checkpoint with a hub folder that both can load")
+    import rich.console
+
+    from tga_jax.bench import decode
+
+    counts = {name.replace("-", "_"): _number(flags, name) for name in numbers}
+    checkpoint = Path(flags["checkpoint"]) if flags["checkpoint"] else None
+    peer = _ROOT / "tests" / "peers" / "decode.py" if flags["peer"] else None
+    target = Path(flags["json"]) if flags["json"] else None
+    decode.report(rich.console.Console(), target, peer, checkpoint, flags["preset"], DTYPES[flags["dtype"]], **counts)
+
+
+def _chat(arguments: list[str]) -> None:
+    defaults = {"checkpoint": None, "image": None, "question": "", "system": ""}
+    numbers = {"new-tokens": "256", "temperature": "0", "top-p": "1", "top-k": "0", "seed": "0"}
+    flags = _plain_flags(arguments, {**defaults, **numbers})
+    if not flags["checkpoint"]:
+        raise UserError("--checkpoint: missing, expected a checkpoint of ours or a hub folder")
+    floats = ("temperature", "top-p")
+    how = {name.replace("-", "_"): _number(flags, name, float if name in floats else int) for name in numbers}
+    how["top_k"] = how["top_k"] or None
+    import rich.console
+
+    from tga_jax.serve import chat
+
+    pictures = [Path(flags["image"])] if flags["image"] else []
+    chat.run(Path(flags["checkpoint"]), pictures, flags["question"], flags["system"], rich.console.Console(), **how)
+
+
+_COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "demo": _demo,
+    "sweep": _sweep,
+    "train": _train,
+    "convert": _convert,
+    "bench": _bench,
+    "chat": _chat,
+}
 
 
 def run(arguments: list[str]) -> int:
@@ -122,6 +240,7 @@ def run(arguments: list[str]) -> int:
     from absl import logging
 
     logging.set_verbosity(logging.FATAL)  # what libraries log as errors, with tracebacks, they raise too
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it would tell of torch, which is not needed
     try:
         _COMMANDS[arguments[0]](arguments[1:])
     except UserError as error:

@@ -1,8 +1,9 @@
-"""Text from a model: batched prefill, then a greedy decode loop with a KV cache, all in one jit.
+"""Text from a model: batched prefill, then a decode loop with a KV cache, all in one jit.
 
-Dimension letters: B batch, T prompt positions, N new tokens.
+Dimension letters: B batch, T prompt positions, N new tokens, V vocabulary.
 """
 
+from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -12,83 +13,180 @@ import numpy as np
 
 from tga_jax.data.batch import Batch
 from tga_jax.models import layers, llama, llava
+from tga_jax.sampling import Sampling, choose
 
 Array = jax.Array
+Config = llava.LlavaConfig | llama.LlamaConfig  # with pictures, or a language model alone
 
 
 class DecodeState(NamedTuple):
+    """What one step of the loop needs from the steps before."""
+
     step: Array  # int32 scalar: new tokens so far
     tokens: Array  # int32 [B, N]: new tokens, padding after the stop token
     last: Array  # int32 [B]: the token to feed next
     done: Array  # bool [B]
+    lengths: Array  # int32 [B]: tokens of the prompts
+    keys: Array  # [B]: one random key a row
+    seen: Array | None  # bool [B, V]: tokens of the prompt and the answer so far, if a penalty asks for them
     cache: llama.KVCache
 
 
-@partial(jax.jit, static_argnames=("config", "new_tokens", "stop_ids", "pad_id"))
+def _emit(state: DecodeState, logits: Array, sampling: Sampling, stop_ids: tuple[int, ...], pad_id: int) -> DecodeState:
+    """Chooses the next token of every row that is not done. logits [B, V]."""
+    keys = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.step)
+    token = jnp.where(state.done, pad_id, choose(sampling, logits, state.seen, keys))
+    done = state.done | jnp.isin(token, jnp.array(stop_ids, jnp.int32))
+    seen = state.seen if state.seen is None else state.seen.at[jnp.arange(len(token)), token].set(True)
+    tokens = state.tokens.at[:, state.step].set(token)
+    return state._replace(step=state.step + 1, tokens=tokens, last=token, done=done, seen=seen)
+
+
+def language_model(config: Config) -> llama.LlamaConfig:
+    return config.llm if isinstance(config, llava.LlavaConfig) else config
+
+
+@partial(jax.jit, static_argnames=("config", "new_tokens", "sampling", "stop_ids", "pad_id"))
+def prefill(
+    config: Config,
+    params: dict,
+    batch: Batch,
+    keys: Array,
+    *,
+    new_tokens: int,
+    sampling: Sampling,
+    stop_ids: tuple[int, ...],
+    pad_id: int,
+) -> DecodeState:
+    """Reads the prompts, which may be padded on either side, and chooses the first new token.
+
+    Prompts take slots 0..T-1 of the cache and new tokens the slots after; a row's positions count its own tokens, so
+    padding changes nothing. keys: [B] random keys.
+    """
+    size, length = batch.tokens.shape
+    llm = language_model(config)
+    decoder = partial(layers.apply, llama.Decoder(llm), params["llm"])
+    if isinstance(config, llava.LlavaConfig):
+        features = batch.image_features
+        if features is None and batch.images is not None:
+            features = llava.image_features(config, params["clip"], batch.images)
+        x = llava.embed(config, params, batch.tokens, batch.image_mask, features)
+    else:
+        x = decoder(batch.tokens, method="embed")
+    positions = jnp.maximum(jnp.cumsum(batch.valid, axis=1) - 1, 0).astype(jnp.int32)
+    out = decoder(x, positions, batch.valid, None, llama.empty_cache(llm, size, length + new_tokens))
+    last = length - 1 - jnp.argmax(batch.valid[:, ::-1], axis=1)
+    final = jnp.take_along_axis(out.hidden, last[:, None, None], axis=1)
+    seen = None
+    if sampling.repetition_penalty != 1:
+        text = jnp.where(batch.valid & ~batch.image_mask, batch.tokens, llm.vocab_size)  # out of bounds: dropped
+        seen = jnp.zeros((size, llm.vocab_size), bool).at[jnp.arange(size)[:, None], text].set(True, mode="drop")
+    state = DecodeState(
+        step=jnp.zeros((), jnp.int32),
+        tokens=jnp.full((size, new_tokens), pad_id, jnp.int32),
+        last=jnp.zeros(size, jnp.int32),
+        done=jnp.zeros(size, bool),
+        lengths=batch.valid.sum(1).astype(jnp.int32),
+        keys=keys,
+        seen=seen,
+        cache=out.cache,
+    )
+    return _emit(state, decoder(final[:, 0], method="logits"), sampling, stop_ids, pad_id)
+
+
+@partial(jax.jit, static_argnames=("config", "sampling", "stop_ids", "pad_id"), donate_argnames="state")
+def decode(
+    config: llama.LlamaConfig,
+    llm: dict,
+    state: DecodeState,
+    until: Array | int,
+    *,
+    sampling: Sampling,
+    stop_ids: tuple[int, ...],
+    pad_id: int,
+) -> DecodeState:
+    """Goes on until there are `until` new tokens or every row is done. llm: the decoder's parameters."""
+    decoder = partial(layers.apply, llama.Decoder(config), llm)
+
+    def body(state: DecodeState) -> DecodeState:
+        x = decoder(state.last[:, None], method="embed")
+        positions = (state.lengths + state.step - 1)[:, None]
+        out = decoder(x, positions, jnp.ones(positions.shape, bool), None, state.cache)
+        state = state._replace(cache=out.cache)
+        return _emit(state, decoder(out.hidden[:, 0], method="logits"), sampling, stop_ids, pad_id)
+
+    return jax.lax.while_loop(lambda s: (s.step < until) & ~s.done.all(), body, state)
+
+
+def row_keys(seed: int, count: int) -> Array:
+    """One key for each row: a row's choices do not depend on how many others there are."""
+    return jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(count))
+
+
+@partial(jax.jit, static_argnames=("config", "new_tokens", "stop_ids", "pad_id", "sampling"))
 def generate(
-    config: llava.LlavaConfig,
+    config: Config,
+    params: dict,
+    batch: Batch,
+    keys: Array | None = None,
+    *,
+    new_tokens: int,
+    stop_ids: tuple[int, ...],
+    pad_id: int,
+    sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
+) -> Array:
+    """Continuations int32 [B, N] of the prompts in `batch`; rows may differ in length. keys: [B], for sampling.
+
+    A row ends with its first stop token, which is kept; padding follows.
+    """
+    keys = row_keys(0, len(batch.tokens)) if keys is None else keys
+    how = {"sampling": sampling, "stop_ids": stop_ids, "pad_id": pad_id}
+    state = prefill(config, params, batch, keys, new_tokens=new_tokens, **how)
+    return decode(language_model(config), params["llm"], state, new_tokens, **how).tokens
+
+
+def stream(
+    config: Config,
     params: dict,
     batch: Batch,
     *,
     new_tokens: int,
     stop_ids: tuple[int, ...],
     pad_id: int,
-) -> Array:
-    """Greedy continuations int32 [B, N] of the prompts in `batch` (right-padded; rows may differ in length).
-
-    A row ends with its first stop token, which is kept; padding follows. Prompts take slots 0..T-1 of the cache and
-    new tokens the slots after; a row's positions go on from its own length, so padding changes nothing.
-    """
-    size, length = batch.tokens.shape
-    features = batch.image_features
-    if features is None and batch.images is not None:
-        features = llava.image_features(config, params["clip"], batch.images)
-    decoder = partial(layers.apply, llama.Decoder(config.llm), params["llm"])
-    lengths = batch.valid.sum(1).astype(jnp.int32)
-    positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (size, length))
-
-    x = llava.embed(config, params, batch.tokens, batch.image_mask, features)
-    cache = llama.empty_cache(config.llm, size, length + new_tokens)
-    out = decoder(x, positions, batch.valid, None, cache)
-    final = jnp.take_along_axis(out.hidden, (lengths - 1)[:, None, None], axis=1)
-
-    def choose(hidden: Array) -> Array:
-        return jnp.argmax(decoder(hidden[:, 0], method="logits"), axis=-1).astype(jnp.int32)
-
-    def body(state: DecodeState) -> DecodeState:
-        x = decoder(state.last[:, None], method="embed")
-        positions = (lengths + state.step - 1)[:, None]
-        out = decoder(x, positions, jnp.ones((size, 1), bool), None, state.cache)
-        return emit(state, choose(out.hidden), out.cache)
-
-    def emit(state: DecodeState, chosen: Array, cache: llama.KVCache) -> DecodeState:
-        token = jnp.where(state.done, pad_id, chosen)
-        done = state.done | jnp.isin(token, jnp.array(stop_ids))
-        return DecodeState(state.step + 1, state.tokens.at[:, state.step].set(token), token, done, cache)
-
-    empty = jnp.full((size, new_tokens), pad_id, jnp.int32)
-    start = DecodeState(jnp.zeros((), jnp.int32), empty, jnp.zeros(size, jnp.int32), jnp.zeros(size, bool), out.cache)
-    first = emit(start, choose(final), out.cache)
-    return jax.lax.while_loop(lambda s: (s.step < new_tokens) & ~s.done.all(), body, first).tokens
+    sampling: Sampling,
+    seed: int = 0,
+    every: int = 1,
+) -> Iterator[np.ndarray]:
+    """The same tokens as `generate` with these keys, int32 [B, so far], `every` tokens at a time."""
+    how = {"sampling": sampling, "stop_ids": stop_ids, "pad_id": pad_id}
+    state = prefill(config, params, batch, row_keys(seed, len(batch.tokens)), new_tokens=new_tokens, **how)
+    while True:
+        step = int(state.step)
+        yield np.asarray(state.tokens)[:, :step]
+        if step >= new_tokens or bool(state.done.all()):
+            return
+        state = decode(language_model(config), params["llm"], state, min(step + every, new_tokens), **how)
 
 
 def generate_all(
-    config: llava.LlavaConfig,
+    config: Config,
     params: dict,
     rows: Batch,
     *,
     new_tokens: int,
     stop_ids: tuple[int, ...],
     pad_id: int,
+    sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
+    seed: int = 0,
     batch_size: int = 64,
 ) -> np.ndarray:
     """`generate` over any number of rows in batches of one static size, the last one filled up. int32 [rows, N]."""
     count = len(rows.tokens)
+    keys = row_keys(seed, count)
+    how = {"new_tokens": new_tokens, "stop_ids": stop_ids, "pad_id": pad_id, "sampling": sampling}
     answers = []
     for start in range(0, count, batch_size):
         index = np.minimum(np.arange(start, start + batch_size), count - 1)
         batch = jax.tree.map(lambda x, i=index: x[i], rows)
-        answers.append(
-            np.asarray(generate(config, params, batch, new_tokens=new_tokens, stop_ids=stop_ids, pad_id=pad_id))
-        )
+        answers.append(np.asarray(generate(config, params, batch, keys[index], **how)))
     return np.concatenate(answers)[:count]

@@ -51,10 +51,8 @@ def fixture_pair(request):
         projection_dim=20, attn_implementation="eager",
     )  # fmt: skip
     model = parity_support.randomize(transformers.CLIPModel(hf), seed=len(request.param))
-    config = parity_support.clip_config(hf)
-    weights = parity_support.Weights(model.state_dict())
-    params = parity_support.clip_params(weights, config)
-    assert weights.used == set(weights.state)
+    config, params = parity_support.converted(model)
+    params = params["clip"]
     images = np.random.default_rng(0).standard_normal((4, case["image"], case["image"], 3)).astype(np.float32)
     return model, config, params, images
 

@@ -54,11 +54,8 @@ def full_precision():
 def pair(name: str):
     """The torch model, and its configuration and parameters here."""
     model = parity_support.randomize(MODELS[name](), seed=11)
-    config = parity_support.llama_config(model.config)
-    weights = parity_support.Weights(model.state_dict())
-    params = parity_support.llama_params(weights.at("model."), weights, config)
-    assert weights.used == set(weights.state)
-    return model, config, params
+    config, params = parity_support.converted(model)
+    return model, config, params["llm"]
 
 
 def at_rest(tokens):

@@ -203,20 +203,8 @@ def pair(select: str):
     )  # fmt: skip
     model = parity_support.randomize(transformers.LlavaForConditionalGeneration(hf), seed=4)
     model.set_attn_implementation("eager")
-    vision = parity_support.vision_config(hf.vision_config)
-    config = llava.LlavaConfig(
-        clip=clip.ClipConfig(vision, TINY.clip.text, 8),
-        llm=parity_support.llama_config(hf.text_config),
-        feature_select={"default": "patch", "full": "full"}[select],
-    )
-    weights = parity_support.Weights(model.state_dict())
-    projector = weights.at("model.multi_modal_projector.")
-    params = {
-        "clip": {"vision": parity_support.vision_params(weights.at("model.vision_tower."), vision)},
-        "projector": {name: projector.linear(name) for name in ("linear_1", "linear_2")},
-        "llm": parity_support.llama_params(weights.at("model.language_model."), weights, config.llm),
-    }
-    assert weights.used == set(weights.state)
+    config, params = parity_support.converted(model)
+    assert config.feature_select == {"default": "patch", "full": "full"}[select]
     return model, config, params
 
 

@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 
 class Batch(NamedTuple):
     """Arrays of one step: NumPy on the host, jax on the device. B samples, T positions, M images, C caption tokens.
@@ -23,3 +25,19 @@ class Batch(NamedTuple):
     caption_mask: Any  # bool [B, C]: the caption's own tokens
     images: Any = None  # uint8 [B, M, I, I, 3]
     image_features: Any = None  # float [B, M, P, D]: vision features computed beforehand, instead of images
+
+
+def prompt_batch(tokens: np.ndarray, valid: np.ndarray, image_mask: np.ndarray, images: np.ndarray | None) -> Batch:
+    """Prompts [B, T] to answer: nothing to learn, no caption."""
+    none = np.zeros((len(tokens), 1))
+    nowhere = np.zeros(tokens.shape, bool)
+    return Batch(
+        tokens=tokens,
+        valid=valid,
+        targets=nowhere,
+        image_mask=image_mask,
+        retrieved_mask=nowhere,
+        caption_tokens=none.astype(np.int32),
+        caption_mask=none.astype(bool),
+        images=images,
+    )

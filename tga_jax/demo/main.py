@@ -16,7 +16,7 @@ import rich.table
 from tga_jax.analysis.plots import TEXT_LABEL
 from tga_jax.data import emoji_scenes, emoji_tasks, sources
 from tga_jax.data.emoji_concepts import COLORS, CONCEPTS, caption
-from tga_jax.demo import measure, trainings
+from tga_jax.demo import measure, models, trainings
 from tga_jax.demo.draw import draw
 from tga_jax.demo.world import DemoConfig, World
 from tga_jax.evals.report import RATE_FIELDS, ROW_LABELS, headline
@@ -96,7 +96,9 @@ def run(config: DemoConfig, workdir: Path, parts: Path, console: rich.console.Co
             held_out = measure.items(world, attachments, "test")
             inside = {TEXT_LABEL: measure.inside(world, measure.load_text(world, text_dir), held_out, False)}
             for name, folder in folders.items():
-                inside[name] = measure.inside(world, measure.load_row(world, folder), held_out, True)
+                params = measure.load_row(world, folder)
+                inside[name] = measure.inside(world, params, held_out, True)
+                models.save(world, workdir / "models" / name, params, clip_dir)
         results = {
             "seed": config.seed,
             "commit": _commit(),

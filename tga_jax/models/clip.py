@@ -44,9 +44,11 @@ class TextConfig(TowerConfig):
 
 @dataclasses.dataclass(frozen=True)
 class ClipConfig:
+    """Both towers; a LLaVA checkpoint has the vision tower alone, and no shared embedding."""
+
     vision: VisionConfig
-    text: TextConfig
-    embed_size: int
+    text: TextConfig | None
+    embed_size: int | None
 
 
 class EncoderBlock(nn.Module):
@@ -118,6 +120,8 @@ class Clip(nn.Module):
     config: ClipConfig
 
     def setup(self):
+        if self.config.text is None or self.config.embed_size is None:
+            raise ValueError("clip: a vision tower alone, expected both towers")
         self.vision = VisionTower(self.config.vision)
         self.text = TextTower(self.config.text)
         self.vision_projection = nn.Dense(self.config.embed_size, use_bias=False)
@@ -137,6 +141,15 @@ class Clip(nn.Module):
 
     def embed_texts(self, tokens: Array) -> Array:
         return layers.unit(self.text_projection(self.text(tokens)))
+
+
+def init(config: ClipConfig, key: Array) -> dict:
+    """Random parameters of both towers, or of the vision tower alone."""
+    v = config.vision
+    images = jnp.zeros((1, v.image_size, v.image_size, 3))
+    if config.text is None:
+        return {"vision": VisionTower(v).init(key, images)["params"]}
+    return Clip(config).init(key, images, jnp.full((1, 2), config.text.eos_token_id))["params"]
 
 
 def vision_features(config: VisionConfig, params: dict, images: Array, layer: int, select: str) -> Array:

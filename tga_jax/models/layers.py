@@ -4,6 +4,7 @@ Dimension letters: B batch, T query positions, S key positions, D hidden, K key/
 key/value head, H head size, N segments, L layers.
 """
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -33,9 +34,50 @@ class RMSNorm(nn.Module):
         return (x * scale).astype(self.dtype)
 
 
-def rope_angles(positions: Array, head_dim: int, theta: float) -> tuple[Array, Array]:
-    """cos and sin of the rotary angles, each float32 [B, T, H/2], for integer positions [B, T]."""
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """How rotary frequencies are lowered for a longer context than a model was first trained on.
+
+    "linear": all by `factor` (position interpolation, Chen et al., 2023). "llama3": those with wavelengths above
+    original_length / low_freq_factor by `factor`, those below original_length / high_freq_factor not at all, and a
+    blend between (Llama 3.1).
+    """
+
+    kind: str
+    factor: float
+    low_freq_factor: float | None = None
+    high_freq_factor: float | None = None
+    original_length: int | None = None
+
+    def __post_init__(self):
+        if self.kind not in ("linear", "llama3"):
+            raise ValueError(f"rope_scaling: kind {self.kind!r}, expected 'linear' or 'llama3'")
+        rest = (self.low_freq_factor, self.high_freq_factor, self.original_length)
+        if [r is None for r in rest] != [self.kind == "linear"] * 3:
+            raise ValueError(
+                "rope_scaling: low_freq_factor, high_freq_factor and original_length belong to 'llama3', all three"
+            )
+
+
+def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> Array:
+    """Rotary frequencies float32 [H/2], in radians a position."""
     frequencies = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    if scaling is None:
+        return frequencies
+    scaled = frequencies / scaling.factor
+    if scaling.low_freq_factor is None or scaling.high_freq_factor is None or scaling.original_length is None:
+        return scaled
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    turns = scaling.original_length * frequencies / (2 * jnp.pi)  # within the original length
+    kept = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
+    return kept * frequencies + (1 - kept) * scaled
+
+
+def rope_angles(
+    positions: Array, head_dim: int, theta: float, scaling: RopeScaling | None = None
+) -> tuple[Array, Array]:
+    """cos and sin of the rotary angles, each float32 [B, T, H/2], for integer positions [B, T]."""
+    frequencies = rope_frequencies(head_dim, theta, scaling)
     angles = positions[..., None].astype(jnp.float32) * frequencies
     return jnp.cos(angles), jnp.sin(angles)
 

@@ -1,4 +1,4 @@
-"""A Llama-family decoder (RMSNorm, rotary positions, grouped-query attention, SwiGLU): Llama, Mistral, SmolLM2.
+"""A Llama-family decoder (RMSNorm, rotary positions, grouped-query attention, SwiGLU): Llama, Mistral, SmolLM2, Qwen2.
 
 Dimension letters: B batch, T positions, S cache slots, D hidden, V vocabulary, K key/value heads, G query heads per
 key/value head, H head size, F feed-forward, N segments, L layers.
@@ -29,7 +29,11 @@ class LlamaConfig:
     rms_norm_eps: float
     sliding_window: int | None
     tie_embeddings: bool
-    dtype: str = "float32"
+    dtype: str = "float32"  # of activations
+    rope_scaling: layers.RopeScaling | None = None
+    qkv_bias: bool = False  # Qwen2, and Llama's attention_bias
+    out_bias: bool = False  # Llama's attention_bias
+    mlp_bias: bool = False
     remat: str = "none"
 
     def __post_init__(self):
@@ -79,22 +83,22 @@ class DecoderBlock(nn.Module):
         dtype = jnp.dtype(c.dtype)
         group = c.num_heads // c.num_kv_heads
 
-        def dense(features, name, axis: int | tuple[int, ...] = -1):
-            return nn.DenseGeneral(features, axis=axis, use_bias=False, dtype=dtype, name=name)
+        def dense(features, name, bias: bool, axis: int | tuple[int, ...] = -1):
+            return nn.DenseGeneral(features, axis=axis, use_bias=bias, dtype=dtype, name=name)
 
         h = layers.RMSNorm(c.rms_norm_eps, dtype, name="attention_norm")(x)
-        q = layers.apply_rope(dense((c.num_kv_heads, group, c.head_dim), "query")(h), *rope)
-        k = layers.apply_rope(dense((c.num_kv_heads, c.head_dim), "key")(h), *rope)
-        v = dense((c.num_kv_heads, c.head_dim), "value")(h)
+        q = layers.apply_rope(dense((c.num_kv_heads, group, c.head_dim), "query", c.qkv_bias)(h), *rope)
+        k = layers.apply_rope(dense((c.num_kv_heads, c.head_dim), "key", c.qkv_bias)(h), *rope)
+        v = dense((c.num_kv_heads, c.head_dim), "value", c.qkv_bias)(h)
         if kv is not None:
             k, v = (
                 jax.lax.dynamic_update_slice_in_dim(old, new, slot, axis=1) for old, new in zip(kv, (k, v), strict=True)
             )
             kv = (k, v)
-        x = x + dense(c.hidden_size, "out", axis=(-3, -2, -1))(layers.attend(q, k, v, mask))
+        x = x + dense(c.hidden_size, "out", c.out_bias, axis=(-3, -2, -1))(layers.attend(q, k, v, mask))
         h = layers.RMSNorm(c.rms_norm_eps, dtype, name="mlp_norm")(x)
-        h = jax.nn.silu(dense(c.mlp_size, "gate")(h)) * dense(c.mlp_size, "up")(h)
-        x = x + dense(c.hidden_size, "down")(h)
+        h = jax.nn.silu(dense(c.mlp_size, "gate", c.mlp_bias)(h)) * dense(c.mlp_size, "up", c.mlp_bias)(h)
+        x = x + dense(c.hidden_size, "down", c.mlp_bias)(h)
         means = None if segments is None else layers.segment_means(x, segments)
         return x, (kv, means, x if self.emit_states else None)
 
@@ -153,7 +157,7 @@ class Decoder(nn.Module):
             key_positions = jax.lax.dynamic_update_slice_in_dim(cache.positions, positions, slot, axis=1)
             key_valid = jax.lax.dynamic_update_slice_in_dim(cache.valid, valid, slot, axis=1)
         mask = layers.causal_mask(positions, key_positions, key_valid, c.sliding_window)
-        rope = layers.rope_angles(positions, c.head_dim, c.rope_theta)
+        rope = layers.rope_angles(positions, c.head_dim, c.rope_theta, c.rope_scaling)
         kv, means, states = None if cache is None else (cache.k, cache.v), None, None
         if c.num_layers:
             x, (kv, means, states) = self.blocks(x, kv, rope, mask, slot, segments)

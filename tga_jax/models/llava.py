@@ -105,16 +105,13 @@ def projector(config: LlavaConfig) -> Projector | Resampler:
 
 def init(config: LlavaConfig, key: Array, parts: tuple[str, ...] = ("clip", "projector", "llm")) -> dict:
     """Random parameters of the named parts; a part's values depend on `key` and its name, not on the other parts."""
-    v, t = config.clip.vision, config.clip.text
     tokens = jnp.zeros((1, 2), jnp.int32)
     makers = {
-        "clip": lambda k: clip.Clip(config.clip).init(
-            k, jnp.zeros((1, v.image_size, v.image_size, 3)), jnp.full((1, 2), t.eos_token_id)
-        ),
-        "projector": lambda k: projector(config).init(k, jnp.zeros((1, 1, v.hidden_size))),
-        "llm": lambda k: llama.Decoder(config.llm).init(k, tokens, tokens == 0, method="from_tokens"),
+        "clip": lambda k: clip.init(config.clip, k),
+        "projector": lambda k: projector(config).init(k, jnp.zeros((1, 1, config.clip.vision.hidden_size)))["params"],
+        "llm": lambda k: llama.Decoder(config.llm).init(k, tokens, tokens == 0, method="from_tokens")["params"],
     }
-    return {part: makers[part](jax.random.fold_in(key, i))["params"] for i, part in enumerate(makers) if part in parts}
+    return {part: makers[part](jax.random.fold_in(key, i)) for i, part in enumerate(makers) if part in parts}
 
 
 def normalize_pixels(images: Array) -> Array:

@@ -61,7 +61,7 @@ def get(name: str, vocab_size: int | None = None) -> LlavaConfig:
     config = LLAVA[name]()
     if vocab_size is None:
         return config
-    text = dataclasses.replace(config.clip.text, vocab_size=vocab_size)
+    text = None if config.clip.text is None else dataclasses.replace(config.clip.text, vocab_size=vocab_size)
     return dataclasses.replace(
         config,
         clip=dataclasses.replace(config.clip, text=text),

@@ -1,0 +1,47 @@
+"""The peer of `tga bench decode`: transformers and torch, greedy, on the same hub folder. Prints tokens a second."""
+
+import argparse
+import json
+import time
+
+import torch
+import transformers
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--checkpoint", required=True)
+parser.add_argument("--dtype", default="float32")
+parser.add_argument("--batch", type=int, default=1)
+parser.add_argument("--prompt", type=int, default=32)
+parser.add_argument("--new-tokens", type=int, default=128)
+parser.add_argument("--repeats", type=int, default=5)
+flags = parser.parse_args()
+
+device = "cuda" if torch.cuda.is_available() else "cpu"
+model = transformers.AutoModelForCausalLM.from_pretrained(flags.checkpoint, dtype=getattr(torch, flags.dtype))
+model = model.to(device).eval()
+ids = torch.randint(3, model.config.vocab_size, (flags.batch, flags.prompt), device=device)
+how = {
+    "do_sample": False,
+    "num_beams": 1,
+    "eos_token_id": None,
+    "pad_token_id": 0,
+    "attention_mask": torch.ones_like(ids),
+}
+
+
+def seconds(count: int) -> float:
+    start = time.perf_counter()
+    with torch.inference_mode():
+        out = model.generate(ids, min_new_tokens=count, max_new_tokens=count, **how)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    assert out.shape[1] == flags.prompt + count
+    return time.perf_counter() - start
+
+
+seconds(8)
+rates = []
+for _ in range(flags.repeats):
+    prefill = seconds(1)  # taken off: the figure is of decoding alone, as ours is
+    rates.append(flags.batch * (flags.new_tokens - 1) / (seconds(flags.new_tokens) - prefill))
+print(json.dumps({"repeats": rates, "torch": torch.__version__, "threads": torch.get_num_threads()}))

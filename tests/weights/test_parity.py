@@ -1,0 +1,92 @@
+"""Hub folders, loaded through the package's door, against transformers and torch in float32."""
+
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers
+from hub_support import CONFIGS, IMAGE_ID, model, save, token_rows
+
+import tga_jax
+
+LANGUAGE = [name for name in CONFIGS if not name.startswith(("clip", "llava"))]
+
+
+@pytest.fixture(autouse=True)
+def full_precision():
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+@pytest.fixture(scope="module", name="pair", params=LANGUAGE)
+def fixture_pair(request, tmp_path_factory):
+    made = model(request.param)
+    return made, tga_jax.load(save(made, tmp_path_factory.mktemp(request.param)), dtype="float32")
+
+
+def relative(ours, theirs) -> float:
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    return np.abs(ours - theirs).max() / np.abs(theirs).max()
+
+
+def check(ours, theirs, valid: np.ndarray) -> None:
+    """Logits and every hidden state on what is no padding. transformers' last state is after the final norm."""
+    assert relative(np.asarray(ours.logits)[valid], theirs.logits.numpy()[valid]) < 2e-5
+    assert len(ours.hidden_states) == len(theirs.hidden_states)
+    for a, b in zip(ours.hidden_states[:-1], theirs.hidden_states[:-1], strict=True):
+        assert relative(np.asarray(a)[valid], b.numpy()[valid]) < 2e-5
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_language_models_in_padded_batches(pair, left):
+    theirs, ours = pair
+    ids, mask = token_rows(np.random.default_rng(0), [11, 7, 1, 9], 11, left)
+    with torch.no_grad():
+        found = theirs(torch.tensor(ids), attention_mask=torch.tensor(mask), output_hidden_states=True)
+    check(ours.forward(ids, mask), found, mask.astype(bool))
+
+
+def image_rows(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two images with text around them; one; none."""
+    image = [IMAGE_ID] * count
+    rows = [[1, 5, *image, 6, 7, *image, 8], [1, *image, 9, 10], [1, 4, 3]]
+    width = max(map(len, rows))
+    ids = np.array([row + [0] * (width - len(row)) for row in rows])
+    return ids, (np.arange(width) < np.array([[len(r)] for r in rows])).astype(np.int64)
+
+
+@pytest.mark.parametrize(("name", "count"), [("llava", 4), ("llava-full", 5)])
+def test_llava_end_to_end(name, count, tmp_path):
+    theirs = model(name)
+    ours = tga_jax.load(save(theirs, tmp_path / name), dtype="float32")
+    ids, mask = image_rows(count)
+    pixels = np.random.default_rng(1).standard_normal((3, 3, 28, 28)).astype(np.float32)
+    with torch.no_grad():
+        found = theirs(
+            torch.tensor(ids), attention_mask=torch.tensor(mask), pixel_values=torch.tensor(pixels),
+            output_hidden_states=True,
+        )  # fmt: skip
+    check(ours.forward(ids, mask, pixels), found, mask.astype(bool))
+    with pytest.raises(tga_jax.UserError, match=f"{3 * count} image tokens and 2 pictures, expected {count} a picture"):
+        ours.forward(ids, mask, pixels[:2])
+
+
+def test_clip_embeddings_and_similarity(tmp_path):
+    theirs = model("clip")
+    theirs.config.text_config.eos_token_id = 2  # as early files have it: the end is where the largest id stands
+    folder = save(theirs, tmp_path / "clip")
+    ours = tga_jax.load(folder, dtype="float32")
+    assert ours.config.text.eos_token_id == 66
+    rng = np.random.default_rng(2)
+    pictures = [rng.integers(0, 256, (28, 28, 3)).astype(np.uint8) for _ in range(3)]
+    texts = ["w5 w7 w66", "w9 w66", "w4 w4 w4 w5 w66"]
+    processor = transformers.CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+    pixels = processor(pictures, return_tensors="pt")["pixel_values"]
+    tokens = ours.processor.tokenizer(texts, padding="max_length", max_length=11, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        found = theirs(input_ids=tokens, pixel_values=pixels)
+    images, words = ours.embed_images(pictures), ours.embed_texts(texts)
+    assert relative(images, found.image_embeds) < 2e-5
+    assert relative(words, found.text_embeds) < 2e-5
+    scale = np.exp(theirs.logit_scale.item())
+    assert relative(scale * images @ words.T, found.logits_per_image) < 2e-5

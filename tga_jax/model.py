@@ -1,0 +1,221 @@
+"""The door for Python: a checkpoint as one object to run, to ask and to look into.
+
+Dimension letters: B batch, T positions, N pictures, I image size, L layers, D hidden size, V vocabulary, E embedding.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from tga_jax.data.batch import Batch
+from tga_jax.data.processor import Picture, Processor
+from tga_jax.errors import UserError
+from tga_jax.generate import generate, language_model, row_keys, stream
+from tga_jax.models import clip, layers, llama, llava
+from tga_jax.sampling import Sampling
+from tga_jax.weights import checkpoint, convert, description
+from tga_jax.weights.hub_config import HubModel
+
+Array = jax.Array
+
+
+class Output(NamedTuple):
+    logits: Array  # float32 [B, T, V]
+    # [L+1, B, T, D]: 0 is the input embeddings, i the output of block i, the last one before the final norm.
+    hidden_states: Array
+
+
+@partial(jax.jit, static_argnames="config")
+def _forward(config, params: dict, tokens: Array, valid: Array, image_mask: Array, pixels: Array | None) -> Output:
+    llm = language_model(config)
+    decoder = partial(layers.apply, llama.Decoder(llm, emit_states=True), params["llm"])
+    x = decoder(tokens, method="embed")
+    if pixels is not None:
+        features = clip.vision_features(
+            config.clip.vision, params["clip"]["vision"], pixels, config.feature_layer, config.feature_select
+        )
+        images = layers.apply(llava.projector(config), params["projector"], features)
+        # All rows as one: the pictures fill the marked positions in order, however many a row has.
+        x = llava.merge(x.reshape(1, -1, x.shape[-1]), images[None], image_mask.reshape(1, -1)).reshape(x.shape)
+    positions = jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0).astype(jnp.int32)
+    out = decoder(x, positions, valid)
+    return Output(decoder(out.hidden, method="logits"), out.states)
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A loaded checkpoint: LLaVA, a language model alone, or CLIP.
+
+    params: nested by part ("clip", "projector", "llm"); description: what the hub's config said.
+    """
+
+    description: HubModel
+    params: dict[str, Any]
+    processor: Processor
+
+    @property
+    def config(self) -> llava.LlavaConfig | llama.LlamaConfig | clip.ClipConfig:
+        return self.description.config
+
+    def _language(self) -> Any:
+        if isinstance(self.config, clip.ClipConfig):
+            raise UserError("this checkpoint is a CLIP, expected one with a language model")
+        return self.config
+
+    def _towers(self) -> clip.Clip:
+        if not isinstance(self.config, clip.ClipConfig) or self.config.text is None:
+            raise UserError("embedding needs both towers, expected a CLIP checkpoint")
+        return clip.Clip(self.config)
+
+    def forward(self, input_ids: Any, attention_mask: Any = None, pixel_values: Any = None) -> Output:
+        """Logits and all hidden states, as transformers' models take their input.
+
+        input_ids: int [B, T], with the checkpoint's image token at each position of a picture; attention_mask: 0 on
+        padding, on either side; pixel_values: float [N, 3, I, I], normalised. Raises UserError if the image tokens do
+        not match the pictures.
+        """
+        config = self._language()
+        tokens = np.asarray(input_ids, np.int32)
+        valid = np.ones(tokens.shape, bool) if attention_mask is None else np.asarray(attention_mask).astype(bool)
+        mask, pixels = np.zeros(tokens.shape, bool), None
+        if isinstance(config, llava.LlavaConfig):
+            mask = (tokens == self.description.image_token_id) & valid
+            count = 0 if pixel_values is None else len(pixel_values)
+            if mask.sum() != count * config.image_tokens:
+                raise UserError(
+                    f"{mask.sum()} image tokens and {count} pictures, expected {config.image_tokens} a picture"
+                )
+            if pixel_values is not None:
+                pixels = np.asarray(pixel_values, np.float32).transpose(0, 2, 3, 1)
+        elif pixel_values is not None:
+            raise UserError("this checkpoint has no vision tower, expected input without pixel_values")
+        return _forward(config, self.params, tokens, valid, mask, pixels)
+
+    def _ask(self, prompts: Sequence[str], images: Sequence[Sequence[Picture]] | None, new_tokens: int) -> Batch:
+        batch = self.processor.batch(prompts, images)
+        limit = self.description.kept.get("max_position_embeddings")
+        if limit is not None and batch.tokens.shape[1] + new_tokens > limit:
+            raise UserError(
+                f"a prompt of {batch.tokens.shape[1]} tokens and {new_tokens} new ones, expected at most {limit}"
+            )
+        return batch
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        images: Sequence[Sequence[Picture]] | None = None,
+        *,
+        new_tokens: int = 256,
+        stop: Sequence[str] = (),
+        seed: int = 0,
+        **sampling: Any,
+    ) -> list[str]:
+        """Answers to whole prompts; `.processor.chat` makes one of a conversation.
+
+        images: for every prompt, the pictures of its `<image>`; stop: texts at which an answer is cut; sampling: the
+        fields of `Sampling`, greedy by default. A row's answer does not depend on the others.
+        """
+        config, batch = self._language(), self._ask(prompts, images, new_tokens)
+        how = {"stop_ids": self.processor.stop_ids, "pad_id": self.processor.pad_id, "sampling": Sampling(**sampling)}
+        if stop:  # then the host has to look at the text every now and then
+            texts = [""] * len(prompts)
+            for ids in stream(config, self.params, batch, new_tokens=new_tokens, seed=seed, every=16, **how):
+                texts = [self._text(row) for row in ids]
+                if all(any(s in text for s in stop) for text in texts):
+                    break
+            return [_cut(text, stop) for text in texts]
+        ids = generate(config, self.params, batch, row_keys(seed, len(prompts)), new_tokens=new_tokens, **how)
+        return [self._text(row) for row in np.asarray(ids)]
+
+    def _text(self, ids: np.ndarray) -> str:
+        """Up to the first stop token: padding may be a word of its own."""
+        ends = np.flatnonzero(np.isin(ids, self.processor.stop_ids))
+        return self.processor.decode(ids[: ends[0]] if len(ends) else ids)
+
+    def stream(
+        self,
+        prompt: str,
+        images: Sequence[Picture] = (),
+        *,
+        new_tokens: int = 256,
+        stop: Sequence[str] = (),
+        seed: int = 0,
+        **sampling: Any,
+    ) -> Iterator[str]:
+        """The answer in pieces, as they come. Together they are what `generate` gives."""
+        batch = self._ask([prompt], [images], new_tokens)
+        how = {"stop_ids": self.processor.stop_ids, "pad_id": self.processor.pad_id, "sampling": Sampling(**sampling)}
+        told = ""
+        for ids in stream(self._language(), self.params, batch, new_tokens=new_tokens, seed=seed, **how):
+            text = self._text(ids[0])
+            done = any(s in text for s in stop)
+            text = _cut(text, stop)
+            # Held back: half a character, and what may become a stop text.
+            safe = len(text) if done else len(text) - _held(text, stop)
+            if safe > len(told) and text.startswith(told):
+                yield text[len(told) : safe]
+                told = text[:safe]
+            if done:
+                return
+        final = _cut(self._text(ids[0]), stop)  # pyright: ignore[reportPossiblyUnboundVariable]
+        if final != told:
+            yield final[len(told) :]
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit CLIP embeddings float32 [N, E]; texts are cut at the tower's context, the end token kept."""
+        towers, text = self._towers(), self.config.text  # pyright: ignore[reportAttributeAccessIssue]
+        ids = self.processor.tokenizer(
+            list(texts), padding="max_length", truncation=True, max_length=text.context_length
+        )["input_ids"]
+        run = jax.jit(partial(layers.apply, towers, method="embed_texts"))
+        return np.asarray(run(self.params["clip"], np.asarray(ids, np.int32)), np.float32)
+
+    def embed_images(self, pictures: Sequence[Picture]) -> np.ndarray:
+        """Unit CLIP embeddings float32 [N, E]."""
+        towers = self._towers()
+
+        def run(params: dict, pixels: Array) -> Array:
+            return layers.apply(towers, params, llava.normalize_pixels(pixels), method="embed_images")
+
+        return np.asarray(jax.jit(run)(self.params["clip"], self.processor.pixels(pictures)), np.float32)
+
+
+def _cut(text: str, stop: Sequence[str]) -> str:
+    found = [at for s in stop if (at := text.find(s)) >= 0]
+    return text[: min(found)] if found else text
+
+
+def _held(text: str, stop: Sequence[str]) -> int:
+    """How many last characters may still change: of an unfinished character, or of the start of a stop text."""
+    if text.endswith("\N{REPLACEMENT CHARACTER}"):
+        return 1
+    return max((n for s in stop for n in range(1, len(s)) if text.endswith(s[:n])), default=0)
+
+
+def load(folder: str | Path, dtype: str | None = None, mesh: Mesh | None = None) -> Model:
+    """A hub folder, or a checkpoint of ours, as a Model.
+
+    dtype: "float32" or "bfloat16", of parameters and computation; None: bfloat16 for a hub folder, as stored for ours.
+    mesh: where parameters lie; None: on one device. Raises UserError naming what is missing or does not fit.
+    """
+    path = Path(folder)
+    if dtype not in (None, *convert.DTYPES.values()):
+        raise UserError(f"dtype: {dtype!r}, expected one of {', '.join(convert.DTYPES.values())}")
+    if (path / description.FILE).exists():
+        model = description.read(path)
+        params = checkpoint.load_params(path, model, mesh)
+        if dtype is not None:
+            model = checkpoint.with_dtype(model, dtype)
+            params = jax.tree.map(lambda x: x.astype(dtype), params)
+        return Model(model, params, checkpoint.processor(path / description.HUB, model))
+    model, found = checkpoint.open_hub(path)
+    model = checkpoint.with_dtype(model, dtype or "bfloat16")
+    params = convert.load(model, found, str(path), dtype or "bfloat16", mesh)
+    return Model(model, params, checkpoint.processor(path, model))

@@ -1,0 +1,83 @@
+"""`tga chat`: a conversation in the terminal, about pictures too."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import rich.console
+
+from tga_jax.data.processor import IMAGE, Picture
+from tga_jax.errors import UserError
+from tga_jax.model import Model, load
+
+_HELP = "/image FILE shows a picture with the next question, /new starts over, /quit ends"
+
+
+@dataclasses.dataclass
+class Conversation:
+    """What was said so far, and the pictures in the order of their `<image>`."""
+
+    model: Model
+    system: str = ""
+    messages: list[dict[str, str]] = dataclasses.field(default_factory=list)
+    pictures: list[Picture] = dataclasses.field(default_factory=list)
+    waiting: list[Picture] = dataclasses.field(default_factory=list)  # shown with the next question
+
+    def show(self, picture: Path) -> None:
+        """Raises UserError if the model has no eyes, or the file is no image."""
+        self.model.processor.pixels([picture])
+        self.waiting.append(picture)
+
+    def ask(self, question: str, **how: Any) -> Iterator[str]:
+        """The answer in pieces. What was said is kept only once the answer is whole."""
+        message = {"role": "user", "content": f"{IMAGE}\n" * len(self.waiting) + question}
+        start = [{"role": "system", "content": self.system}] if self.system else []
+        prompt = self.model.processor.chat([*start, *self.messages, message])
+        pictures, answer = [*self.pictures, *self.waiting], ""
+        for piece in self.model.stream(prompt, pictures, **how):
+            answer += piece
+            yield piece
+        self.messages += [message, {"role": "assistant", "content": answer.strip()}]
+        self.pictures, self.waiting = pictures, []
+
+    def forget(self) -> None:
+        self.messages, self.pictures, self.waiting = [], [], []
+
+
+def run(
+    checkpoint: Path, pictures: list[Path], question: str, system: str, console: rich.console.Console, **how: Any
+) -> None:
+    """Asks one question, or if there is none, talks until the input ends. Raises UserError as `load` does."""
+    with console.status(f"loading {checkpoint}"):
+        talk = Conversation(load(checkpoint), system)
+    for picture in pictures:
+        talk.show(picture)
+    if question:
+        _answer(talk, question, console, how)
+        return
+    console.print(_HELP, style="dim")
+    while True:
+        try:
+            line = console.input("[bold]> [/bold]").strip()
+        except EOFError:
+            return
+        if line == "/quit":
+            return
+        try:
+            if line == "/new":
+                talk.forget()
+            elif line.startswith("/image "):
+                talk.show(Path(line.removeprefix("/image ").strip()))
+            elif line.startswith("/"):
+                console.print(_HELP, style="dim")
+            elif line:
+                _answer(talk, line, console, how)
+        except UserError as error:
+            console.print(str(error), style="red", markup=False, highlight=False)
+
+
+def _answer(talk: Conversation, question: str, console: rich.console.Console, how: dict[str, Any]) -> None:
+    for piece in talk.ask(question, **how):
+        console.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
+    console.print()

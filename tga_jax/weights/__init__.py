@@ -1,0 +1,1 @@
+"""Checkpoints in the hub's formats: safetensors, `.bin` and GGUF in, safetensors out."""

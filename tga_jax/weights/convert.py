@@ -1,0 +1,206 @@
+"""Hub checkpoints to parameters and back, one tensor at a time.
+
+Host memory beyond the model's own stays at a few tensors: a stacked parameter is allocated once, on its devices, and
+each layer is written into it in place.
+"""
+
+import difflib
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from safetensors.numpy import save_file
+
+from tga_jax import sharding
+from tga_jax.errors import UserError
+from tga_jax.models import clip, llama, llava
+from tga_jax.weights import names
+from tga_jax.weights.folder import Tensor
+from tga_jax.weights.hub_config import HubModel
+
+DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
+_SHARD_BYTES = 2**30
+_VOCABULARY = ("embed_tokens.weight", "lm_head.weight")  # whose rows may be padded
+
+
+def shapes(model: HubModel) -> dict[str, Any]:
+    """Parameter shapes by part, as nested dictionaries of ShapeDtypeStruct."""
+    key = jax.random.key(0)
+    if isinstance(model.config, llava.LlavaConfig):
+        return jax.eval_shape(lambda: llava.init(model.config, key))  # pyright: ignore[reportArgumentType]
+    if isinstance(model.config, clip.ClipConfig):
+        return {"clip": jax.eval_shape(lambda: clip.init(model.config, key))}  # pyright: ignore[reportArgumentType]
+    tokens = jnp.zeros((1, 2), jnp.int32)
+    decoder = llama.Decoder(model.config)
+    made = jax.eval_shape(lambda: decoder.init(key, tokens, tokens == 0, method="from_tokens"))
+    return {"llm": made["params"]}
+
+
+def _leaves(tree: dict[str, Any]) -> dict[str, Any]:
+    """`part/path` -> leaf."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {"/".join(k.key for k in path): leaf for path, leaf in flat}
+
+
+def _sources(model: HubModel, like: dict[str, Any]) -> Iterator[tuple[str, names.Rule, list[str], tuple[int, ...]]]:
+    """For every parameter: (path, rule, names within the part of all its layers or of itself, shape of one of them)."""
+    by_path = {f"{part}/{rule.ours}": rule for part, rules in names.RULES.items() for rule in rules}
+    for path, leaf in like.items():
+        rule = by_path.get(path)
+        if rule is None:
+            raise UserError(f"{path}: has no counterpart in the hub's checkpoints")
+        stacked = "*" in rule.hub
+        locals_ = [rule.hub.replace("*", str(i)) for i in range(leaf.shape[0])] if stacked else [rule.hub]
+        yield path, rule, locals_, leaf.shape[1:] if stacked else leaf.shape
+
+
+def _match(model: HubModel, found: dict[str, Tensor], where: str) -> dict[str, list[Tensor]]:
+    """Path -> its tensors by layer. Raises UserError listing all missing, unexpected and unfit names at once."""
+    here: dict[tuple[str, str], tuple[str, Tensor]] = {}
+    wrong = []
+    for name, tensor in found.items():
+        try:
+            place = names.locate(name)
+        except KeyError:
+            wrong.append(f"unexpected {name}")
+            continue
+        if place is not None:
+            here[place] = (name, tensor)
+    matched: dict[str, list[Tensor]] = {}
+    missing, used = [], set()
+    like = _leaves(shapes(model))
+    parts = {path.split("/")[0] for path in like}
+    for path, rule, locals_, shape in _sources(model, like):
+        part = path.split("/")[0]
+        matched[path] = []
+        for local in locals_:
+            if (part, local) not in here:
+                missing.append((part, local))
+                continue
+            used.add((part, local))
+            name, tensor = here[part, local]
+            wanted, rows = rule.hub_shape(shape), local in _VOCABULARY
+            got = (min(tensor.shape[0], wanted[0]), *tensor.shape[1:]) if rows and tensor.shape else tensor.shape
+            if got != wanted:
+                wrong.append(f"{name} is {list(tensor.shape)}, config.json says {list(wanted)}")
+            matched[path].append(tensor)
+    llm = model.llm
+    tied = llm is not None and llm.tie_embeddings
+    spare = [
+        (p, local)
+        for p, local in here
+        if (p, local) not in used
+        and p in parts
+        and not (tied and local == "lm_head.weight")
+        # A LLaVA uses its vision tower below the pooled output.
+        and not (model.kind == "llava" and p == "clip" and not local.startswith("vision_model."))
+    ]
+    spare += [(p, local) for p, local in here if p not in parts and model.kind == "llm"]
+    wrong += [f"unexpected {here[place][0]}" for place in spare]
+    candidates = {local: here[p, local][0] for p, local in spare}
+    for part, local in missing:
+        near = difflib.get_close_matches(local, candidates, 1)
+        wrong.append(f"missing {part}: {local}" + (f" (there is {candidates[near[0]]})" if near else ""))
+    if wrong:
+        more = f"; and {len(wrong) - 40} more" if len(wrong) > 40 else ""
+        raise UserError(f"{where}: weights and config disagree: " + "; ".join(wrong[:40]) + more)
+    return matched
+
+
+def _read(tensor: Tensor, rule: names.Rule, shape: tuple[int, ...], dtype: Any, where: str) -> np.ndarray:
+    try:
+        x = tensor.read()
+    except UserError:
+        raise
+    except Exception as error:  # readers raise types of their own for a file that changed or ends early
+        raise UserError(f"{tensor.file}: cannot be read ({error})") from error
+    x = x[: rule.hub_shape(shape)[0]] if rule.hub in _VOCABULARY else x
+    return rule.to_ours(x, shape).astype(dtype)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _put(stack: jax.Array, layer: jax.Array, i: int) -> jax.Array:
+    return jax.lax.dynamic_update_slice_in_dim(stack, layer[None], i, axis=0)
+
+
+def load(model: HubModel, found: dict[str, Tensor], where: str, dtype: str, mesh: Mesh | None = None) -> dict[str, Any]:
+    """Parameters by part in `dtype`, each tensor straight to its place on the mesh (default: one device).
+
+    where: names the checkpoint in errors. Raises UserError if names or shapes do not fit the config, all at once.
+    """
+    matched = _match(model, found, where)
+    mesh = mesh or Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.AXES)
+    like = shapes(model)
+    placement = _leaves(sharding.shardings(like, mesh))
+    flat: dict[str, jax.Array] = {}
+    for path, rule, _, shape in _sources(model, _leaves(like)):
+        tensors, place = matched.pop(path), placement[path]
+        if "*" not in rule.hub:
+            flat[path] = jax.device_put(_read(tensors[0], rule, shape, dtype, where), place)
+            continue
+        layer_place = NamedSharding(mesh, P(*place.spec[1:]))
+        stack = jnp.zeros((len(tensors), *shape), dtype, device=place)
+        for i, tensor in enumerate(tensors):
+            stack = _put(stack, jax.device_put(_read(tensor, rule, shape, dtype, where), layer_place), i)
+            stack.block_until_ready()  # else all layers would wait in host memory
+        flat[path] = stack
+    params: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        node = params
+        *parents, last = path.split("/")
+        for name in parents:
+            node = node.setdefault(name, {})
+        node[last] = leaf
+    return params
+
+
+def hub_tensors(model: HubModel, params: dict[str, Any], vocab_size: int | None = None) -> Iterator[tuple[str, Any]]:
+    """(hub name, array) of an exported checkpoint, one at a time; vocab_size: rows of its embedding table."""
+    leaves = _leaves(params)
+    for path, rule, locals_, _ in _sources(model, leaves):
+        part = path.split("/")[0]
+        for i, local in enumerate(locals_):
+            x = rule.to_hub(np.asarray(leaves[path][i] if "*" in rule.hub else leaves[path]))
+            if local in _VOCABULARY and vocab_size is not None and vocab_size > len(x):
+                # The mean of all rows, as transformers' own conversion has it nearly: no token is put forward.
+                mean = x.astype(np.float32).mean(0, keepdims=True).astype(x.dtype)
+                x = np.concatenate([x, np.repeat(mean, vocab_size - len(x), axis=0)])
+            yield names.hub_name(part, local, model.kind == "llava"), x
+
+
+def write_safetensors(folder: Path, tensors: Iterator[tuple[str, Any]], shard_bytes: int = _SHARD_BYTES) -> None:
+    """Writes shards and, if there are several, their index. At most a shard is in memory."""
+    shard: dict[str, np.ndarray] = {}
+    files: list[list[str]] = []
+    size = total = 0
+
+    def flush() -> None:
+        nonlocal shard, size
+        if shard:
+            save_file(shard, folder / f"part-{len(files)}", metadata={"format": "pt"})
+            files.append(list(shard))
+            shard, size = {}, 0
+
+    for name, x in tensors:
+        if size + x.nbytes > shard_bytes:
+            flush()
+        shard[name] = x
+        size, total = size + x.nbytes, total + x.nbytes
+    flush()
+    if len(files) == 1:
+        (folder / "part-0").rename(folder / "model.safetensors")
+        return
+    weight_map = {}
+    for i, held in enumerate(files):
+        name = f"model-{i + 1:05d}-of-{len(files):05d}.safetensors"
+        (folder / f"part-{i}").rename(folder / name)
+        weight_map |= dict.fromkeys(held, name)
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")

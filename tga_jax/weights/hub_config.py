@@ -1,0 +1,379 @@
+"""The hub's `config.json` as our model configs, and back. transformers fills in what a sparse file leaves out, so that
+no default of ours stands in for a model's own; what is not understood is an error that names it.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from tga_jax.errors import UserError
+from tga_jax.models import presets
+from tga_jax.models.clip import ClipConfig, TextConfig, VisionConfig
+from tga_jax.models.layers import RopeScaling
+from tga_jax.models.llama import LlamaConfig
+from tga_jax.models.llava import LlavaConfig
+
+_LLMS = {
+    "llama": (transformers.LlamaConfig, "LlamaForCausalLM"),
+    "mistral": (transformers.MistralConfig, "MistralForCausalLM"),
+    "qwen2": (transformers.Qwen2Config, "Qwen2ForCausalLM"),
+}
+# What an exported LLM's config needs beside its shape.
+_KEPT = ("bos_token_id", "eos_token_id", "pad_token_id", "max_position_embeddings")
+# Fields that say nothing of the forward pass, and older spellings that transformers itself translates.
+_HARMLESS = {
+    "_attn_implementation_autoset", "_name_or_path", "is_llama_config", "pretraining_tp", "rope_scaling", "rope_theta",
+    "torch_dtype", "transformers.js_config", "transformers_version", "use_cache",
+}  # fmt: skip
+# Older files name these; only this value is what we compute.
+_FIXED = {"rope_interleaved": False, "partial_rotary_factor": 1.0}
+# LLaVA's own config: what concerns its training or its preprocessing of text.
+_LLAVA_HARMLESS = {
+    "freeze_mm_mlp_adapter", "freeze_mm_vision_resampler", "image_aspect_ratio", "image_grid_pinpoints",
+    "mm_hidden_size", "mm_projector_lr", "mm_resampler_type", "mm_use_im_patch_token", "mm_vision_tower",
+    "tokenizer_model_max_length", "tokenizer_padding_side", "tune_mm_mlp_adapter", "tune_mm_vision_resampler",
+    "unfreeze_mm_vision_tower", "use_mm_proj", "max_length", "max_sequence_length", "vision_tower_lr",
+}  # fmt: skip
+_LLAVA_FIXED = {"mm_use_im_start_end": (False,), "mm_patch_merge_type": ("flat", None)}
+
+
+@dataclasses.dataclass(frozen=True)
+class HubModel:
+    """What a checkpoint is.
+
+    kind: "llava", "llm" or "clip"; family: the LLM's model_type; image_token_id: what stands for an image in token ids;
+    kept: fields of the LLM's config that its shape does not tell; image_mode: "pad" or "crop".
+    """
+
+    kind: str
+    config: LlavaConfig | LlamaConfig | ClipConfig
+    family: str | None = None
+    image_token_id: int | None = None
+    kept: dict[str, Any] = dataclasses.field(default_factory=dict)
+    image_mode: str = "crop"
+
+    @property
+    def llm(self) -> LlamaConfig | None:
+        if isinstance(self.config, LlamaConfig):
+            return self.config
+        return self.config.llm if isinstance(self.config, LlavaConfig) else None
+
+    @property
+    def clip(self) -> ClipConfig | None:
+        if isinstance(self.config, ClipConfig):
+            return self.config
+        return self.config.clip if isinstance(self.config, LlavaConfig) else None
+
+
+def _refuse(where: str, raw: dict[str, Any], known: set[str], fixed: dict[str, tuple[Any, ...]]) -> None:
+    for name, values in fixed.items():
+        if raw.get(name, values[0]) not in values:
+            raise UserError(f"{where}: {name} is {raw[name]!r}, expected {values[0]!r}; nothing else is supported")
+    if unknown := sorted(raw.keys() - known - fixed.keys()):
+        raise UserError(f"{where}: unknown field {', '.join(unknown)}; what it means for the model is not known here")
+
+
+def _fields(cls: type) -> set[str]:
+    return {f.name for f in dataclasses.fields(cls)} | set(getattr(cls, "attribute_map", {}))
+
+
+def _check_fields(where: str, raw: dict[str, Any], cls: type, also: set[str] = frozenset()) -> None:  # pyright: ignore
+    common = set(transformers.PretrainedConfig().to_dict())
+    fixed = {name: (value,) for name, value in _FIXED.items()}
+    _refuse(where, raw, _fields(cls) | common | _HARMLESS | also, fixed)
+
+
+def _only(where: str, found: Any, expected: Any, name: str) -> None:
+    if found != expected:
+        raise UserError(f"{where}: {name} is {found!r}, expected {expected!r}; nothing else is supported")
+
+
+def _rope(where: str, parameters: dict[str, Any]) -> RopeScaling | None:
+    kind = parameters.get("rope_type", "default")
+    if kind == "default":
+        return None
+    names = {
+        "factor": "factor",
+        "low_freq_factor": "low_freq_factor",
+        "high_freq_factor": "high_freq_factor",
+        "original_max_position_embeddings": "original_length",
+    }
+    try:
+        return RopeScaling(kind, **{ours: parameters[hub] for hub, ours in names.items() if hub in parameters})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def llm_config(where: str, hf: Any) -> LlamaConfig:
+    """hf: a transformers config. Raises UserError for a family or a field that this decoder does not compute."""
+    family = hf.model_type
+    if family not in _LLMS:
+        raise UserError(f"{where}: model_type {family!r}, expected one of {', '.join(_LLMS)}")
+    _only(where, hf.hidden_act, "silu", "hidden_act")
+    window = None
+    if family == "mistral":
+        window = hf.sliding_window
+    elif family == "qwen2" and "sliding_attention" in hf.layer_types:
+        if set(hf.layer_types) != {"sliding_attention"}:
+            raise UserError(f"{where}: layer_types mixes kinds of attention, expected the same in every layer")
+        window = hf.sliding_window
+    biased = family == "llama" and hf.attention_bias
+    return LlamaConfig(
+        vocab_size=hf.vocab_size,
+        hidden_size=hf.hidden_size,
+        num_layers=hf.num_hidden_layers,
+        num_heads=hf.num_attention_heads,
+        num_kv_heads=hf.num_key_value_heads,
+        head_dim=getattr(hf, "head_dim", None) or hf.hidden_size // hf.num_attention_heads,
+        mlp_size=hf.intermediate_size,
+        rope_theta=hf.rope_parameters["rope_theta"],
+        rms_norm_eps=hf.rms_norm_eps,
+        sliding_window=window,
+        tie_embeddings=hf.tie_word_embeddings,
+        rope_scaling=_rope(where, hf.rope_parameters),
+        qkv_bias=family == "qwen2" or biased,
+        out_bias=biased,
+        mlp_bias=family == "llama" and hf.mlp_bias,
+    )
+
+
+def _tower(hf: Any) -> dict[str, Any]:
+    return {
+        "hidden_size": hf.hidden_size,
+        "num_layers": hf.num_hidden_layers,
+        "num_heads": hf.num_attention_heads,
+        "mlp_size": hf.intermediate_size,
+        "activation": hf.hidden_act,
+        "layer_norm_eps": hf.layer_norm_eps,
+    }
+
+
+def _vision(where: str, hf: Any) -> VisionConfig:
+    _only(where, hf.model_type, "clip_vision_model", "the vision tower's model_type")
+    _only(where, hf.num_channels, 3, "num_channels")
+    return VisionConfig(**_tower(hf), image_size=hf.image_size, patch_size=hf.patch_size)
+
+
+def clip_config(where: str, hf: Any) -> ClipConfig:
+    t = hf.text_config
+    # transformers takes 2, which early files hold by mistake, for "the largest id", where the end token stands.
+    end = t.vocab_size - 1 if t.eos_token_id == 2 else t.eos_token_id
+    text = TextConfig(**_tower(t), vocab_size=t.vocab_size, context_length=t.max_position_embeddings, eos_token_id=end)
+    return ClipConfig(_vision(where, hf.vision_config), text, hf.projection_dim)
+
+
+def _llava(where: str, raw: dict[str, Any], hf: Any) -> HubModel:
+    for name in ("text_config", "vision_config"):
+        if isinstance(raw.get(name), dict):
+            # The vision config is CLIP's; older files left fields of the whole CLIP in it.
+            _check_fields(f"{where}: {name}", raw[name], type(getattr(hf, name)), {"vocab_size", "projection_dim"})
+    _only(where, hf.projector_hidden_act, "gelu", "projector_hidden_act")
+    _only(where, hf.multimodal_projector_bias, True, "multimodal_projector_bias")
+    if not isinstance(hf.vision_feature_layer, int):
+        raise UserError(f"{where}: vision_feature_layer is {hf.vision_feature_layer!r}, expected one number")
+    llm, image = llm_config(where, hf.text_config), hf.image_token_index
+    # transformers' conversion adds <image> and <pad> and pads the table to a multiple of 64: those rows are not words.
+    if llm.vocab_size % 64 == 0 and 0 < llm.vocab_size - image <= 64:
+        llm = dataclasses.replace(llm, vocab_size=image)
+    config = LlavaConfig(
+        clip=ClipConfig(_vision(where, hf.vision_config), None, None),
+        llm=dataclasses.replace(llm, tie_embeddings=hf.tie_word_embeddings),
+        feature_layer=hf.vision_feature_layer,
+        feature_select={"default": "patch", "full": "full"}[hf.vision_feature_select_strategy],
+    )
+    return HubModel("llava", config, hf.text_config.model_type, image, _kept(hf.text_config))
+
+
+def _original_llava(where: str, raw: dict[str, Any]) -> HubModel:
+    """The config of LLaVA's own code: an LLM's with `mm_` fields in it."""
+    family = {"llava": "llama", "llava_llama": "llama", "llava_mistral": "mistral"}.get(raw.get("model_type", ""))
+    if family is None:
+        raise UserError(f"{where}: model_type {raw.get('model_type')!r}, expected llava, llava_llama or llava_mistral")
+    names = {"mm_projector_type", "mm_vision_select_layer", "mm_vision_select_feature"}
+    cls = _LLMS[family][0]
+    _refuse(
+        where,
+        {k: v for k, v in raw.items() if k not in _fields(cls) | set(transformers.PretrainedConfig().to_dict())},
+        names | _LLAVA_HARMLESS | _HARMLESS,
+        _LLAVA_FIXED,
+    )
+    own = {k: v for k, v in raw.items() if not k.startswith("mm_") and k not in _LLAVA_HARMLESS | {"model_type"}}
+    hf = cls.from_dict(own)
+    tower = raw["mm_vision_tower"]
+    name = tower.rstrip("/").split("/")[-1].replace("patch", "")
+    known = {f"clip-vit-{size}{patch}": ours for size, patch, ours in (
+        ("base-", "32", "clip-vit-b-32"), ("base-", "16", "clip-vit-b-16"),
+        ("large-", "14", "clip-vit-l-14"), ("large-", "14-336", "clip-vit-l-14-336"),
+    )}  # fmt: skip
+    if name not in known:
+        raise UserError(f"{where}: mm_vision_tower {tower!r}, expected one of openai's CLIP models")
+    kind = raw.get("mm_projector_type", "linear")
+    if kind not in ("linear", "mlp2x_gelu"):
+        raise UserError(f"{where}: mm_projector_type {kind!r}, expected linear or mlp2x_gelu")
+    select = {"patch": "patch", "cls_patch": "full"}.get(raw.get("mm_vision_select_feature", "patch"))
+    if select is None:
+        raise UserError(f"{where}: mm_vision_select_feature {raw['mm_vision_select_feature']!r}")
+    vision = presets.CLIP[known[name]].vision
+    config = LlavaConfig(
+        ClipConfig(vision, None, None), llm_config(where, hf), kind, None, raw["mm_vision_select_layer"], select
+    )
+    aspect = raw.get("image_aspect_ratio", "square")
+    if aspect not in ("pad", "square"):
+        raise UserError(f"{where}: image_aspect_ratio {aspect!r}, expected pad or square")
+    return HubModel("llava", config, family, None, _kept(hf), "pad" if aspect == "pad" else "crop")
+
+
+def _kept(hf: Any) -> dict[str, Any]:
+    return {name: getattr(hf, name) for name in _KEPT if getattr(hf, name, None) is not None}
+
+
+def read(folder: Path) -> HubModel:
+    """What the checkpoint in a hub folder is. Raises UserError naming the file and what is not understood."""
+    path = folder / "config.json"
+    try:
+        raw = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file, expected the config of a hub checkpoint") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not JSON ({error})") from error
+    return describe(str(path), raw)
+
+
+def describe(path: str, raw: dict[str, Any]) -> HubModel:
+    """The same from a config's fields; path: names it in errors."""
+    if "mm_vision_tower" in raw:
+        return _original_llava(path, raw)
+    family = raw.get("model_type")
+    if family not in (*_LLMS, "clip", "clip_vision_model", "llava"):
+        supported = ", ".join((*_LLMS, "clip", "clip_vision_model", "llava"))
+        raise UserError(f"{path}: model_type {family!r}, expected one of {supported}")
+    try:
+        hf = transformers.CONFIG_MAPPING[family].from_dict(raw)
+    except Exception as error:  # transformers' strict configs raise types of their own
+        raise UserError(f"{path}: {str(error).splitlines()[0]}") from error
+    legacy = {"text_config_dict", "vision_config_dict", "logit_scale_init_value"}
+    _check_fields(path, raw, type(hf), legacy)
+    if family == "llava":
+        return _llava(path, raw, hf)
+    if family == "clip":
+        return HubModel("clip", clip_config(path, hf))
+    if family == "clip_vision_model":
+        return HubModel("clip", ClipConfig(_vision(path, hf), None, None))
+    return HubModel("llm", llm_config(path, hf), family, None, _kept(hf))
+
+
+def _rope_parameters(config: LlamaConfig) -> dict[str, Any]:
+    scaling = config.rope_scaling
+    if scaling is None:
+        return {"rope_type": "default", "rope_theta": config.rope_theta}
+    fields = {
+        "factor": scaling.factor,
+        "low_freq_factor": scaling.low_freq_factor,
+        "high_freq_factor": scaling.high_freq_factor,
+        "original_max_position_embeddings": scaling.original_length,
+    }
+    return {
+        "rope_type": scaling.kind,
+        "rope_theta": config.rope_theta,
+        **{k: v for k, v in fields.items() if v is not None},
+    }
+
+
+def _hub_llm(model: HubModel, vocab_size: int) -> Any:
+    c, family = model.llm, model.family
+    if c is None or family is None:
+        raise ValueError("expected a model with an LLM")
+    fields: dict[str, Any] = {
+        "vocab_size": vocab_size,
+        "hidden_size": c.hidden_size,
+        "intermediate_size": c.mlp_size,
+        "num_hidden_layers": c.num_layers,
+        "num_attention_heads": c.num_heads,
+        "num_key_value_heads": c.num_kv_heads,
+        "head_dim": c.head_dim,
+        "rms_norm_eps": c.rms_norm_eps,
+        "rope_parameters": _rope_parameters(c),
+        "tie_word_embeddings": c.tie_embeddings,
+    }
+    biases = (c.qkv_bias, c.out_bias, c.mlp_bias)
+    if family == "llama":
+        if c.sliding_window is not None or c.qkv_bias != c.out_bias:
+            raise UserError("export: Llama has no sliding window, and biases on all attention layers or on none")
+        fields |= {"attention_bias": c.qkv_bias, "mlp_bias": c.mlp_bias}
+    elif family == "mistral":
+        if any(biases):
+            raise UserError("export: Mistral has no biases")
+        fields["sliding_window"] = c.sliding_window
+    else:
+        if biases != (True, False, False) or c.head_dim * c.num_heads != c.hidden_size:
+            raise UserError(
+                "export: Qwen2 has biases on query, key and value only, and heads that fill the hidden size"
+            )
+        del fields["head_dim"]
+        windowed = c.sliding_window is not None
+        fields |= {"use_sliding_window": windowed, "max_window_layers": 0 if windowed else c.num_layers}
+        fields |= {"sliding_window": c.sliding_window} if windowed else {}
+    cls, architecture = _LLMS[family]
+    return cls(**fields, **model.kept, architectures=[architecture])
+
+
+def _hub_tower(config: VisionConfig | TextConfig) -> dict[str, Any]:
+    return {
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "intermediate_size": config.mlp_size,
+        "hidden_act": config.activation,
+        "layer_norm_eps": config.layer_norm_eps,
+    }
+
+
+def _hub_vision(config: VisionConfig) -> Any:
+    return transformers.CLIPVisionConfig(
+        **_hub_tower(config), image_size=config.image_size, patch_size=config.patch_size
+    )
+
+
+def to_hub(model: HubModel, vocab_size: int | None = None) -> Any:
+    """The transformers config of an exported model; vocab_size: rows of the embedding table, with its padding.
+
+    Raises UserError for a shape that the hub's model of this family cannot have.
+    """
+    if isinstance(model.config, LlamaConfig):
+        return _hub_llm(model, vocab_size or model.config.vocab_size)
+    if isinstance(model.config, LlavaConfig):
+        c = model.config
+        if c.projector != "mlp2x_gelu" or c.projector_hidden not in (None, c.llm.hidden_size):
+            raise UserError(
+                f"export: projector {c.projector} of width {c.projector_hidden or c.llm.hidden_size}, expected "
+                f"mlp2x_gelu of the decoder's width {c.llm.hidden_size}, the only one of LlavaForConditionalGeneration"
+            )
+        return transformers.LlavaConfig(
+            vision_config=_hub_vision(c.clip.vision),
+            text_config=_hub_llm(model, vocab_size or c.llm.vocab_size),
+            image_token_index=model.image_token_id,  # pyright: ignore[reportArgumentType]
+            image_seq_length=c.image_tokens,
+            vision_feature_layer=c.feature_layer,
+            vision_feature_select_strategy="full" if c.feature_select == "full" else "default",
+            tie_word_embeddings=c.llm.tie_embeddings,
+            architectures=["LlavaForConditionalGeneration"],
+        )
+    vision, text = _hub_vision(model.config.vision), model.config.text
+    if text is None:
+        vision.architectures = ["CLIPVisionModel"]
+        return vision
+    hub_text = transformers.CLIPTextConfig(
+        **_hub_tower(text),
+        vocab_size=text.vocab_size,
+        max_position_embeddings=text.context_length,
+        eos_token_id=text.eos_token_id,
+    )
+    return transformers.CLIPConfig(
+        vision_config=vision.to_dict(),
+        text_config=hub_text.to_dict(),
+        projection_dim=model.config.embed_size,
+        architectures=["CLIPModel"],
+    )
