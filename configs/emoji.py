@@ -44,7 +44,7 @@ def stage1(**fields) -> dict:
 def stage2(**fields) -> dict:
     """Projector and decoder, on questions about benign pictures; text-only rows, refusals to harmful text among them,
     keep text safety, as the text-only part of LLaVA's mix does."""
-    own = {"task": "visual", "trains": "projector_and_llm", "steps": 300, "learning_rate": 5e-4, "text_share": 0.25}
+    own = {"task": "visual", "trains": "projector_and_llm", "steps": 250, "learning_rate": 5e-4, "text_share": 0.25}
     return stage1(**{**own, **fields})
 
 

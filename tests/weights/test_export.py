@@ -52,6 +52,7 @@ def test_there_and_back(name, dtype, tmp_path):
     theirs = hub_support.model(name)
     family = theirs.config.model_type
     source = hub_support.save(theirs.to(getattr(torch, dtype)), tmp_path / "hub")
+    theirs = CLASSES[family].from_pretrained(source, dtype="auto", attn_implementation="eager")
     first = checkpoint.import_hub(source, tmp_path / "ours", dtype)
     checkpoint.export_hub(tmp_path / "ours", tmp_path / "out")
     again = CLASSES[family].from_pretrained(tmp_path / "out", dtype="auto", attn_implementation="eager")
@@ -69,7 +70,8 @@ def test_there_and_back(name, dtype, tmp_path):
         checkpoint.load_params(tmp_path / "ours", first, None), checkpoint.load_params(tmp_path / "ours2", second, None)
     )
     # The tokenizer goes with it, both ways.
-    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "out")("w5 w6")["input_ids"] == [1, 5, 6]
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path / "out")
+    assert tokenizer("w5 w6")["input_ids"] == [1, 5, 6]
 
 
 def test_the_processor_of_an_exported_llava(tmp_path):
@@ -176,7 +178,7 @@ def llama_configs(draw):
     """Any shape that one of the hub's families can have."""
     family = draw(st.sampled_from(["llama", "mistral", "qwen2"]))
     kv, group, head = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.sampled_from([2, 4, 6]))
-    hidden = kv * group * head if family == "qwen2" else draw(st.integers(2, 9)) * 2
+    hidden = kv * group * (head if family == "qwen2" else draw(st.integers(1, 4)))
     bias = family == "qwen2" or (family == "llama" and draw(st.booleans()))
     config = llama.LlamaConfig(
         vocab_size=draw(st.integers(5, 40)),
@@ -194,7 +196,7 @@ def llama_configs(draw):
         out_bias=bias and family == "llama",
         mlp_bias=family == "llama" and draw(st.booleans()),
     )
-    return HubModel("llm", config, family, None, {"bos_token_id": 1, "eos_token_id": 2})
+    return HubModel("llm", config, family, None, {"bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 77})
 
 
 @hypothesis.settings(max_examples=25, deadline=None)

@@ -195,7 +195,7 @@ def test_a_pickle_with_code_in_it_is_refused_and_not_run(own, way):
     else:
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("archive/data.pkl", pickle.dumps(_Evil()))
-    with pytest.raises(tga_jax.UserError, match=r"pytorch_model\.bin: refused, holds pathlib.*, expected tensors only"):
+    with pytest.raises(tga_jax.UserError, match=r"pytorch_model\.bin: refused, holds .*, expected tensors only"):
         parameters(own)
     assert not Path("/tmp/tga-should-not-exist").exists()
 

@@ -10,10 +10,19 @@ from pathlib import Path
 import numpy as np
 
 from tga_jax.errors import UserError
+from tga_jax.weights import names
 from tga_jax.weights.folder import Tensor, tensors
 
 _NAME = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])\.(?:default\.)?weight")
 _OTHERS = "non_lora_trainables.bin"  # LLaVA's projector, whole
+
+
+def _place(name: str) -> tuple[str, str] | str | None:
+    """The same for the same parameter in any layout of names."""
+    try:
+        return names.locate(name)
+    except KeyError:
+        return name
 
 
 def _added(base: Tensor, a: Tensor, b: Tensor, scale: float) -> np.ndarray:
@@ -42,15 +51,17 @@ def merged(folder: Path, base: dict[str, Tensor]) -> dict[str, Tensor]:
             raise UserError(f"{tensor.file}: unexpected {name}, expected lora_A and lora_B weights")
         pairs.setdefault(found[1], {})[found[2]] = tensor
     result = dict(base)
+    places = {_place(name): name for name in base}
     for module, pair in pairs.items():
-        name = f"{module}.weight"
-        if set(pair) != {"A", "B"} or name not in base:
-            raise UserError(f"{folder}: {module}: expected lora_A, lora_B and {name} in the base model")
+        name = places.get(_place(f"{module}.weight"))
+        if set(pair) != {"A", "B"} or name is None:
+            raise UserError(f"{folder}: {module}: expected lora_A, lora_B and {module}.weight in the base model")
         a, b, w = pair["A"], pair["B"], base[name]
         if a.shape != (rank, w.shape[1]) or b.shape != (w.shape[0], rank):
             raise UserError(f"{folder}: {module}: A {a.shape} and B {b.shape} do not fit {w.shape} at rank {rank}")
         result[name] = dataclasses.replace(w, read=partial(_added, w, a, b, scale))
     if (folder / _OTHERS).exists():
         for name, tensor in tensors(folder / _OTHERS).items():
-            result[name.removeprefix("base_model.model.")] = tensor
+            name = name.removeprefix("base_model.model.")
+            result[places.get(_place(name), name)] = tensor
     return result

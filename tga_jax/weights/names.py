@@ -34,9 +34,14 @@ class Rule:
         return (x.T if self.layout == "linear" else x).reshape(shape)
 
     def to_hub(self, x: np.ndarray) -> np.ndarray:
+        """x: one layer of our parameter -> the hub's tensor, contiguous."""
         if self.layout == "conv":
-            return np.ascontiguousarray(x.transpose(3, 2, 0, 1))
-        return np.ascontiguousarray(x.reshape(self._flat(x.shape)).T) if self.layout == "linear" else self._as_hub(x)
+            x = x.transpose(3, 2, 0, 1)
+        elif self.layout == "linear":
+            x = x.reshape(self._flat(x.shape)).T
+        else:
+            x = x.reshape(self.hub_shape(x.shape))
+        return np.asarray(x, order="C")
 
     def hub_shape(self, shape: Shape) -> Shape:
         """The hub's shape for one layer of our parameter's."""
@@ -48,9 +53,6 @@ class Rule:
 
     def _flat(self, shape: Shape) -> Shape:
         return (math.prod(shape[: self.inputs]), math.prod(shape[self.inputs :]))
-
-    def _as_hub(self, x: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(x.reshape(self.hub_shape(x.shape)))
 
 
 def _linear(hub: str, ours: str, inputs: int = 1) -> tuple[Rule, ...]:
