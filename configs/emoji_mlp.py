@@ -8,14 +8,27 @@ from ml_collections import ConfigDict
 from configs import emoji
 
 
+def tga_stages() -> dict:
+    stages = emoji.tga_stages()
+    stages["fit"] |= {"steps": 2500}
+    stages["stage1"] |= {"steps": 1000}
+    stages["stage2"] |= {"guide": False}
+    return stages
+
+
+def rows() -> dict:
+    rows = emoji.rows()
+    for name in ("base", "tga_paper"):
+        rows[name]["stages"]["stage1"] |= {"steps": 2000, "learning_rate": 1e-2}
+        rows[name]["stages"]["stage2"] |= {"steps": 300}
+    rows["tga"]["stages"] = tga_stages()
+    return rows
+
+
 def get_config() -> ConfigDict:
     config = emoji.get_config()
     config.name = "emoji_mlp"
     config.model = "emoji-mlp"
-    config.text.mix.tile_words = 17  # as many as image tokens
-    for row in config.rows.values():
-        row.stages.stage1.update({"steps": 2000, "learning_rate": 1e-2})
-    config.rows.tga.stages.fit.steps = 2500
-    config.rows.tga.stages.stage1.update({"steps": 1000, "learning_rate": 1e-3})
-    config.rows.tga.stages.stage2.guide = False
+    config.update({"text": {"mix": {"tile_words": 17}}})  # as many as image tokens
+    config.rows = rows()
     return config

@@ -2,6 +2,7 @@
 # Runs a `tga` command, or the tests, on this machine; the first run makes .venv and installs what is missing.
 set -euo pipefail
 unset CDPATH
+unset PYTHONDONTWRITEBYTECODE # or every command would compile all modules again
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
 usage() {
@@ -51,7 +52,7 @@ ensure() {
   [[ $extra == base ]] || target=".[$extra]"
   printf 'Installing into .venv; the first time takes some minutes.\n' >&2
   rm -f .venv/installed-*
-  # --no-compile: most modules are never imported, and Python compiles those that are.
+  # --no-compile: most modules are never imported; Python compiles and keeps those that are.
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -e "$target" >&2 ||
     fail "pip could not install $target, see above; the same command tries again"
   printf '%s\n' "$stamp" >".venv/installed-$extra"

@@ -255,3 +255,35 @@ def test_a_folder_of_something_else_is_left_alone(capsys, elsewhere):
     for command in (["demo"], ["train", OWN_DATA]):
         assert "w: not empty" in refused(capsys, *command, "--workdir=w")
     assert [p.name for p in (elsewhere / "w").iterdir()] == ["thesis.txt"]
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["convert"], "expected --from and one of --to, --to-hub and --projector-to"),
+        (["convert", "--from=a", "--to=b", "--to-hub=c"], "expected --from and one of"),
+        (["convert", "--from=a", "--to=b", "--dtype=fp8"], "--dtype: 'fp8', expected one of bf16, fp32"),
+        (["convert", "--from=nowhere", "--to=b"], "nowhere/config.json: no such file"),
+        (["convert", "--nonsense=1"], "'nonsense'"),
+        (["convert", "--from=nowhere", "--to-hub=b"], "nowhere/model.json: cannot be read"),
+        (["chat"], "--checkpoint: missing"),
+        (["chat", "--checkpoint=nowhere"], "nowhere/config.json: no such file"),
+        (["chat", "--checkpoint=nowhere", "--seed=x"], "--seed: 'x', expected a number"),
+        (["bench"], "expected decode"),
+        (["bench", "decode", "--peer"], "--peer: needs --checkpoint"),
+        (["bench", "decode", "--batch=many"], "--batch: 'many', expected a number"),
+    ],
+)
+def test_bad_arguments_of_checkpoint_commands(capsys, elsewhere, arguments, said):
+    assert said in refused(capsys, *arguments)
+    assert not (elsewhere / "b").exists()
+
+
+def test_the_known_checkpoints(capsys):
+    assert call("convert", "--known") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "llava-hf/llava-1.5-7b-hf" in out
+    assert "134,515,008" in out  # parameters of SmolLM2-135M

@@ -137,7 +137,7 @@ class Model:
     def _text(self, ids: np.ndarray) -> str:
         """Up to the first stop token: padding may be a word of its own."""
         ends = np.flatnonzero(np.isin(ids, self.processor.stop_ids))
-        return self.processor.decode(ids[: ends[0]] if len(ends) else ids)
+        return self.processor.decode((ids[: ends[0]] if len(ends) else ids).tolist())
 
     def stream(
         self,
@@ -170,10 +170,11 @@ class Model:
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Unit CLIP embeddings float32 [N, E]; texts are cut at the tower's context, the end token kept."""
-        towers, text = self._towers(), self.config.text  # pyright: ignore[reportAttributeAccessIssue]
-        ids = self.processor.tokenizer(
-            list(texts), padding="max_length", truncation=True, max_length=text.context_length
-        )["input_ids"]
+        towers = self._towers()
+        assert towers.config.text is not None
+        length = towers.config.text.context_length
+        made = self.processor.tokenizer(list(texts), padding="max_length", truncation=True, max_length=length)
+        ids = made["input_ids"]
         run = jax.jit(partial(layers.apply, towers, method="embed_texts"))
         return np.asarray(run(self.params["clip"], np.asarray(ids, np.int32)), np.float32)
 

@@ -101,10 +101,10 @@ def model(name: str, seed: int = 5) -> Any:
     return made
 
 
-def tokenizer() -> transformers.PreTrainedTokenizerFast:
-    """One token a word, `w3` to `w66`, and the special ones."""
+def tokenizer(image: str = "<image>") -> transformers.PreTrainedTokenizerFast:
+    """One token a word, `w3` to `w66`, and the special ones; image: what token IMAGE_ID is called."""
     words = {"<pad>": 0, "<s>": 1, "</s>": 2} | {f"w{i}": i for i in range(3, VOCAB) if i != IMAGE_ID}
-    words["<image>"] = IMAGE_ID
+    words[image] = IMAGE_ID
     core = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w3"))
     core.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     core.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])

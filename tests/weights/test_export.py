@@ -26,6 +26,8 @@ CLASSES = {
     "llava": transformers.LlavaForConditionalGeneration,
 }
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def same(a, b) -> None:
     assert jax.tree.structure(a) == jax.tree.structure(b)
@@ -87,7 +89,7 @@ def test_the_processor_of_an_exported_llava(tmp_path):
     )
     params = llava.init(model.config, jax.random.key(0))  # pyright: ignore[reportArgumentType]
     companions = tmp_path / "companions"
-    hub_support.tokenizer().save_pretrained(companions)
+    hub_support.tokenizer(image="w61").save_pretrained(companions)
     checkpoint.save(tmp_path / "ours", model, params, companions)
     checkpoint.export_hub(tmp_path / "ours", tmp_path / "out")
     theirs = transformers.LlavaForConditionalGeneration.from_pretrained(tmp_path / "out", attn_implementation="eager")

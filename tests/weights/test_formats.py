@@ -17,6 +17,8 @@ import torch
 import tga_jax
 from tga_jax.weights import checkpoint, convert
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.fixture(scope="module", name="llava")
 def fixture_llava():

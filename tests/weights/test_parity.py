@@ -11,6 +11,8 @@ import tga_jax
 
 LANGUAGE = [name for name in CONFIGS if not name.startswith(("clip", "llava"))]
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.fixture(autouse=True)
 def full_precision():

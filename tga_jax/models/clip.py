@@ -149,7 +149,8 @@ def init(config: ClipConfig, key: Array) -> dict:
     images = jnp.zeros((1, v.image_size, v.image_size, 3))
     if config.text is None:
         return {"vision": VisionTower(v).init(key, images)["params"]}
-    return Clip(config).init(key, images, jnp.full((1, 2), config.text.eos_token_id))["params"]
+    made = Clip(config).init(key, images, jnp.full((1, 2), config.text.eos_token_id))
+    return dict(made["params"])
 
 
 def vision_features(config: VisionConfig, params: dict, images: Array, layer: int, select: str) -> Array:

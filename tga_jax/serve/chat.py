@@ -60,7 +60,7 @@ def run(
     while True:
         try:
             line = console.input("[bold]> [/bold]").strip()
-        except EOFError:
+        except (EOFError, KeyboardInterrupt):
             return
         if line == "/quit":
             return

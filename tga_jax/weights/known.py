@@ -1,4 +1,4 @@
-"""`tga convert --known`: the upstream checkpoints that presets and configs name, and whether a folder is one of them."""
+"""`tga convert --known`: the upstream checkpoints that the presets name, and whether a folder is one of them."""
 
 import dataclasses
 import hashlib
@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import rich.console
-import rich.table
 
 from tga_jax.errors import UserError
 from tga_jax.models import presets
@@ -49,14 +48,12 @@ def _shape(model: HubModel) -> list[tuple[int, ...]]:
 def tell(folder: Path | None, console: rich.console.Console) -> None:
     """Prints the table, or which entry the folder fits. Raises UserError if it fits none or a hash differs."""
     if folder is None:
-        table = rich.table.Table("hub id", "what", "parameters", "GB in bf16", "licence")
         for entry in entries():
             count = parameters(entry)
-            table.add_row(entry["id"], entry["what"], f"{count:,}", f"{2 * count / 1e9:.1f}", entry["licence"])
-        console.print(table)
-        console.print(
-            "Download with the hub's own tool, such as: hf download ID --local-dir DIR; then tga convert --from=DIR"
-        )
+            console.print(f"{entry['id']}: {entry['what']}", highlight=False, soft_wrap=True)
+            size = f"{count:,} parameters, {2 * count / 1e9:.1f} GB in bf16"
+            console.print(f"    {size}; licence: {entry['licence']}", highlight=False, soft_wrap=True)
+        console.print("To get one: hf download ID --local-dir DIR; then tga convert --from=DIR --to=...")
         return
     model, _ = checkpoint.open_hub(folder)
     fits = [e for e in entries() if e["kind"] == model.kind and _shape(expected(e)) == _shape(model)]

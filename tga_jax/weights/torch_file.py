@@ -147,7 +147,7 @@ def _pickled(tensors: dict[str, np.ndarray], storages: dict[Any, str]) -> bytes:
 def write(path: Path, tensors: dict[str, np.ndarray]) -> None:
     """A file that `torch.load(path, weights_only=True)` reads. Raises KeyError for a dtype that torch lacks."""
     storages = {np.dtype(dtype): name for name, dtype in _STORAGES.items()}
-    tensors = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
+    tensors = {name: np.asarray(x, order="C") for name, x in tensors.items()}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         root = path.stem
         archive.writestr(f"{root}/data.pkl", _pickled(tensors, storages))
