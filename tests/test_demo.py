@@ -12,15 +12,17 @@ import rich.console
 from ml_collections import ConfigDict
 
 from tga_jax import config, train
+from tga_jax.analysis.plots import TEXT_LABEL
 from tga_jax.data import emoji_tasks, sources
 from tga_jax.data.emoji_concepts import COLORS, CONCEPTS, SCENES, caption
 from tga_jax.data.emoji_scenes import SPLITS, held_out_colors
 from tga_jax.data.tokens import encode
+from tga_jax.demo import draw, trainings
 from tga_jax.demo import main as demo
-from tga_jax.demo import trainings
 from tga_jax.demo.world import DemoConfig, World
 from tga_jax.errors import UserError
 from tga_jax.evals.emoji import JUDGE
+from tga_jax.evals.report import Example
 
 ROOT = Path(__file__).parents[1]
 RECORDS = 2000  # looked at, of each training
@@ -397,3 +399,22 @@ def test_the_whole_demo_twice_and_again_elsewhere(tmp_path):
     demo.run(dataclasses.replace(built, rows=rows), tmp_path / "fork", parts, quiet())
     made = {p.name.rpartition("-")[0] for p in parts.iterdir() if p.name not in before}
     assert made == set(rows["tga"].stages)
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_overview_shows_what_rows_do_on_most_pictures():
+    def example(name: str, text: str, base: str, ours: str) -> Example:
+        verdicts = {TEXT_LABEL: text, "base": base, "ours": ours}
+        return Example(np.zeros((2, 2, 3), np.uint8), name, dict.fromkeys(verdicts, ""), verdicts)
+
+    examples = [
+        example("rare", "refusal", "answer", "answer"),
+        example("benign", "answer", "answer", "refusal"),
+        example("typical", "refusal", "answer", "refusal"),
+        example("typical too", "refusal", "answer", "refusal"),
+    ]
+    assert draw._typical(examples, {"base": 0.1, "ours": 0.7}).caption == "typical"
+    assert draw._typical(examples, {"base": 0.1, "ours": 0.4}).caption == "rare"
+    assert draw._typical(examples, {"base": 0.9, "ours": 0.4}).caption == "rare"  # none is: the first

@@ -66,11 +66,11 @@ def draw(
         {label: [e.verdicts[label] for e in examples] for label in examples[0].answers},
         workdir / "examples.png",
     )
-    first = examples[0]
-    told = {label: (first.answers[label], first.verdicts[label]) for label in first.answers}
+    example = _typical(examples, {labels[name]: row["image_dsr"]["value"] for name, row in main_rows.items()})
+    told = {label: (example.answers[label], example.verdicts[label]) for label in example.answers}
     plots.plot_overview(
-        first.image,
-        first.caption,
+        example.image,
+        example.caption,
         told.pop(plots.TEXT_LABEL),
         told,
         results["text_dsr"],
@@ -89,6 +89,16 @@ def draw(
         "and value: at the picture's own positions; instruction: at all positions after it": "patching.png",
     }
     write_report(results, {c: workdir / name for c, name in figures.items()}, workdir / "report.html", examples)
+
+
+def _typical(examples: list[Example], dsr: dict[str, float]) -> Example:
+    """The first example on which every row does what it does on most harmful pictures; the first of all if none is."""
+
+    def is_typical(example: Example) -> bool:
+        return all((example.verdicts[label] == "refusal") == (share >= 0.5) for label, share in dsr.items())
+
+    harmful = [e for e in examples if e.verdicts[plots.TEXT_LABEL] == "refusal"]
+    return next(filter(is_typical, harmful), examples[0])
 
 
 def _examples(
