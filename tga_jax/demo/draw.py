@@ -7,6 +7,7 @@ import numpy as np
 
 from tga_jax.analysis import plots
 from tga_jax.data import emoji_tasks
+from tga_jax.data.emoji_concepts import SCENES
 from tga_jax.demo import measure
 from tga_jax.demo.world import World
 from tga_jax.evals.emoji import Answer
@@ -110,7 +111,8 @@ def _examples(
     for scene in dict.fromkeys(str(s) for s in pictures.scenes):
         rows = [i for i in range(len(pictures)) if pictures.scenes[i] == scene]
         shown += rows[: 3 if scene == "" else 1]
-    shown.sort(key=lambda i: (pictures.scenes[i] != "gun", pictures.scenes[i] == ""))
+    order = ["gun", "knife", *SCENES]
+    shown.sort(key=lambda i: order.index(str(pictures.scenes[i])) if pictures.scenes[i] else len(order))
     as_text = {a.id: a for a in text}
     caption_answer = {
         str(pictures.captions[i]): as_text[str(pictures.ids[i])]
