@@ -99,7 +99,7 @@ def test_first_run_installs_and_the_second_does_not(copy):
     assert first.returncode == 0, first.stderr
     assert copy.calls() == [
         "anypython -m venv .venv",
-        "python -m pip install --quiet --disable-pip-version-check -e .",
+        "python -m pip install --quiet --disable-pip-version-check --no-compile -e .",
         "tga demo --config.seed=1 --note two words",
     ]
     second = copy.run("train", "--help")
