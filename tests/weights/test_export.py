@@ -84,7 +84,7 @@ def test_the_processor_of_an_exported_llava(tmp_path):
         "llava",
         llava.LlavaConfig(clip.ClipConfig(vision, None, None), text),
         "llama",
-        None,
+        hub_support.VOCAB,
         {"bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 64},
     )
     params = llava.init(model.config, jax.random.key(0))  # pyright: ignore[reportArgumentType]

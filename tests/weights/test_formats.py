@@ -237,6 +237,7 @@ def test_all_that_is_wrong_is_listed_at_once_with_the_nearest_name(llava, own):
             "kind 'yarn', expected 'linear'",
         ),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5, expected 1.0"),
+        ({"vocab_size": 64}, "model.embed_tokens.weight is [67, 24], config.json says [64, 24]"),
         ({"num_hidden_layers": 2}, "unexpected model.layers.2.input_layernorm.weight"),
         ({"attention_bias": True}, "missing llm: layers.0.self_attn.q_proj.bias"),
     ],

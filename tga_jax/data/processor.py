@@ -11,9 +11,9 @@ from PIL import Image
 
 from tga_jax.data import images
 from tga_jax.data.batch import Batch, prompt_batch
+from tga_jax.data.templates import IMAGE
 from tga_jax.errors import UserError
 
-IMAGE = "<image>"
 Picture = Image.Image | np.ndarray | str | Path
 
 

@@ -41,5 +41,5 @@ def save(world: World, folder: Path, params: dict[str, Any], clip_dir: Path) -> 
     kept = {"bos_token_id": world.vocabulary.begin_id, "eos_token_id": list(world.vocabulary.stop_ids)}
     with tempfile.TemporaryDirectory() as companions:
         tokenizer(world).save_pretrained(companions)
-        model = HubModel("llava", world.model, "llama", None, kept, "pad")
+        model = HubModel("llava", world.model, "llama", world.model.llm.vocab_size, kept, "pad")
         checkpoint.save(folder, model, parts, Path(companions))

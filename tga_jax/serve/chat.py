@@ -7,7 +7,8 @@ from typing import Any
 
 import rich.console
 
-from tga_jax.data.processor import IMAGE, Picture
+from tga_jax.data.processor import Picture
+from tga_jax.data.templates import IMAGE
 from tga_jax.errors import UserError
 from tga_jax.model import Model, load
 
@@ -26,8 +27,7 @@ class Conversation:
 
     def show(self, picture: Path) -> None:
         """Raises UserError if the model has no eyes, or the file is no image."""
-        self.model.processor.pixels([picture])
-        self.waiting.append(picture)
+        self.waiting.extend(self.model.processor.pixels([picture]))
 
     def ask(self, question: str, **how: Any) -> Iterator[str]:
         """The answer in pieces. What was said is kept only once the answer is whole."""

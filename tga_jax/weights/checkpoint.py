@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from tga_jax import checkpoints, sharding
 from tga_jax.data.processor import ImageSpec, Processor, load_tokenizer
+from tga_jax.data.templates import IMAGE
 from tga_jax.errors import UserError
 from tga_jax.models.clip import ClipConfig
 from tga_jax.models.llava import PIXEL_MEAN, PIXEL_STD, LlavaConfig
@@ -77,8 +78,8 @@ def open_hub(source: Path, base: Path | None = None, vision: Path | None = None)
         found = lora.merged(source, tensors(base))
     else:
         found = tensors(source)
-    has_tower = any((place := _place(name)) and place[0] == "clip" for name in found)
-    if model.kind == "llava" and not has_tower:
+    parts = {place[0] for name in found if (place := names.locate(name))}
+    if model.kind == "llava" and "clip" not in parts:
         if vision is None:
             raise UserError(f"{source}: stored without its vision tower, expected --vision with the folder of its CLIP")
         theirs = hub_config.read(vision)
@@ -87,13 +88,6 @@ def open_hub(source: Path, base: Path | None = None, vision: Path | None = None)
             raise UserError(f"{vision}: {theirs.clip}, expected the tower {model.config.clip.vision}")
         found |= {f"vision_tower.{n}": t for n, t in tensors(vision).items() if n.startswith("vision_model.")}
     return dataclasses.replace(model, image_mode=_image_mode(source, model)), found
-
-
-def _place(name: str) -> tuple[str, str] | None:
-    try:
-        return names.locate(name)
-    except KeyError:
-        return None
 
 
 @contextmanager
@@ -153,19 +147,14 @@ def _dtype(model: HubModel) -> str:
 
 def _padded_vocabulary(model: HubModel) -> int | None:
     """Rows of an exported LLaVA's embedding table: room for `<image>` and `<pad>`, a multiple of 64, as the hub's."""
-    if model.kind != "llava" or model.image_token_id is None:
+    if model.image_token_id is None or model.llm is None or model.image_token_id < model.llm.vocab_size:
         return None
-    assert model.llm is not None
-    needed = max(model.llm.vocab_size, model.image_token_id + 1)
-    return needed if needed == model.llm.vocab_size else -(-(model.image_token_id + 2) // 64) * 64
+    return model.table_rows or -(-(model.image_token_id + 2) // 64) * 64
 
 
 def export_hub(workdir: Path, folder: Path) -> None:
     """Writes a checkpoint of ours as a folder that transformers loads. Raises UserError; then `folder` is not there."""
     model = description.read(workdir)
-    if model.kind == "llava" and model.image_token_id is None:
-        assert model.llm is not None
-        model = dataclasses.replace(model, image_token_id=model.llm.vocab_size)
     rows = _padded_vocabulary(model)
     hub = hub_config.to_hub(model, rows)
     hub.dtype = _dtype(model)
@@ -219,11 +208,11 @@ def _write_processor(companions: Path, folder: Path, model: HubModel) -> None:
     if model.kind != "llava" or not any(companions.glob("tokenizer*")):
         return
     tokenizer = load_tokenizer(companions)
-    if tokenizer.convert_tokens_to_ids("<image>") != model.image_token_id:
-        tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
-    found = tokenizer.convert_tokens_to_ids("<image>")
+    if tokenizer.convert_tokens_to_ids(IMAGE) != model.image_token_id:
+        tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE]})
+    found = tokenizer.convert_tokens_to_ids(IMAGE)
     if found != model.image_token_id:
-        raise UserError(f"{companions}: the tokenizer puts <image> at {found}, the model at {model.image_token_id}")
+        raise UserError(f"{companions}: the tokenizer puts {IMAGE} at {found}, the model at {model.image_token_id}")
     assert isinstance(model.config, LlavaConfig)
     processor = transformers.LlavaProcessor(
         image_processor=transformers.CLIPImageProcessorPil.from_pretrained(folder),

@@ -66,13 +66,13 @@ def _match(model: HubModel, found: dict[str, Tensor], where: str) -> dict[str, l
     here: dict[tuple[str, str], tuple[str, Tensor]] = {}
     wrong = []
     for name, tensor in found.items():
-        try:
-            place = names.locate(name)
-        except KeyError:
-            wrong.append(f"unexpected {name}")
+        if names.is_buffer(name):
             continue
+        place = names.locate(name)
         if place is not None:
             here[place] = (name, tensor)
+        else:
+            wrong.append(f"unexpected {name}")
     matched: dict[str, list[Tensor]] = {}
     missing, used = [], set()
     like = _leaves(shapes(model))
@@ -86,9 +86,10 @@ def _match(model: HubModel, found: dict[str, Tensor], where: str) -> dict[str, l
                 continue
             used.add((part, local))
             name, tensor = here[part, local]
-            wanted, rows = rule.hub_shape(shape), local in _VOCABULARY
-            got = (min(tensor.shape[0], wanted[0]), *tensor.shape[1:]) if rows and tensor.shape else tensor.shape
-            if got != wanted:
+            wanted = rule.hub_shape(shape)
+            if local in _VOCABULARY and model.table_rows is not None:
+                wanted = (model.table_rows, *wanted[1:])
+            if tensor.shape != wanted:
                 wrong.append(f"{name} is {list(tensor.shape)}, config.json says {list(wanted)}")
             matched[path].append(tensor)
     llm = model.llm
@@ -114,7 +115,7 @@ def _match(model: HubModel, found: dict[str, Tensor], where: str) -> dict[str, l
     return matched
 
 
-def _read(tensor: Tensor, rule: names.Rule, shape: tuple[int, ...], dtype: Any, where: str) -> np.ndarray:
+def _read(tensor: Tensor, rule: names.Rule, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     try:
         x = tensor.read()
     except UserError:
@@ -143,12 +144,12 @@ def load(model: HubModel, found: dict[str, Tensor], where: str, dtype: str, mesh
     for path, rule, _, shape in _sources(model, _leaves(like)):
         tensors, place = matched.pop(path), placement[path]
         if "*" not in rule.hub:
-            flat[path] = jax.device_put(_read(tensors[0], rule, shape, dtype, where), place)
+            flat[path] = jax.device_put(_read(tensors[0], rule, shape, dtype), place)
             continue
         layer_place = NamedSharding(mesh, P(*place.spec[1:]))
         stack = jnp.zeros((len(tensors), *shape), dtype, device=place)
         for i, tensor in enumerate(tensors):
-            stack = _put(stack, jax.device_put(_read(tensor, rule, shape, dtype, where), layer_place), i)
+            stack = _put(stack, jax.device_put(_read(tensor, rule, shape, dtype), layer_place), i)
             stack.block_until_ready()  # else all layers would wait in host memory
         flat[path] = stack
     params: dict[str, Any] = {}

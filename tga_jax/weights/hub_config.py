@@ -44,8 +44,9 @@ _LLAVA_FIXED = {"mm_use_im_start_end": (False,), "mm_patch_merge_type": ("flat",
 class HubModel:
     """What a checkpoint is.
 
-    kind: "llava", "llm" or "clip"; family: the LLM's model_type; image_token_id: what stands for an image in token ids;
-    kept: fields of the LLM's config that its shape does not tell; image_mode: "pad" or "crop".
+    kind: "llava", "llm" or "clip"; family: the LLM's model_type; image_token_id: what stands for an image in token ids,
+    if the checkpoint names none the first id after its words; kept: fields of the LLM's config that its shape does not
+    tell; image_mode: "pad" or "crop"; table_rows: of the hub's embedding table, where the last ones are no words.
     """
 
     kind: str
@@ -54,6 +55,7 @@ class HubModel:
     image_token_id: int | None = None
     kept: dict[str, Any] = dataclasses.field(default_factory=dict)
     image_mode: str = "crop"
+    table_rows: int | None = None
 
     @property
     def llm(self) -> LlamaConfig | None:
@@ -176,7 +178,9 @@ def _llava(where: str, raw: dict[str, Any], hf: Any) -> HubModel:
         raise UserError(f"{where}: vision_feature_layer is {hf.vision_feature_layer!r}, expected one number")
     llm, image = llm_config(where, hf.text_config), hf.image_token_index
     # transformers' conversion adds <image> and <pad> and pads the table to a multiple of 64: those rows are not words.
+    table_rows = None
     if llm.vocab_size % 64 == 0 and 0 < llm.vocab_size - image <= 64:
+        table_rows = llm.vocab_size
         llm = dataclasses.replace(llm, vocab_size=image)
     config = LlavaConfig(
         clip=ClipConfig(_vision(where, hf.vision_config), None, None),
@@ -184,7 +188,8 @@ def _llava(where: str, raw: dict[str, Any], hf: Any) -> HubModel:
         feature_layer=hf.vision_feature_layer,
         feature_select={"default": "patch", "full": "full"}[hf.vision_feature_select_strategy],
     )
-    return HubModel("llava", config, hf.text_config.model_type, image, _kept(hf.text_config))
+    kept = _kept(hf.text_config)
+    return HubModel("llava", config, hf.text_config.model_type, image, kept, table_rows=table_rows)
 
 
 def _original_llava(where: str, raw: dict[str, Any]) -> HubModel:
@@ -216,14 +221,12 @@ def _original_llava(where: str, raw: dict[str, Any]) -> HubModel:
     select = {"patch": "patch", "cls_patch": "full"}.get(raw.get("mm_vision_select_feature", "patch"))
     if select is None:
         raise UserError(f"{where}: mm_vision_select_feature {raw['mm_vision_select_feature']!r}")
-    vision = presets.CLIP[known[name]].vision
-    config = LlavaConfig(
-        ClipConfig(vision, None, None), llm_config(where, hf), kind, None, raw["mm_vision_select_layer"], select
-    )
+    vision, llm = presets.CLIP[known[name]].vision, llm_config(where, hf)
+    config = LlavaConfig(ClipConfig(vision, None, None), llm, kind, None, raw["mm_vision_select_layer"], select)
     aspect = raw.get("image_aspect_ratio", "square")
     if aspect not in ("pad", "square"):
         raise UserError(f"{where}: image_aspect_ratio {aspect!r}, expected pad or square")
-    return HubModel("llava", config, family, None, _kept(hf), "pad" if aspect == "pad" else "crop")
+    return HubModel("llava", config, family, llm.vocab_size, _kept(hf), "pad" if aspect == "pad" else "crop")
 
 
 def _kept(hf: Any) -> dict[str, Any]:

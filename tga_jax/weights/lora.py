@@ -17,14 +17,6 @@ _NAME = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])\.(?:default\.)?we
 _OTHERS = "non_lora_trainables.bin"  # LLaVA's projector, whole
 
 
-def _place(name: str) -> tuple[str, str] | str | None:
-    """The same for the same parameter in any layout of names."""
-    try:
-        return names.locate(name)
-    except KeyError:
-        return name
-
-
 def _added(base: Tensor, a: Tensor, b: Tensor, scale: float) -> np.ndarray:
     x = base.read()
     change = b.read().astype(np.float32) @ a.read().astype(np.float32)
@@ -51,9 +43,9 @@ def merged(folder: Path, base: dict[str, Tensor]) -> dict[str, Tensor]:
             raise UserError(f"{tensor.file}: unexpected {name}, expected lora_A and lora_B weights")
         pairs.setdefault(found[1], {})[found[2]] = tensor
     result = dict(base)
-    places = {_place(name): name for name in base}
+    places = {names.locate(name): name for name in base}
     for module, pair in pairs.items():
-        name = places.get(_place(f"{module}.weight"))
+        name = places.get(names.locate(f"{module}.weight"))
         if set(pair) != {"A", "B"} or name is None:
             raise UserError(f"{folder}: {module}: expected lora_A, lora_B and {module}.weight in the base model")
         a, b, w = pair["A"], pair["B"], base[name]
@@ -63,5 +55,5 @@ def merged(folder: Path, base: dict[str, Tensor]) -> dict[str, Tensor]:
     if (folder / _OTHERS).exists():
         for name, tensor in tensors(folder / _OTHERS).items():
             name = name.removeprefix("base_model.model.")
-            result[places.get(_place(name), name)] = tensor
+            result[places.get(names.locate(name), name)] = tensor
     return result

@@ -140,14 +140,16 @@ HUB_LLAVA = {"clip": "vision_tower.", "projector": "multi_modal_projector.", "ll
 HUB_LLM = "model."
 
 
+def is_buffer(name: str) -> bool:
+    return _BUFFERS.fullmatch(name) is not None
+
+
 def locate(name: str) -> tuple[str, str] | None:
-    """(part, name within the part) of a checkpoint's tensor; None for a buffer. Raises KeyError for a foreign name."""
-    if _BUFFERS.fullmatch(name):
-        return None
+    """(part, name within the part) of a checkpoint's tensor, the same in every layout; None for a foreign name."""
     for pattern, part, start in _PLACES:
         if found := re.match(pattern, name):
             return part, start + name[found.end() :]
-    raise KeyError(name)
+    return None
 
 
 def hub_name(part: str, local: str, whole: bool) -> str:
