@@ -31,7 +31,9 @@ def stage1(**fields) -> dict:
         "trains": "projector",
         "steps": 1500,
         "batch_size": 32,
-        "learning_rate": 3e-3,
+        "optimizer": "muon",
+        "learning_rate": 1e-2,
+        "weight_decay": 0.1,
         "lm": 1.0,
         "guide": False,
         "guided": "all",
@@ -44,7 +46,8 @@ def stage1(**fields) -> dict:
 def stage2(**fields) -> dict:
     """Projector and decoder, on questions about benign pictures; text-only rows, refusals to harmful text among them,
     keep text safety, as the text-only part of LLaVA's mix does."""
-    own = {"task": "visual", "trains": "projector_and_llm", "steps": 250, "learning_rate": 5e-4, "text_share": 0.25}
+    own = {"task": "visual", "trains": "projector_and_llm", "steps": 250, "text_share": 0.25}
+    own |= {"optimizer": "adam", "learning_rate": 5e-4, "weight_decay": 0.0}
     return stage1(**{**own, **fields})
 
 
@@ -99,10 +102,11 @@ def get_config() -> ConfigDict:
         "test_benign_per_combo": 1,
         "test_harmful_per_combo": 2,
     }
-    config.clip = {"steps": 1000, "batch_size": 128, "learning_rate": 1.5e-3, "weight_decay": 0.1}
+    config.clip = {"steps": 1000, "batch_size": 128, "optimizer": "adam", "learning_rate": 1.5e-3, "weight_decay": 0.1}
     config.text = {
         "steps": 700,
         "batch_size": 32,
+        "optimizer": "adam",
         "learning_rate": 2e-3,
         "weight_decay": 0.0,
         # Noise on input embeddings makes refusal depend on more than the exact word embedding.

@@ -299,3 +299,20 @@ def test_a_language_model_alone():
     how = {"new_tokens": NEW, "stop_ids": (), "pad_id": PAD}
     found = generate(MODEL.llm, {"llm": parameters("tied")["llm"]}, batch, **how)
     np.testing.assert_array_equal(found, run("tied", batch))
+
+
+@pytest.mark.parametrize(("name", "media"), [("tied", "none"), ("window 3", "features")])
+def test_separate_blocks_give_the_same_tokens_and_states(name, media):
+    config, params = MODELS[name], parameters(name)
+    separate = {**params, "llm": llama.separate_blocks(params["llm"])}
+    assert llama.are_separate(separate["llm"])
+    assert not llama.are_separate(params["llm"])
+    batch = prompts(media)
+    found = generate(config, separate, batch, new_tokens=NEW, stop_ids=(), pad_id=PAD)
+    np.testing.assert_array_equal(found, run(name, batch))
+    x = np.random.default_rng(0).normal(size=(2, 5, config.llm.hidden_size)).astype(np.float32)
+    positions, segments = np.tile(np.arange(5), (2, 1)), np.random.default_rng(1).random((2, 3, 5)) < 0.5
+    inputs = (x, positions, positions < 4, segments)
+    stacked = layers.apply(llama.Decoder(config.llm, emit_states=True), params["llm"], *inputs)
+    found = layers.apply(llama.Decoder(config.llm, emit_states=True, separate=True), separate["llm"], *inputs)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, stacked)

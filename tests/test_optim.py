@@ -116,3 +116,46 @@ def test_the_gradient_is_clipped_by_its_global_norm():
     _, state = tx.update({p: 1e6 * jnp.ones_like(x) for p, x in trainable.items()}, tx.init(trainable), trainable)
     size = float(optax.global_norm(state[1].mu)) / (1 - config.b1)
     np.testing.assert_allclose(size, 1.0, rtol=1e-5)
+
+
+def test_muon_turns_a_kernels_momentum_into_an_orthogonal_matrix_and_leaves_the_rest_to_adam():
+    rng = np.random.default_rng(0)
+    shapes = {
+        "llm/blocks/query/kernel": (2, 6, 3, 4),  # layers, input, heads, head size
+        "llm/blocks/out/kernel": (2, 3, 4, 6),
+        "clip/vision/patches/kernel": (2, 2, 3, 5),  # a convolution: all but the last are inputs
+        "projector/up/kernel": (6, 9),
+        "projector/up/bias": (9,),
+        "projector/queries": (4, 6),
+    }
+    params = {path: jnp.asarray(rng.normal(size=shape), jnp.float32) for path, shape in shapes.items()}
+    grads = {path: jnp.asarray(rng.normal(size=shape), jnp.float32) for path, shape in shapes.items()}
+    config = OptimConfig(1.0, ((r".*up/.*", 0.5), (r".*", 1.0)), warmup=0.0, decay="constant", clip_norm=1e9)
+
+    def second_update(optimizer: optax.GradientTransformation) -> dict:
+        _, state = optimizer.update(grads, optimizer.init(params), params)  # the warm-up's first rate is 0
+        return optimizer.update(grads, state, params)[0]
+
+    muon = second_update(optim.make_optimizer(dataclasses.replace(config, kind="muon"), 10, params))
+    adam = second_update(optax.scale_by_adam(b1=0.9, b2=0.98, nesterov=True))
+    for path, shape in shapes.items():
+        if not path.endswith("/kernel"):
+            np.testing.assert_allclose(muon[path], -(0.5 if "up/" in path else 1.0) * adam[path], rtol=1e-4)
+            continue
+        stacked, inputs = "blocks" in path, 1 if "query" in path else len(shape) - 1 - ("blocks" in path)
+        first = int(stacked)
+        fan_in, fan_out = np.prod(shape[first : first + inputs]), np.prod(shape[first + inputs :])
+        scale = (0.5 if "up/" in path else 1.0) * 0.2 * np.sqrt(max(fan_in, fan_out))
+        for update, grad in zip(
+            np.reshape(muon[path], (-1, fan_in, fan_out)), np.reshape(grads[path], (-1, fan_in, fan_out)), strict=True
+        ):
+            u, _, v = np.linalg.svd(grad, full_matrices=False)
+            values = np.linalg.svd(update / scale, compute_uv=False)
+            assert values.min() > 0.6  # five Newton-Schulz steps come near 1
+            assert values.max() < 1.3
+            np.testing.assert_allclose(-np.sum(update / scale * (u @ v)), values.sum(), rtol=1e-3)
+
+
+def test_an_unknown_kind_is_named():
+    with pytest.raises(ValueError, match=r"optim.kind: 'sgd', expected 'adam' or 'muon'"):
+        OptimConfig(1.0, (), kind="sgd")

@@ -11,8 +11,8 @@ __version__ = "0.1.0"
 __all__ = ["UserError", "__version__", "load"]
 
 
-def load(folder: Any, dtype: str | None = None, mesh: Any = None) -> "Model":
+def load(folder: Any, dtype: str | None = None, mesh: Any = None, *, stacked: bool = False) -> "Model":
     """A checkpoint as one object to run, to ask and to look into: see `tga_jax.model.load`."""
     from tga_jax import model  # not before it is needed: importing the package leaves jax alone
 
-    return model.load(folder, dtype, mesh)
+    return model.load(folder, dtype, mesh, stacked=stacked)

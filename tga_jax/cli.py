@@ -127,96 +127,89 @@ def _train(arguments: list[str]) -> None:
     train.run(config.build(train.TrainConfig, found), Path(values.workdir))
 
 
-def _plain_flags(arguments: list[str], strings: dict[str, Any], known: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Values of a command without a config; `known`: flags without a value. Raises UserError for any other flag."""
+def _plain_flags(arguments: list[str], defaults: dict[str, Any], **choices: tuple[str, ...]) -> dict[str, Any]:
+    """Values of a command without a config, of the types of their defaults (None: text); choices: all that a flag may
+    be. Raises UserError for an unknown flag or a value of another type."""
     from absl import flags
 
     values = flags.FlagValues()
-    for name, default in strings.items():
-        flags.DEFINE_string(name, default, name, flag_values=values)
-    for name in known:
-        flags.DEFINE_boolean(name, False, name, flag_values=values)
+    define = {bool: flags.DEFINE_boolean, int: flags.DEFINE_integer, float: flags.DEFINE_float}
+    for name, default in defaults.items():
+        if name in choices:
+            flags.DEFINE_enum(name, default, choices[name], name, flag_values=values)
+        else:
+            define.get(type(default), flags.DEFINE_string)(name, default, name, flag_values=values)
     try:
         rest = values(["tga", *arguments])[1:]
     except flags.Error as error:
         raise UserError(str(error).splitlines()[0]) from error
     if rest:
         raise UserError(f"unknown argument {rest[0]!r}, expected flags such as --seed=1")
-    return {name: values[name].value for name in (*strings, *known)}
+    return {name.replace("-", "_"): values[name].value for name in defaults}
+
+
+_DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 
 
 def _convert(arguments: list[str]) -> None:
-    names = dict.fromkeys(("from", "to", "to-hub", "projector-to", "base", "vision"))
-    flags = _plain_flags(arguments, {**names, "dtype": "bf16"}, ("known",))
+    paths = dict.fromkeys(("from", "to", "to-hub", "projector-to", "base", "vision"))
+    flags = _plain_flags(arguments, {**paths, "dtype": "bf16", "known": False}, dtype=tuple(_DTYPES))
     import rich.console
 
-    from tga_jax.weights import checkpoint, convert, known
+    from tga_jax.weights import checkpoint, known
 
-    source = Path(flags["from"]) if flags["from"] else None
+    source, base, vision = (Path(flags[n]) if flags[n] else None for n in ("from", "base", "vision"))
     if flags["known"]:
         known.tell(source, rich.console.Console())
         return
-    targets = [name for name in ("to", "to-hub", "projector-to") if flags[name]]
+    targets = [name for name in ("to", "to_hub", "projector_to") if flags[name]]
     if source is None or len(targets) != 1:
         raise UserError("expected --from and one of --to, --to-hub and --projector-to")
-    if flags["dtype"] not in convert.DTYPES:
-        raise UserError(f"--dtype: {flags['dtype']!r}, expected one of {', '.join(convert.DTYPES)}")
     target = Path(flags[targets[0]])
-    base, vision = (Path(flags[n]) if flags[n] else None for n in ("base", "vision"))
-    if targets[0] == "to-hub":
+    if targets[0] == "to_hub":
         checkpoint.export_hub(source, target)
-    elif targets[0] == "projector-to":
+    elif targets[0] == "projector_to":
         checkpoint.export_projector(source, target)
     else:
-        checkpoint.import_hub(source, target, convert.DTYPES[flags["dtype"]], base, vision)
+        checkpoint.import_hub(source, target, _DTYPES[flags["dtype"]], base, vision)
     rich.console.Console().print(f"written: {target}")
-
-
-def _number(flags: dict[str, Any], name: str, kind: type = int) -> Any:
-    try:
-        return kind(flags[name])
-    except ValueError as error:
-        raise UserError(f"--{name}: {flags[name]!r}, expected a number") from error
 
 
 def _bench(arguments: list[str]) -> None:
     if arguments[:1] != ["decode"]:
         raise UserError(f"unknown measurement {arguments[0] if arguments else ''!r}, expected decode")
-    numbers = {"batch": "1", "prompt": "32", "new-tokens": "128", "repeats": "5"}
-    strings = {"checkpoint": "", "preset": "smollm2-135m", "dtype": "fp32", "json": ""}
-    flags = _plain_flags(arguments[1:], {**strings, **numbers}, ("peer",))
-    from tga_jax.weights.convert import DTYPES
-
-    if flags["dtype"] not in DTYPES:
-        raise UserError(f"--dtype: {flags['dtype']!r}, expected one of {', '.join(DTYPES)}")
+    counts = {"batch": 1, "prompt": 32, "new-tokens": 128, "repeats": 5}
+    others = {"checkpoint": None, "preset": "smollm2-135m", "dtype": "fp32", "json": None, "peer": False}
+    flags = _plain_flags(arguments[1:], {**counts, **others}, dtype=tuple(_DTYPES))
     if flags["peer"] and not flags["checkpoint"]:
         raise UserError("--peer: needs --checkpoint with a hub folder that both can load")
+    for name in counts:
+        if flags[name.replace("-", "_")] < 1:
+            raise UserError(f"--{name}: {flags[name.replace('-', '_')]}, expected at least 1")
     import rich.console
 
     from tga_jax.bench import decode
 
-    counts = {name.replace("-", "_"): _number(flags, name) for name in numbers}
-    checkpoint = Path(flags["checkpoint"]) if flags["checkpoint"] else None
-    peer = _ROOT / "tests" / "peers" / "decode.py" if flags["peer"] else None
-    target = Path(flags["json"]) if flags["json"] else None
-    decode.report(rich.console.Console(), target, peer, checkpoint, flags["preset"], DTYPES[flags["dtype"]], **counts)
+    checkpoint, target = (Path(flags.pop(n)) if flags[n] else flags.pop(n) for n in ("checkpoint", "json"))
+    peer = _ROOT / "tests" / "peers" / "decode.py" if flags.pop("peer") else None
+    flags["dtype"] = _DTYPES[flags["dtype"]]
+    decode.report(rich.console.Console(), checkpoint, peer, target, **flags)
 
 
 def _chat(arguments: list[str]) -> None:
-    defaults = {"checkpoint": None, "image": None, "question": "", "system": ""}
-    numbers = {"new-tokens": "256", "temperature": "0", "top-p": "1", "top-k": "0", "seed": "0"}
-    flags = _plain_flags(arguments, {**defaults, **numbers})
-    if not flags["checkpoint"]:
+    numbers = {"new-tokens": 256, "temperature": 0.0, "top-p": 1.0, "top-k": 0, "seed": 0}
+    flags = _plain_flags(arguments, {"checkpoint": None, "image": None, "question": "", "system": "", **numbers})
+    checkpoint, image = flags.pop("checkpoint"), flags.pop("image")
+    if not checkpoint:
         raise UserError("--checkpoint: missing, expected a checkpoint of ours or a hub folder")
-    floats = ("temperature", "top-p")
-    how = {name.replace("-", "_"): _number(flags, name, float if name in floats else int) for name in numbers}
-    how["top_k"] = how["top_k"] or None
+    flags["top_k"] = flags["top_k"] or None
     import rich.console
 
     from tga_jax.serve import chat
 
-    pictures = [Path(flags["image"])] if flags["image"] else []
-    chat.run(Path(flags["checkpoint"]), pictures, flags["question"], flags["system"], rich.console.Console(), **how)
+    question, system = flags.pop("question"), flags.pop("system")
+    pictures = [Path(image)] if image else []
+    chat.run(Path(checkpoint), pictures, question, system, console=rich.console.Console(), **flags)
 
 
 _COMMANDS: dict[str, Callable[[list[str]], None]] = {

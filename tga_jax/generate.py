@@ -1,5 +1,7 @@
 """Text from a model: batched prefill, then a decode loop with a KV cache, all in one jit.
 
+Parameters may be as they are trained, or with separate blocks (`llama.separate_blocks`), which decode faster.
+
 Dimension letters: B batch, T prompt positions, N new tokens, V vocabulary.
 """
 
@@ -13,7 +15,7 @@ import numpy as np
 
 from tga_jax.data.batch import Batch
 from tga_jax.models import layers, llama, llava
-from tga_jax.sampling import Sampling, choose
+from tga_jax.sampling import GREEDY, Sampling, choose
 
 Array = jax.Array
 Config = llava.LlavaConfig | llama.LlamaConfig  # with pictures, or a language model alone
@@ -65,7 +67,8 @@ def prefill(
     """
     size, length = batch.tokens.shape
     llm = language_model(config)
-    decoder = partial(layers.apply, llama.Decoder(llm), params["llm"])
+    separate = llama.are_separate(params["llm"])
+    decoder = partial(layers.apply, llama.Decoder(llm, separate=separate), params["llm"])
     if isinstance(config, llava.LlavaConfig):
         features = batch.image_features
         if features is None and batch.images is not None:
@@ -74,7 +77,7 @@ def prefill(
     else:
         x = decoder(batch.tokens, method="embed")
     positions = jnp.maximum(jnp.cumsum(batch.valid, axis=1) - 1, 0).astype(jnp.int32)
-    out = decoder(x, positions, batch.valid, None, llama.empty_cache(llm, size, length + new_tokens))
+    out = decoder(x, positions, batch.valid, None, llama.empty_cache(llm, size, length + new_tokens, separate))
     last = length - 1 - jnp.argmax(batch.valid[:, ::-1], axis=1)
     final = jnp.take_along_axis(out.hidden, last[:, None, None], axis=1)
     seen = None
@@ -106,7 +109,7 @@ def decode(
     pad_id: int,
 ) -> DecodeState:
     """Goes on until there are `until` new tokens or every row is done. llm: the decoder's parameters."""
-    decoder = partial(layers.apply, llama.Decoder(config), llm)
+    decoder = partial(layers.apply, llama.Decoder(config, separate=llama.are_separate(llm)), llm)
 
     def body(state: DecodeState) -> DecodeState:
         x = decoder(state.last[:, None], method="embed")
@@ -133,7 +136,7 @@ def generate(
     new_tokens: int,
     stop_ids: tuple[int, ...],
     pad_id: int,
-    sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
+    sampling: Sampling = GREEDY,
 ) -> Array:
     """Continuations int32 [B, N] of the prompts in `batch`; rows may differ in length. keys: [B], for sampling.
 
@@ -176,7 +179,7 @@ def generate_all(
     new_tokens: int,
     stop_ids: tuple[int, ...],
     pad_id: int,
-    sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
+    sampling: Sampling = GREEDY,
     seed: int = 0,
     batch_size: int = 64,
 ) -> np.ndarray:

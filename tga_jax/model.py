@@ -34,26 +34,38 @@ class Output(NamedTuple):
 
 @partial(jax.jit, static_argnames="config")
 def _forward(config, params: dict, tokens: Array, valid: Array, image_mask: Array, pixels: Array | None) -> Output:
-    llm = language_model(config)
-    decoder = partial(layers.apply, llama.Decoder(llm, emit_states=True), params["llm"])
-    x = decoder(tokens, method="embed")
-    if pixels is not None:
+    separate = llama.are_separate(params["llm"])
+    decoder = partial(layers.apply, llama.Decoder(language_model(config), True, separate), params["llm"])
+    if pixels is None:
+        x = decoder(tokens, method="embed")
+    else:
         features = clip.vision_features(
             config.clip.vision, params["clip"]["vision"], pixels, config.feature_layer, config.feature_select
         )
-        images = layers.apply(llava.projector(config), params["projector"], features)
         # All rows as one: the pictures fill the marked positions in order, however many a row has.
-        x = llava.merge(x.reshape(1, -1, x.shape[-1]), images[None], image_mask.reshape(1, -1)).reshape(x.shape)
+        flat = tokens.reshape(1, -1), image_mask.reshape(1, -1)
+        x = llava.embed(config, params, *flat, features[None]).reshape(*tokens.shape, -1)
     positions = jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0).astype(jnp.int32)
     out = decoder(x, positions, valid)
     return Output(decoder(out.hidden, method="logits"), out.states)
+
+
+@partial(jax.jit, static_argnames="towers")
+def _embed_texts(towers: clip.Clip, params: dict, tokens: Array) -> Array:
+    return layers.apply(towers, params, tokens, method="embed_texts")
+
+
+@partial(jax.jit, static_argnames="towers")
+def _embed_images(towers: clip.Clip, params: dict, pixels: Array) -> Array:
+    return layers.apply(towers, params, llava.normalize_pixels(pixels), method="embed_images")
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
     """A loaded checkpoint: LLaVA, a language model alone, or CLIP.
 
-    params: nested by part ("clip", "projector", "llm"); description: what the hub's config said.
+    params: nested by part ("clip", "projector", "llm"); description: what the hub's config said. The decoder's blocks
+    are separate (`llama.separate_blocks`), or stacked as in training if `load` was told so.
     """
 
     description: HubModel
@@ -100,7 +112,7 @@ class Model:
 
     def _ask(self, prompts: Sequence[str], images: Sequence[Sequence[Picture]] | None, new_tokens: int) -> Batch:
         batch = self.processor.batch(prompts, images)
-        limit = self.description.kept.get("max_position_embeddings")
+        limit = self.description.hub_fields.get("max_position_embeddings")
         if limit is not None and batch.tokens.shape[1] + new_tokens > limit:
             raise UserError(
                 f"a prompt of {batch.tokens.shape[1]} tokens and {new_tokens} new ones, expected at most {limit}"
@@ -175,17 +187,12 @@ class Model:
         length = towers.config.text.context_length
         made = self.processor.tokenizer(list(texts), padding="max_length", truncation=True, max_length=length)
         ids = made["input_ids"]
-        run = jax.jit(partial(layers.apply, towers, method="embed_texts"))
-        return np.asarray(run(self.params["clip"], np.asarray(ids, np.int32)), np.float32)
+        return np.asarray(_embed_texts(towers, self.params["clip"], np.asarray(ids, np.int32)), np.float32)
 
     def embed_images(self, pictures: Sequence[Picture]) -> np.ndarray:
         """Unit CLIP embeddings float32 [N, E]."""
-        towers = self._towers()
-
-        def run(params: dict, pixels: Array) -> Array:
-            return layers.apply(towers, params, llava.normalize_pixels(pixels), method="embed_images")
-
-        return np.asarray(jax.jit(run)(self.params["clip"], self.processor.pixels(pictures)), np.float32)
+        pixels = self.processor.pixels(pictures)
+        return np.asarray(_embed_images(self._towers(), self.params["clip"], pixels), np.float32)
 
 
 def _cut(text: str, stop: Sequence[str]) -> str:
@@ -200,23 +207,25 @@ def _held(text: str, stop: Sequence[str]) -> int:
     return max((n for s in stop for n in range(1, len(s)) if text.endswith(s[:n])), default=0)
 
 
-def load(folder: str | Path, dtype: str | None = None, mesh: Mesh | None = None) -> Model:
+def load(folder: str | Path, dtype: str | None = None, mesh: Mesh | None = None, *, stacked: bool = False) -> Model:
     """A hub folder, or a checkpoint of ours, as a Model.
 
     dtype: "float32" or "bfloat16", of parameters and computation; None: bfloat16 for a hub folder, as stored for ours.
-    mesh: where parameters lie; None: on one device. Raises UserError naming what is missing or does not fit.
+    mesh: where parameters lie; None: on one device. stacked: the decoder's blocks as one array for each parameter, as
+    training and patching take them, which compiles faster and generates slower. Raises UserError naming what is missing
+    or does not fit.
     """
     path = Path(folder)
-    if dtype not in (None, *convert.DTYPES.values()):
-        raise UserError(f"dtype: {dtype!r}, expected one of {', '.join(convert.DTYPES.values())}")
+    if dtype not in (None, *convert.DTYPES):
+        raise UserError(f"dtype: {dtype!r}, expected one of {', '.join(convert.DTYPES)}")
     if (path / description.FILE).exists():
         model = description.read(path)
+        model = model if dtype is None else checkpoint.with_dtype(model, dtype)
         params = checkpoint.load_params(path, model, mesh)
-        if dtype is not None:
-            model = checkpoint.with_dtype(model, dtype)
-            params = jax.tree.map(lambda x: x.astype(dtype), params)
+        if "llm" in params and not stacked:
+            params["llm"] = llama.separate_blocks(params["llm"], free=True)
         return Model(model, params, checkpoint.processor(path / description.HUB, model))
     model, found = checkpoint.open_hub(path)
     model = checkpoint.with_dtype(model, dtype or "bfloat16")
-    params = convert.load(model, found, str(path), dtype or "bfloat16", mesh)
+    params = convert.load(model, found, str(path), dtype or "bfloat16", mesh, stacked)
     return Model(model, params, checkpoint.processor(path, model))

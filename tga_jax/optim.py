@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
+from optax import contrib
 
 from tga_jax.errors import UserError
 
@@ -15,7 +16,11 @@ Flat = dict[str, Any]  # parameter path, such as "llm/blocks/query/kernel" -> ar
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """AdamW with warm-up and decay.
+    """AdamW, or Muon, with warm-up and decay.
+
+    kind: "adam", or "muon" (Jordan, 2024), which moves every kernel by its orthogonalised momentum, scaled so that
+    rates and decay of Adam fit (Liu et al., 2025), and all else by Nesterov's Adam. Small models that are trained from
+    scratch then need fewer steps.
 
     `schedule` is a list of (pattern, multiplier): the first pattern that matches the whole of a parameter's path
     gives the multiplier of its learning rate; 0 freezes it. A parameter that none matches is an error.
@@ -29,6 +34,11 @@ class OptimConfig:
     clip_norm: float = 1.0
     b1: float = 0.9
     b2: float = 0.98
+    kind: str = "adam"
+
+    def __post_init__(self):
+        if self.kind not in ("adam", "muon"):
+            raise ValueError(f"optim.kind: {self.kind!r}, expected 'adam' or 'muon'")
 
 
 def multipliers(config: OptimConfig, paths: list[str]) -> dict[str, float]:
@@ -75,12 +85,34 @@ def _matrices(tree: Flat) -> dict[str, bool]:
     return {path: x.ndim > 1 and not path.endswith(("/scale", "/bias")) for path, x in tree.items()}
 
 
+def _input_and_output(path: str, x: Any) -> contrib.MuonDimensionNumbers | None:
+    """A kernel's axes; of its other axes, such as the layers of a stack, each slice is a matrix of its own."""
+    if not path.endswith("/kernel"):
+        return None
+    axes = tuple(range("/blocks/" in path, x.ndim))
+    split = 1 if path.split("/")[-2].startswith(("query", "key", "value")) else -1
+    return contrib.MuonDimensionNumbers(axes[:split], axes[split:])
+
+
+def _scale_by(config: OptimConfig) -> optax.GradientTransformation:
+    if config.kind == "adam":
+        return optax.scale_by_adam(b1=config.b1, b2=config.b2, mu_dtype=jnp.float32)
+    return contrib.muon(
+        learning_rate=-1.0,  # the rate, and the sign of descent, come later
+        mu_dtype=jnp.float32,
+        adam_b1=config.b1,
+        adam_b2=config.b2,
+        muon_weight_dimension_numbers=lambda tree: {path: _input_and_output(path, x) for path, x in tree.items()},
+        consistent_rms=0.2,  # about what Adam's updates have
+    )
+
+
 def make_optimizer(config: OptimConfig, steps: int, trainable: Flat) -> optax.GradientTransformation:
-    """AdamW over the flat tree of trainable parameters."""
+    """The configured optimizer over the flat tree of trainable parameters."""
     rules = multipliers(config, list(trainable))
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
-        optax.scale_by_adam(b1=config.b1, b2=config.b2, mu_dtype=jnp.float32),
+        _scale_by(config),
         optax.add_decayed_weights(config.weight_decay, mask=_matrices),
         _scale_by_path(rules),
         optax.scale_by_learning_rate(learning_rate(config, steps)),

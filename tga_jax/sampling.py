@@ -33,6 +33,9 @@ class Sampling:
                 raise ValueError(f"{name}: {getattr(self, name)}, expected {expected}")
 
 
+GREEDY = Sampling()
+
+
 def _without_unlikely(config: Sampling, logits: Array) -> Array:
     """-inf where top_k, top_p or min_p leave a token out; the likeliest one always stays."""
     if config.top_k is not None and config.top_k < logits.shape[-1]:

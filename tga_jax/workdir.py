@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,16 +31,53 @@ def disk_errors(folder: Path) -> Iterator[None]:
         raise
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes aside, then renames: readers see the old file or the whole new one."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Where to write a file that takes the place of `path` once the block ends: one sees the old or the whole new."""
     with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            aside.write_text(text, encoding="utf-8")
+            yield aside
             os.replace(aside, path)
         finally:
             aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Where to write a folder that is called `folder` once the block ends. Raises UserError if that has files."""
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder}: not empty, expected a new folder")
+    aside = folder.with_name(f".{folder.name}.unfinished")
+    with disk_errors(folder.parent):
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        try:
+            yield aside
+            if folder.exists():
+                folder.rmdir()
+            aside.rename(folder)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with replacing(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path, expected: str, fields: tuple[str, ...] = ()) -> Any:
+    """The file's value. fields: those that it must have. Raises UserError naming the file and what is expected."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file, expected {expected}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}), expected {expected}") from error
+    if missing := [name for name in fields if not isinstance(value, dict) or name not in value]:
+        raise UserError(f"{path}: lacks {', '.join(missing)}, expected {expected}")
+    return value
 
 
 def write_json(path: Path, value: Any) -> None:

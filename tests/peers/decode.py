@@ -1,7 +1,9 @@
-"""The peer of `tga bench decode`: transformers and torch, greedy, on the same hub folder. Prints tokens a second."""
+"""The peer of `tga bench decode`: transformers and torch, greedy, on the same hub folder.
+
+Prints "ready", then tokens a second for each line on its input."""
 
 import argparse
-import json
+import sys
 import time
 
 import torch
@@ -13,7 +15,6 @@ parser.add_argument("--dtype", default="float32")
 parser.add_argument("--batch", type=int, default=1)
 parser.add_argument("--prompt", type=int, default=32)
 parser.add_argument("--new-tokens", type=int, default=128)
-parser.add_argument("--repeats", type=int, default=5)
 flags = parser.parse_args()
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -40,8 +41,7 @@ def seconds(count: int) -> float:
 
 
 seconds(8)
-rates = []
-for _ in range(flags.repeats):
+print("ready", flush=True)
+for _ in sys.stdin:
     prefill = seconds(1)  # taken off: the figure is of decoding alone, as ours is
-    rates.append(flags.batch * (flags.new_tokens - 1) / (seconds(flags.new_tokens) - prefill))
-print(json.dumps({"repeats": rates, "torch": torch.__version__, "threads": torch.get_num_threads()}))
+    print(flags.batch * (flags.new_tokens - 1) / (seconds(flags.new_tokens) - prefill), flush=True)

@@ -14,10 +14,14 @@ import tga_jax
 from tga_jax import sharding
 assert jax.device_count() == 8
 mesh = sharding.make_mesh(data=1, fsdp=2, tensor=4)
-placed, alone = (tga_jax.load(sys.argv[1], "float32", m) for m in (mesh, None))
-jax.tree.map(np.testing.assert_array_equal, placed.params, alone.params)
-gate = placed.params["llm"]["blocks"]["gate"]["kernel"]
-print(gate.shape, gate.addressable_shards[0].data.shape, gate.sharding.spec)
+alone = tga_jax.load(sys.argv[1], "float32")
+for stacked in (True, False):
+    placed = tga_jax.load(sys.argv[1], "float32", mesh, stacked=stacked)
+    like = tga_jax.load(sys.argv[1], "float32", stacked=stacked)
+    jax.tree.map(np.testing.assert_array_equal, placed.params, like.params)
+    blocks = placed.params["llm"]["blocks"]
+    gate = blocks["gate"]["kernel"] if stacked else blocks["2"]["gate"]["kernel"]
+    print(gate.shape, gate.addressable_shards[0].data.shape, gate.sharding.spec)
 ids = np.array([[1, 5, 6, 7, 8]])
 with jax.default_matmul_precision("highest"):
     np.testing.assert_allclose(placed.forward(ids).logits, alone.forward(ids).logits, rtol=1e-4, atol=1e-5)
@@ -29,7 +33,9 @@ def test_each_parameter_lies_where_the_rules_put_it(tmp_path):
     env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", EIGHT, folder], capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.splitlines()[-1].startswith("(3, 24, 40) (3, 12, 10)")
+    stacked, separate = done.stdout.splitlines()[-2:]
+    assert stacked.startswith("(3, 24, 40) (3, 12, 10)")
+    assert separate.startswith("(24, 40) (12, 10)")
 
 
 MEMORY = """
@@ -53,8 +59,8 @@ size = sum(x.size * 2 for x in jax.tree.leaves(like))
 del like
 jax.devices()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-if sys.argv[3] == "load":
-    params = convert.load(model, folder.tensors(path), "here", "bfloat16")
+if sys.argv[3] != "write":
+    params = convert.load(model, folder.tensors(path), "here", "bfloat16", stacked=sys.argv[3] == "stacked")
     jax.block_until_ready(params)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 print(json.dumps({"size": size, "before": before, "peak": peak}))
@@ -62,20 +68,21 @@ print(json.dumps({"size": size, "before": before, "peak": peak}))
 
 
 @pytest.mark.slow
-def test_memory_beyond_the_model_does_not_grow_with_it(tmp_path):
+@pytest.mark.parametrize("layout", ["stacked", "separate"])
+def test_memory_beyond_the_model_does_not_grow_with_it(tmp_path, layout):
     """Shapes of a 7B model's proportions: twice the layers, the same memory beside the parameters."""
     beside = {}
     for layers in (16, 32):
         target = tmp_path / str(layers)
         target.mkdir()
         found = {}
-        for mode in ("write", "load"):
-            done = subprocess.run(
-                [sys.executable, "-c", MEMORY, target, str(layers), mode], capture_output=True, text=True
-            )
+        for mode in ("write", layout):
+            command = [sys.executable, "-c", MEMORY, target, str(layers), mode]
+            done = subprocess.run(command, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr[-2000:]
             found = json.loads(done.stdout.splitlines()[-1])
         beside[layers] = found["peak"] - found["before"] - found["size"]
+    print({layers: f"{size / 2**20:.0f} MiB" for layers, size in beside.items()})
     assert found["size"] > 8e8
     assert beside[32] < beside[16] + 2**27
     assert beside[32] < 2**29

@@ -1,11 +1,12 @@
 """`tga bench decode`: tokens a second, against the time that reading every parameter once takes."""
 
+import contextlib
 import dataclasses
-import json
 import subprocess
 import sys
+import tempfile
 import time
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ import rich.console
 from tga_jax import model, sampling
 from tga_jax.data.batch import prompt_batch
 from tga_jax.errors import UserError
-from tga_jax.generate import decode, prefill, row_keys
-from tga_jax.models import llama, presets
+from tga_jax.generate import decode, language_model, prefill, row_keys
+from tga_jax.models import clip, llama, presets
 from tga_jax.weights import convert
 from tga_jax.weights.hub_config import HubModel
 from tga_jax.workdir import write_json
@@ -35,8 +36,8 @@ class DecodeFigures:
     tokens_per_second: float  # of the whole batch, median of the repeats
     repeats: list[float]
     parameter_bytes: int  # read once for every token
-    copy_bytes_per_second: float  # measured here: bytes read by a sum over a large array
-    floor_tokens_per_second: float  # batch * copy_bytes_per_second / parameter_bytes
+    read_bytes_per_second: float  # measured here, by a sum over a large array
+    floor_tokens_per_second: float  # batch * read_bytes_per_second / parameter_bytes
     share_of_floor: float
 
 
@@ -53,88 +54,125 @@ def read_bandwidth(size: int = 2**28) -> float:
     return size / best
 
 
-def _random(name: str, dtype: str) -> tuple[llama.LlamaConfig, dict[str, Any]]:
-    """A preset's shape with constant weights: speed does not depend on them."""
+def _made_up(name: str, dtype: str) -> tuple[llama.LlamaConfig, dict[str, Any]]:
+    """A preset's shape with random weights."""
+    if name not in presets.LLM:
+        raise UserError(f"preset: {name!r}, expected one of {', '.join(presets.LLM)}")
     config = dataclasses.replace(presets.LLM[name], dtype=dtype)
-    shapes = convert.shapes(HubModel("llm", config, "llama"))
-    return config, jax.tree.map(lambda s: jnp.full(s.shape, 0.01, dtype), shapes)
+    leaves, structure = jax.tree.flatten(convert.shapes(HubModel("llm", config, "llama"))["llm"])
+    rng = np.random.default_rng(0)
+    made = [jnp.asarray(rng.standard_normal(x.shape[-2:], np.float32) * 0.02, dtype) for x in leaves]
+    filled = [jnp.broadcast_to(m, x.shape) for m, x in zip(made, leaves, strict=True)]
+    return config, structure.unflatten(filled)
 
 
-def run(
-    checkpoint: Path | None, preset: str, dtype: str, batch: int, prompt: int, new_tokens: int, repeats: int = 5
-) -> DecodeFigures:
+class DecodeBench:
     """Greedy decoding after a prompt of random tokens; no token stops it."""
-    if checkpoint is not None:
-        loaded = model.load(checkpoint, dtype)
-        config: Any = loaded.config.llm if hasattr(loaded.config, "llm") else loaded.config  # pyright: ignore
-        params, what = {"llm": loaded.params["llm"]}, str(checkpoint)
-    else:
-        (config, params), what = _random(preset, dtype), preset
-    tokens = np.random.default_rng(0).integers(3, config.vocab_size, (batch, prompt)).astype(np.int32)
-    everywhere = np.ones(tokens.shape, bool)
-    rows = prompt_batch(tokens, everywhere, ~everywhere, None)
-    how = {"sampling": sampling.Sampling(), "stop_ids": (), "pad_id": 0}
-    start_state = partial(prefill, config, params, rows, row_keys(0, batch), new_tokens=new_tokens, **how)
-    decode(config, params["llm"], start_state(), new_tokens, **how).tokens.block_until_ready()  # compiles
-    rates = []
-    for _ in range(repeats):
-        state = jax.block_until_ready(start_state())
+
+    def __init__(self, checkpoint: Path | None, preset: str, dtype: str, batch: int, prompt: int, new_tokens: int):
+        """Loads and compiles. checkpoint: None for the preset with made-up weights. Raises UserError as `load` does."""
+        if checkpoint is not None:
+            loaded = model.load(checkpoint, dtype)
+            if isinstance(loaded.config, clip.ClipConfig):
+                raise UserError(f"{checkpoint}: a CLIP, expected a checkpoint with a language model")
+            self.config, self.llm, self.what = language_model(loaded.config), loaded.params["llm"], str(checkpoint)
+        else:
+            config, llm = _made_up(preset, dtype)
+            self.config, self.llm, self.what = config, llama.separate_blocks(llm, free=True), preset
+        self.dtype, self.batch, self.prompt, self.new_tokens = dtype, batch, prompt, new_tokens
+        tokens = np.random.default_rng(0).integers(3, self.config.vocab_size, (batch, prompt)).astype(np.int32)
+        everywhere = np.ones(tokens.shape, bool)
+        self._rows = prompt_batch(tokens, everywhere, ~everywhere, None)
+        self.rate(2)
+
+    def rate(self, until: int | None = None) -> float:
+        """Tokens a second of the whole batch, the first token, which comes of the prefill, not counted."""
+        until = until or self.new_tokens
+        how: dict[str, Any] = {"sampling": sampling.GREEDY, "stop_ids": (), "pad_id": 0}
+        keys = row_keys(0, self.batch)
+        state = prefill(self.config, {"llm": self.llm}, self._rows, keys, new_tokens=self.new_tokens, **how)
+        jax.block_until_ready(state)
         start = time.perf_counter()
-        decode(config, params["llm"], state, new_tokens, **how).tokens.block_until_ready()
-        rates.append(batch * (new_tokens - 1) / (time.perf_counter() - start))
-    leaves = jax.tree.leaves(params["llm"])
-    table = 0 if config.tie_embeddings else params["llm"]["embed"]["embedding"].nbytes  # a gather reads one row of it
-    size = sum(x.nbytes for x in leaves) - table
-    bandwidth = read_bandwidth()
-    rate, floor = float(np.median(rates)), batch * bandwidth / size
-    return DecodeFigures(
-        jax.devices()[0].device_kind, what, dtype, batch, prompt, new_tokens, rate, rates, size, bandwidth, floor,
-        rate / floor,
-    )  # fmt: skip
+        decode(self.config, self.llm, state, until, **how).tokens.block_until_ready()
+        return self.batch * (until - 1) / (time.perf_counter() - start)
+
+    def figures(self, repeats: int) -> DecodeFigures:
+        rates = [self.rate() for _ in range(repeats)]
+        # Of an input table that is no output table only a row is read.
+        table = 0 if self.config.tie_embeddings else self.llm["embed"]["embedding"].nbytes
+        size = sum(x.nbytes for x in jax.tree.leaves(self.llm)) - table
+        bandwidth = read_bandwidth()
+        rate, floor = float(np.median(rates)), self.batch * bandwidth / size
+        return DecodeFigures(
+            jax.devices()[0].device_kind, self.what, self.dtype, self.batch, self.prompt, self.new_tokens, rate, rates,
+            size, bandwidth, floor, rate / floor,
+        )  # fmt: skip
 
 
-def _peer(script: Path, checkpoint: Path, dtype: str, batch: int, prompt: int, new_tokens: int) -> float:
-    """The peer's median rate, measured by itself in a process of its own. Raises UserError if it fails."""
-    command = [sys.executable, script, "--checkpoint", checkpoint, "--dtype", dtype, "--batch", batch]
-    command += ["--prompt", prompt, "--new-tokens", new_tokens, "--repeats", 1]
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"{script}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
-    return json.loads(done.stdout.splitlines()[-1])["repeats"][0]
+@contextlib.contextmanager
+def _peer(script: Path, bench: DecodeBench) -> Iterator[Callable[[], float]]:
+    """Tokens a second of the peer, loaded once in a process of its own, which waits until it is asked.
+
+    Raises UserError if it fails.
+    """
+    command = [sys.executable, script, "--checkpoint", bench.what, "--dtype", bench.dtype, "--batch", bench.batch]
+    command = [str(part) for part in [*command, "--prompt", bench.prompt, "--new-tokens", bench.new_tokens]]
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(command, stdin=-1, stdout=-1, stderr=errors, text=True) as process,
+    ):
+        asked, answers = process.stdin, process.stdout
+        assert asked is not None
+        assert answers is not None
+
+        def line() -> str:
+            if not (found := answers.readline()):
+                errors.seek(0)
+                raise UserError(f"{script}: {(errors.read().strip().splitlines() or ['failed'])[-1]}")
+            return found
+
+        def rate() -> float:
+            asked.write("\n")
+            asked.flush()
+            return float(line())
+
+        try:
+            line()  # it is ready
+            yield rate
+        finally:
+            process.kill()
 
 
 def report(
     console: rich.console.Console,
-    target: Path | None,
-    peer: Path | None,
     checkpoint: Path | None,
+    peer: Path | None,
+    target: Path | None,
+    *,
     preset: str,
     dtype: str,
-    *,
     batch: int,
     prompt: int,
     new_tokens: int,
     repeats: int,
 ) -> None:
-    """Prints the figures, and with a peer the ratio of five pairs in turns. Raises UserError as loading does."""
-    shape = {"batch": batch, "prompt": prompt, "new_tokens": new_tokens}
-    found = run(checkpoint, preset, dtype, **shape, repeats=repeats)
+    """Prints the figures, and with a peer the ratio of `repeats` pairs in turns. Raises UserError as loading does."""
+    bench = DecodeBench(checkpoint, preset, dtype, batch, prompt, new_tokens)
+    found = bench.figures(repeats)
     figures: dict[str, Any] = dataclasses.asdict(found)
     console.print(
         f"{found.what}, {found.dtype}, batch {batch}, {found.device}: {found.tokens_per_second:.1f} tokens/s, "
         f"{found.share_of_floor:.0%} of the memory floor ({found.floor_tokens_per_second:.1f} tokens/s: "
-        f"{found.parameter_bytes / 2**20:.0f} MiB a token at {found.copy_bytes_per_second / 1e9:.1f} GB/s)"
+        f"{found.parameter_bytes / 2**20:.0f} MiB a token at {found.read_bytes_per_second / 1e9:.1f} GB/s)"
     )
     if peer is not None and checkpoint is not None:
-        ours, theirs = [], []
-        for _ in range(5):  # in turns: a machine's speed drifts
-            ours.append(run(checkpoint, preset, dtype, **shape, repeats=1).tokens_per_second)
-            theirs.append(_peer(peer, checkpoint, dtype, **shape))
+        with _peer(peer, bench) as other:  # in turns: a machine's speed drifts
+            ours, theirs = zip(*((bench.rate(), other()) for _ in range(repeats)), strict=True)
         ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
         figures["peer"] = {"ours": ours, "theirs": theirs, "ratios": ratios, "median_ratio": float(np.median(ratios))}
         console.print(
-            f"transformers and torch: {np.median(theirs):.1f} tokens/s; ratio {np.median(ratios):.2f}, median of five "
-            f"pairs ({min(ratios):.2f} to {max(ratios):.2f})"
+            f"transformers and torch: {np.median(theirs):.1f} tokens/s; ratio {np.median(ratios):.2f}, median of "
+            f"{repeats} pairs ({min(ratios):.2f} to {max(ratios):.2f})"
         )
     if target is not None:
         write_json(target, figures)

@@ -38,8 +38,8 @@ def save(world: World, folder: Path, params: dict[str, Any], clip_dir: Path) -> 
         return
     like = jax.eval_shape(lambda: llava.init(world.model, jax.random.key(0), ("clip",)))["clip"]
     parts = {"clip": checkpoints.load_params(clip_dir, "clip", like), **params}
-    kept = {"bos_token_id": world.vocabulary.begin_id, "eos_token_id": list(world.vocabulary.stop_ids)}
+    hub_fields = {"bos_token_id": world.vocabulary.begin_id, "eos_token_id": list(world.vocabulary.stop_ids)}
     with tempfile.TemporaryDirectory() as companions:
         tokenizer(world).save_pretrained(companions)
-        model = HubModel("llava", world.model, "llama", world.model.llm.vocab_size, kept, "pad")
+        model = HubModel("llava", world.model, "llama", world.model.llm.vocab_size, hub_fields, "pad")
         checkpoint.save(folder, model, parts, Path(companions))

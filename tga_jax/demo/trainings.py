@@ -13,7 +13,7 @@ from tga_jax import checkpoints, optim, step, train
 from tga_jax.data import emoji_scenes, emoji_tasks, sources
 from tga_jax.data.templates import Record
 from tga_jax.data.tokens import Shape, collate, encode
-from tga_jax.demo.world import TRAINS, Row, World
+from tga_jax.demo.world import TRAINS, Row, Training, World
 from tga_jax.models import llava
 from tga_jax.retrieval import embed, index
 
@@ -44,6 +44,10 @@ def _data(world: World, task: str, length: int, **fields: Any) -> sources.DataCo
     )
 
 
+def _optimizer(c: Training, schedule: tuple[tuple[str, float], ...], warmup: float = 0.03) -> optim.OptimConfig:
+    return optim.OptimConfig(c.learning_rate, schedule, warmup, weight_decay=c.weight_decay, kind=c.optimizer)
+
+
 def train_clip(world: World) -> Path:
     c = world.config
     return world.train(
@@ -55,7 +59,7 @@ def train_clip(world: World) -> Path:
             steps=c.clip.steps,
             batch_size=c.clip.batch_size,
             loss=step.LossConfig(lm=0.0, contrastive=1.0),
-            optim=optim.OptimConfig(c.clip.learning_rate, ((".*", 1.0),), 0.05, weight_decay=c.clip.weight_decay),
+            optim=_optimizer(c.clip, ((".*", 1.0),), warmup=0.05),
             data=_data(world, "clip", world.caption_length() + 1),
         )
     )
@@ -73,7 +77,7 @@ def train_text(world: World) -> Path:
             steps=c.text.steps,
             batch_size=c.text.batch_size,
             loss=step.LossConfig(embedding_noise=c.text.embedding_noise),
-            optim=optim.OptimConfig(c.text.learning_rate, ((".*", 1.0),), 0.05, weight_decay=c.text.weight_decay),
+            optim=_optimizer(c.text, ((".*", 1.0),), warmup=0.05),
             data=_data(world, "text", length, mix=c.text.mix),
         )
     )
@@ -120,7 +124,7 @@ def train_row(world: World, name: str, row: Row, text_dir: Path, attachments: Pa
                 steps=stage.steps,
                 batch_size=stage.batch_size,
                 loss=step.LossConfig(lm=stage.lm, guide=row.guide if stage.guide else None),
-                optim=optim.OptimConfig(stage.learning_rate, TRAINS[stage.trains]),
+                optim=_optimizer(stage, TRAINS[stage.trains]),
                 data=_data(
                     world,
                     stage.task,

@@ -23,21 +23,22 @@ TRAINS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class ClipTraining:
+class Training:
     steps: int
     batch_size: int
+    optimizer: str  # "adam" or "muon"
     learning_rate: float
     weight_decay: float
 
 
 @dataclasses.dataclass(frozen=True)
-class TextTraining(ClipTraining):
+class TextTraining(Training):
     embedding_noise: float
     mix: emoji_tasks.TextMix
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
+class Stage(Training):
     """One training of a row.
 
     trains: "projector" or "projector_and_llm"; guide: whether the row's guide acts; guided: on "all" captioned pictures
@@ -45,9 +46,6 @@ class Stage:
     """
 
     task: str
-    steps: int
-    batch_size: int
-    learning_rate: float
     trains: str
     lm: float
     guide: bool
@@ -81,7 +79,7 @@ class DemoConfig:
     seed: int
     model: str
     scenes: dict[str, int]
-    clip: ClipTraining
+    clip: Training
     text: TextTraining
     rows: dict[str, Row]
     new_tokens: int

@@ -45,8 +45,9 @@ class LlamaConfig:
 class KVCache:
     """What earlier positions left for attention; goes into the decoder and comes out as a value."""
 
-    k: Array  # [L, B, S, K, H]
-    v: Array  # [L, B, S, K, H]
+    # [L, B, S, K, H], or of separate blocks L arrays [B, S, K, H], each then written in place.
+    k: Array | tuple[Array, ...]
+    v: Array | tuple[Array, ...]
     positions: Array  # int32 [B, S]
     valid: Array  # bool [B, S]; False: padding, or not written yet
     length: Array  # int32 scalar: slots written so far, the same for all rows
@@ -60,9 +61,12 @@ class DecoderOutput:
     cache: KVCache | None
 
 
-def empty_cache(config: LlamaConfig, batch: int, slots: int) -> KVCache:
-    shape = (config.num_layers, batch, slots, config.num_kv_heads, config.head_dim)
-    zeros = jnp.zeros(shape, config.dtype)
+def empty_cache(config: LlamaConfig, batch: int, slots: int, separate: bool = False) -> KVCache:
+    shape = (batch, slots, config.num_kv_heads, config.head_dim)
+    if separate:
+        zeros = (jnp.zeros(shape, config.dtype),) * config.num_layers
+    else:
+        zeros = jnp.zeros((config.num_layers, *shape), config.dtype)
     return KVCache(
         k=zeros, v=zeros, positions=jnp.zeros((batch, slots), jnp.int32), valid=jnp.zeros((batch, slots), bool),
         length=jnp.zeros((), jnp.int32),
@@ -103,9 +107,34 @@ class DecoderBlock(nn.Module):
         return x, (kv, means, x if self.emit_states else None)
 
 
+class SeparateBlocks(nn.Module):
+    """The blocks one after another, each with parameters of its own, `0` to `L-1`; takes and gives what the scan does.
+
+    A scan copies each block's slice of the stack before it is used. In training that is little beside the matrix
+    products; in decoding, which reads every weight for a few tokens, it triples the memory traffic.
+    """
+
+    config: LlamaConfig
+    emit_states: bool
+
+    @nn.compact
+    def __call__(self, x, kv, *shared):
+        out = []
+        for i in range(self.config.num_layers):
+            layer_kv = None if kv is None else (kv[0][i], kv[1][i])
+            x, found = DecoderBlock(self.config, self.emit_states, name=str(i))(x, layer_kv, *shared)
+            out.append(found)
+        kvs, means, states = zip(*out, strict=True)
+        means, states = (None if xs[0] is None else jnp.stack(xs) for xs in (means, states))
+        return x, (None if kv is None else tuple(zip(*kvs, strict=True)), means, states)
+
+
 class Decoder(nn.Module):
+    """separate: parameters as `separate_blocks` gives them, for decoding; else the blocks' are stacked."""
+
     config: LlamaConfig
     emit_states: bool = False
+    separate: bool = False
 
     def setup(self):
         c = self.config
@@ -113,7 +142,9 @@ class Decoder(nn.Module):
         # Scaled to the width (0.016 at 4096): a fixed 0.02 starts a small decoder so near zero that it hardly learns.
         init = nn.initializers.normal(c.hidden_size**-0.5)
         self.embedding = nn.Embed(c.vocab_size, c.hidden_size, dtype=dtype, embedding_init=init, name="embed")
-        if c.num_layers:
+        if self.separate:
+            self.blocks = SeparateBlocks(c, self.emit_states)
+        elif c.num_layers:
             axes = (0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast)
             stack = layers.block_stack(DecoderBlock, c.num_layers, axes, c.remat)
             self.blocks = stack(c, self.emit_states)
@@ -174,6 +205,24 @@ class Decoder(nn.Module):
         """Text only: tokens and valid [B, T] -> logits [B, T, V]."""
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
         return self.logits(self(self.embed(tokens), positions, valid).hidden)
+
+
+def separate_blocks(params: dict, free: bool = False) -> dict:
+    """The same decoder parameters with a tree a block, `blocks/0` to `blocks/L-1`. free: the stacked arrays are deleted
+    one by one, so that the whole is never held twice."""
+    stacks, structure = jax.tree.flatten(params["blocks"])
+    columns = []
+    for stack in stacks:
+        columns.append([stack[i] for i in range(stack.shape[0])])
+        if free:
+            jax.block_until_ready(columns[-1])
+            stack.delete()
+    blocks = {str(i): structure.unflatten(leaves) for i, leaves in enumerate(zip(*columns, strict=True))}
+    return {**params, "blocks": blocks}
+
+
+def are_separate(params: dict) -> bool:
+    return "0" in params.get("blocks", {})
 
 
 def first_blocks(config: LlamaConfig, params: dict, count: int, emit_states: bool = False) -> tuple[Decoder, dict]:

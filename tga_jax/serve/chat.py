@@ -46,7 +46,7 @@ class Conversation:
 
 
 def run(
-    checkpoint: Path, pictures: list[Path], question: str, system: str, console: rich.console.Console, **how: Any
+    checkpoint: Path, pictures: list[Path], question: str, system: str, *, console: rich.console.Console, **how: Any
 ) -> None:
     """Asks one question, or if there is none, talks until the input ends. Raises UserError as `load` does."""
     with console.status(f"loading {checkpoint}"):

@@ -1,10 +1,6 @@
 """Whole checkpoints: from the hub's format to ours on disk, and back."""
 
 import dataclasses
-import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +17,7 @@ from tga_jax.models.llava import PIXEL_MEAN, PIXEL_STD, LlavaConfig
 from tga_jax.weights import convert, description, gguf_file, hub_config, lora, names, torch_file
 from tga_jax.weights.folder import Tensor, tensors
 from tga_jax.weights.hub_config import HubModel
-from tga_jax.workdir import disk_errors
+from tga_jax.workdir import new_folder, read_json, replacing
 
 
 def with_dtype(model: HubModel, dtype: str) -> HubModel:
@@ -44,7 +40,7 @@ def _image_mode(folder: Path, model: HubModel) -> str:
     path = folder / "preprocessor_config.json"
     if not path.exists() or model.clip is None:
         return model.image_mode
-    raw = json.loads(path.read_text())
+    raw = read_json(path, "how images are prepared")
     raw = raw.get("image_processor", raw)
     size = model.clip.vision.image_size
     crop = raw.get("crop_size", size)
@@ -90,28 +86,10 @@ def open_hub(source: Path, base: Path | None = None, vision: Path | None = None)
     return dataclasses.replace(model, image_mode=_image_mode(source, model)), found
 
 
-@contextmanager
-def _aside(folder: Path) -> Iterator[Path]:
-    """A new folder to write into, which takes its name when all is written."""
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder}: not empty, expected a new folder")
-    aside = folder.with_name(f".{folder.name}.unfinished")
-    with disk_errors(folder.parent):
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        try:
-            yield aside
-            if folder.exists():
-                folder.rmdir()
-            aside.rename(folder)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-
-
 def save(workdir: Path, model: HubModel, params: dict[str, Any], companions: Path) -> None:
     """A checkpoint of ours: parameters, description, and the companion files of a hub folder or the tokenizer of a GGUF
     file. All or nothing."""
-    with _aside(workdir) as aside:
+    with new_folder(workdir) as aside:
         description.write(aside, model)
         if companions.suffix == ".gguf":
             gguf_file.tokenizer(companions).save_pretrained(aside / description.HUB)
@@ -159,7 +137,7 @@ def export_hub(workdir: Path, folder: Path) -> None:
     hub = hub_config.to_hub(model, rows)
     hub.dtype = _dtype(model)
     params = load_params(workdir, model, None)
-    with _aside(folder) as aside:
+    with new_folder(folder) as aside:
         convert.write_safetensors(aside, convert.hub_tensors(model, params, rows))
         description.copy_companions(workdir / description.HUB, aside)
         hub.save_pretrained(aside)
@@ -185,13 +163,8 @@ def export_projector(workdir: Path, file: Path) -> None:
         found = {_PROJECTOR[name]: x for name, x in found.items()}
     else:
         found = {name.removeprefix("linear_1."): x for name, x in found.items()}
-    aside = file.with_name(f".{file.name}.unfinished")
-    with disk_errors(file.parent):
-        try:
-            torch_file.write(aside, {f"model.mm_projector.{name}": x for name, x in found.items()})
-            aside.replace(file)
-        finally:
-            aside.unlink(missing_ok=True)
+    with replacing(file) as aside:
+        torch_file.write(aside, {f"model.mm_projector.{name}": x for name, x in found.items()})
 
 
 def _write_processor(companions: Path, folder: Path, model: HubModel) -> None:
@@ -228,10 +201,10 @@ def _write_processor(companions: Path, folder: Path, model: HubModel) -> None:
 def processor(folder: Path, model: HubModel) -> Processor:
     """folder: where the tokenizer lies, or a GGUF file. Raises UserError if there is none."""
     tokenizer = gguf_file.tokenizer(folder) if folder.suffix == ".gguf" else load_tokenizer(folder)
-    stops = [tokenizer.eos_token_id, model.kept.get("eos_token_id")]
+    stops = [tokenizer.eos_token_id, model.hub_fields.get("eos_token_id")]
     path = folder / "generation_config.json"
     if path.exists():
-        stops.append(json.loads(path.read_text()).get("eos_token_id"))
+        stops.append(read_json(path, "settings of generation").get("eos_token_id"))
     ids = {i for stop in stops for i in (stop if isinstance(stop, list) else [stop]) if i is not None}
     image = None
     if model.clip is not None:

@@ -25,7 +25,7 @@ from tga_jax.weights import names
 from tga_jax.weights.folder import Tensor
 from tga_jax.weights.hub_config import HubModel
 
-DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
+DTYPES = ("bfloat16", "float32")
 _SHARD_BYTES = 2**30
 _VOCABULARY = ("embed_tokens.weight", "lm_head.weight")  # whose rows may be padded
 
@@ -50,15 +50,15 @@ def _leaves(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sources(model: HubModel, like: dict[str, Any]) -> Iterator[tuple[str, names.Rule, list[str], tuple[int, ...]]]:
-    """For every parameter: (path, rule, names within the part of all its layers or of itself, shape of one of them)."""
+    """For every parameter: (path, rule, hub names within the part, one a layer, shape of one of them)."""
     by_path = {f"{part}/{rule.ours}": rule for part, rules in names.RULES.items() for rule in rules}
     for path, leaf in like.items():
         rule = by_path.get(path)
         if rule is None:
             raise UserError(f"{path}: has no counterpart in the hub's checkpoints")
         stacked = "*" in rule.hub
-        locals_ = [rule.hub.replace("*", str(i)) for i in range(leaf.shape[0])] if stacked else [rule.hub]
-        yield path, rule, locals_, leaf.shape[1:] if stacked else leaf.shape
+        hub_names = [rule.hub.replace("*", str(i)) for i in range(leaf.shape[0])] if stacked else [rule.hub]
+        yield path, rule, hub_names, leaf.shape[1:] if stacked else leaf.shape
 
 
 def _match(model: HubModel, found: dict[str, Tensor], where: str) -> dict[str, list[Tensor]]:
@@ -77,10 +77,10 @@ def _match(model: HubModel, found: dict[str, Tensor], where: str) -> dict[str, l
     missing, used = [], set()
     like = _leaves(shapes(model))
     parts = {path.split("/")[0] for path in like}
-    for path, rule, locals_, shape in _sources(model, like):
+    for path, rule, hub_names, shape in _sources(model, like):
         part = path.split("/")[0]
         matched[path] = []
-        for local in locals_:
+        for local in hub_names:
             if (part, local) not in here:
                 missing.append((part, local))
                 continue
@@ -131,10 +131,18 @@ def _put(stack: jax.Array, layer: jax.Array, i: int) -> jax.Array:
     return jax.lax.dynamic_update_slice_in_dim(stack, layer[None], i, axis=0)
 
 
-def load(model: HubModel, found: dict[str, Tensor], where: str, dtype: str, mesh: Mesh | None = None) -> dict[str, Any]:
+def load(
+    model: HubModel,
+    found: dict[str, Tensor],
+    where: str,
+    dtype: str,
+    mesh: Mesh | None = None,
+    stacked: bool = True,
+) -> dict[str, Any]:
     """Parameters by part in `dtype`, each tensor straight to its place on the mesh (default: one device).
 
-    where: names the checkpoint in errors. Raises UserError if names or shapes do not fit the config, all at once.
+    where: names the checkpoint in errors; stacked: False keeps the decoder's blocks separate, as
+    `llama.separate_blocks` does. Raises UserError if names or shapes do not fit the config, all at once.
     """
     matched = _match(model, found, where)
     mesh = mesh or Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.AXES)
@@ -147,6 +155,11 @@ def load(model: HubModel, found: dict[str, Tensor], where: str, dtype: str, mesh
             flat[path] = jax.device_put(_read(tensors[0], rule, shape, dtype), place)
             continue
         layer_place = NamedSharding(mesh, P(*place.spec[1:]))
+        if path.startswith("llm/") and not stacked:
+            for i, tensor in enumerate(tensors):
+                block = path.replace("/blocks/", f"/blocks/{i}/")
+                flat[block] = jax.device_put(_read(tensor, rule, shape, dtype), layer_place).block_until_ready()
+            continue
         stack = jnp.zeros((len(tensors), *shape), dtype, device=place)
         for i, tensor in enumerate(tensors):
             stack = _put(stack, jax.device_put(_read(tensor, rule, shape, dtype), layer_place), i)
@@ -165,9 +178,9 @@ def load(model: HubModel, found: dict[str, Tensor], where: str, dtype: str, mesh
 def hub_tensors(model: HubModel, params: dict[str, Any], vocab_size: int | None = None) -> Iterator[tuple[str, Any]]:
     """(hub name, array) of an exported checkpoint, one at a time; vocab_size: rows of its embedding table."""
     leaves = _leaves(params)
-    for path, rule, locals_, _ in _sources(model, leaves):
+    for path, rule, hub_names, _ in _sources(model, leaves):
         part = path.split("/")[0]
-        for i, local in enumerate(locals_):
+        for i, local in enumerate(hub_names):
             x = rule.to_hub(np.asarray(leaves[path][i] if "*" in rule.hub else leaves[path]))
             if local in _VOCABULARY and vocab_size is not None and vocab_size > len(x):
                 # The mean of all rows, as transformers' own conversion has it nearly: no token is put forward.

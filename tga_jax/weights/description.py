@@ -1,7 +1,6 @@
 """`model.json`: what a checkpoint of ours is, and the files of the hub that it keeps beside its parameters."""
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from tga_jax.models.clip import ClipConfig
 from tga_jax.models.llama import LlamaConfig
 from tga_jax.models.llava import LlavaConfig
 from tga_jax.weights.hub_config import HubModel
-from tga_jax.workdir import write_json
+from tga_jax.workdir import read_json, write_json
 
 FILE = "model.json"
 HUB = "hub"  # the folder of companions
@@ -29,12 +28,13 @@ def write(workdir: Path, model: HubModel) -> None:
 def read(workdir: Path) -> HubModel:
     """Raises UserError naming the file and the field that is wrong."""
     path = workdir / FILE
-    try:
-        raw = json.loads(path.read_text())
-        kind = _KINDS[raw["kind"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read, expected a checkpoint's description ({error})") from error
-    return HubModel(**{**raw, "config": config.build(kind, raw["config"], str(path))})
+    raw = read_json(path, "a checkpoint's description", ("kind", "config"))
+    fields = {field.name for field in dataclasses.fields(HubModel)}
+    if unknown := sorted(raw.keys() - fields):
+        raise UserError(f"{path}: unknown {', '.join(unknown)}, expected some of {', '.join(sorted(fields))}")
+    if raw["kind"] not in _KINDS:
+        raise UserError(f"{path}: kind {raw['kind']!r}, expected one of {', '.join(_KINDS)}")
+    return HubModel(**{**raw, "config": config.build(_KINDS[raw["kind"]], raw["config"], str(path))})
 
 
 def copy_companions(source: Path, target: Path) -> None:

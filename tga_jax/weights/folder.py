@@ -1,7 +1,6 @@
 """A folder of weights as named tensors that are read one at a time."""
 
 import dataclasses
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from tga_jax.errors import UserError
 from tga_jax.weights.torch_file import TorchFile
+from tga_jax.workdir import read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +45,10 @@ READERS = {".safetensors": _safetensors, ".bin": _torch}
 
 def _sharded(index: Path) -> list[Path]:
     """The shards that an index names. Raises UserError listing those that are missing."""
-    try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"{index}: expected JSON with a weight_map of tensor names to files") from error
+    found = read_json(index, "the index of a sharded checkpoint", ("weight_map",))["weight_map"]
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+        raise UserError(f"{index}: weight_map is {str(found)[:60]}, expected tensor names to files")
+    names = sorted(set(found.values()))
     if missing := [name for name in names if not (index.parent / name).is_file()]:
         raise UserError(f"{index}: shards are missing: {', '.join(missing)}")
     return [index.parent / name for name in names]

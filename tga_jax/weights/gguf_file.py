@@ -93,12 +93,12 @@ def open_file(path: Path) -> tuple[HubModel, dict[str, Tensor]]:
         hub = f"{f'model.layers.{layer}.' if layer else ''}{_NAMES[name]}.{kind}"
         shape = tuple(int(n) for n in reversed(tensor.shape))
         found[hub] = Tensor(shape, path, partial(_read, tensor, order))
-    kept = {"max_position_embeddings": int(field("context_length"))}
+    hub_fields = {"max_position_embeddings": int(field("context_length"))}
     for ours, theirs in (("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")):
         stored = reader.fields.get(f"tokenizer.ggml.{theirs}_token_id")
         if stored is not None:
-            kept[ours] = int(stored.contents())
-    return HubModel("llm", config, family, None, kept), found
+            hub_fields[ours] = int(stored.contents())
+    return HubModel("llm", config, family, None, hub_fields), found
 
 
 def tokenizer(path: Path) -> Any:

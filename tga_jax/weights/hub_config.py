@@ -3,7 +3,6 @@ no default of ours stands in for a model's own; what is not understood is an err
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from tga_jax.models.clip import ClipConfig, TextConfig, VisionConfig
 from tga_jax.models.layers import RopeScaling
 from tga_jax.models.llama import LlamaConfig
 from tga_jax.models.llava import LlavaConfig
+from tga_jax.workdir import read_json
 
 _LLMS = {
     "llama": (transformers.LlamaConfig, "LlamaForCausalLM"),
@@ -45,7 +45,7 @@ class HubModel:
     """What a checkpoint is.
 
     kind: "llava", "llm" or "clip"; family: the LLM's model_type; image_token_id: what stands for an image in token ids,
-    if the checkpoint names none the first id after its words; kept: fields of the LLM's config that its shape does not
+    if the checkpoint names none the first id after its words; hub_fields: of the LLM's config, what its shape does not
     tell; image_mode: "pad" or "crop"; table_rows: of the hub's embedding table, where the last ones are no words.
     """
 
@@ -53,7 +53,7 @@ class HubModel:
     config: LlavaConfig | LlamaConfig | ClipConfig
     family: str | None = None
     image_token_id: int | None = None
-    kept: dict[str, Any] = dataclasses.field(default_factory=dict)
+    hub_fields: dict[str, Any] = dataclasses.field(default_factory=dict)
     image_mode: str = "crop"
     table_rows: int | None = None
 
@@ -188,8 +188,15 @@ def _llava(where: str, raw: dict[str, Any], hf: Any) -> HubModel:
         feature_layer=hf.vision_feature_layer,
         feature_select={"default": "patch", "full": "full"}[hf.vision_feature_select_strategy],
     )
-    kept = _kept(hf.text_config)
-    return HubModel("llava", config, hf.text_config.model_type, image, kept, table_rows=table_rows)
+    hub_fields = _hub_fields(hf.text_config)
+    return HubModel("llava", config, hf.text_config.model_type, image, hub_fields, table_rows=table_rows)
+
+
+def _parsed(where: str, cls: Any, raw: dict[str, Any]) -> Any:
+    try:
+        return cls.from_dict(raw)
+    except Exception as error:  # transformers' strict configs raise types of their own
+        raise UserError(f"{where}: {str(error).splitlines()[0]}") from error
 
 
 def _original_llava(where: str, raw: dict[str, Any]) -> HubModel:
@@ -206,7 +213,9 @@ def _original_llava(where: str, raw: dict[str, Any]) -> HubModel:
         _LLAVA_FIXED,
     )
     own = {k: v for k, v in raw.items() if not k.startswith("mm_") and k not in _LLAVA_HARMLESS | {"model_type"}}
-    hf = cls.from_dict(own)
+    hf = _parsed(where, cls, own)
+    if not isinstance(raw.get("mm_vision_select_layer"), int):
+        raise UserError(f"{where}: mm_vision_select_layer {raw.get('mm_vision_select_layer')!r}, expected such as -2")
     tower = raw["mm_vision_tower"]
     name = tower.rstrip("/").split("/")[-1].replace("patch", "")
     known = {f"clip-vit-{size}{patch}": ours for size, patch, ours in (
@@ -226,23 +235,17 @@ def _original_llava(where: str, raw: dict[str, Any]) -> HubModel:
     aspect = raw.get("image_aspect_ratio", "square")
     if aspect not in ("pad", "square"):
         raise UserError(f"{where}: image_aspect_ratio {aspect!r}, expected pad or square")
-    return HubModel("llava", config, family, llm.vocab_size, _kept(hf), "pad" if aspect == "pad" else "crop")
+    return HubModel("llava", config, family, llm.vocab_size, _hub_fields(hf), "pad" if aspect == "pad" else "crop")
 
 
-def _kept(hf: Any) -> dict[str, Any]:
+def _hub_fields(hf: Any) -> dict[str, Any]:
     return {name: getattr(hf, name) for name in _KEPT if getattr(hf, name, None) is not None}
 
 
 def read(folder: Path) -> HubModel:
     """What the checkpoint in a hub folder is. Raises UserError naming the file and what is not understood."""
     path = folder / "config.json"
-    try:
-        raw = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file, expected the config of a hub checkpoint") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not JSON ({error})") from error
-    return describe(str(path), raw)
+    return describe(str(path), read_json(path, "the config of a hub checkpoint"))
 
 
 def describe(path: str, raw: dict[str, Any]) -> HubModel:
@@ -253,10 +256,7 @@ def describe(path: str, raw: dict[str, Any]) -> HubModel:
     if family not in (*_LLMS, "clip", "clip_vision_model", "llava"):
         supported = ", ".join((*_LLMS, "clip", "clip_vision_model", "llava"))
         raise UserError(f"{path}: model_type {family!r}, expected one of {supported}")
-    try:
-        hf = transformers.CONFIG_MAPPING[family].from_dict(raw)
-    except Exception as error:  # transformers' strict configs raise types of their own
-        raise UserError(f"{path}: {str(error).splitlines()[0]}") from error
+    hf = _parsed(path, transformers.CONFIG_MAPPING[family], raw)
     legacy = {"text_config_dict", "vision_config_dict", "logit_scale_init_value"}
     _check_fields(path, raw, type(hf), legacy)
     if family == "llava":
@@ -265,7 +265,7 @@ def describe(path: str, raw: dict[str, Any]) -> HubModel:
         return HubModel("clip", clip_config(path, hf))
     if family == "clip_vision_model":
         return HubModel("clip", ClipConfig(_vision(path, hf), None, None))
-    return HubModel("llm", llm_config(path, hf), family, None, _kept(hf))
+    return HubModel("llm", llm_config(path, hf), family, None, _hub_fields(hf))
 
 
 def _rope_parameters(config: LlamaConfig) -> dict[str, Any]:
@@ -320,7 +320,7 @@ def _hub_llm(model: HubModel, vocab_size: int) -> Any:
         fields |= {"use_sliding_window": windowed, "max_window_layers": 0 if windowed else c.num_layers}
         fields |= {"sliding_window": c.sliding_window} if windowed else {}
     cls, architecture = _LLMS[family]
-    return cls(**fields, **model.kept, architectures=[architecture])
+    return cls(**fields, **model.hub_fields, architectures=[architecture])
 
 
 def _hub_tower(config: VisionConfig | TextConfig) -> dict[str, Any]:

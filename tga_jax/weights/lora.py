@@ -1,7 +1,6 @@
 """LoRA weights (Hu et al., 2021) added into the model they are for: W + alpha / r * B A, tensor by tensor."""
 
 import dataclasses
-import json
 import math
 import re
 from functools import partial
@@ -12,6 +11,7 @@ import numpy as np
 from tga_jax.errors import UserError
 from tga_jax.weights import names
 from tga_jax.weights.folder import Tensor, tensors
+from tga_jax.workdir import read_json
 
 _NAME = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])\.(?:default\.)?weight")
 _OTHERS = "non_lora_trainables.bin"  # LLaVA's projector, whole
@@ -30,7 +30,7 @@ def merged(folder: Path, base: dict[str, Tensor]) -> dict[str, Tensor]:
     not plain.
     """
     path = folder / "adapter_config.json"
-    config = json.loads(path.read_text())
+    config = read_json(path, "the settings of LoRA weights", ("r", "lora_alpha"))
     for field in ("use_dora", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "modules_to_save"):
         if config.get(field):
             raise UserError(f"{path}: {field} is {config[field]!r}, expected plain LoRA")
