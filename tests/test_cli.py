@@ -242,6 +242,7 @@ def test_a_config_found_wrong_leaves_no_folder(capsys, elsewhere):
     for field, named in (
         ("rows.tga.stages.stage2.trains=clip", "stage.trains: 'clip', expected one of projector, projector_and_llm"),
         ("rows.tga.stages.stage2.task=sing", "stage.task: 'sing', expected one of caption, asked, visual"),
+        ("clip.optimizer=sgd", "optimizer: 'sgd', expected one of adam, muon"),
         ("rows.tga.stages.stage2.guided=none", "stage.guided: 'none', expected one of all, benign"),
         ("rows.tga.stages.stage2.trains=projector", "row.stages: the last one trains projector"),
     ):

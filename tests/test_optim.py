@@ -157,5 +157,5 @@ def test_muon_turns_a_kernels_momentum_into_an_orthogonal_matrix_and_leaves_the_
 
 
 def test_an_unknown_kind_is_named():
-    with pytest.raises(ValueError, match=r"optim.kind: 'sgd', expected 'adam' or 'muon'"):
+    with pytest.raises(ValueError, match=r"optim.kind: 'sgd', expected one of adam, muon"):
         OptimConfig(1.0, (), kind="sgd")

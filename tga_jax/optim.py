@@ -11,6 +11,7 @@ from optax import contrib
 
 from tga_jax.errors import UserError
 
+KINDS = ("adam", "muon")
 Flat = dict[str, Any]  # parameter path, such as "llm/blocks/query/kernel" -> array
 
 
@@ -37,8 +38,8 @@ class OptimConfig:
     kind: str = "adam"
 
     def __post_init__(self):
-        if self.kind not in ("adam", "muon"):
-            raise ValueError(f"optim.kind: {self.kind!r}, expected 'adam' or 'muon'")
+        if self.kind not in KINDS:
+            raise ValueError(f"optim.kind: {self.kind!r}, expected one of {', '.join(KINDS)}")
 
 
 def multipliers(config: OptimConfig, paths: list[str]) -> dict[str, float]:
@@ -94,6 +95,10 @@ def _input_and_output(path: str, x: Any) -> contrib.MuonDimensionNumbers | None:
     return contrib.MuonDimensionNumbers(axes[:split], axes[split:])
 
 
+def _kernels(tree: Any) -> Any:  # optax's type for it leaves out None, which its text has
+    return {path: _input_and_output(path, x) for path, x in tree.items()}
+
+
 def _scale_by(config: OptimConfig) -> optax.GradientTransformation:
     if config.kind == "adam":
         return optax.scale_by_adam(b1=config.b1, b2=config.b2, mu_dtype=jnp.float32)
@@ -102,7 +107,7 @@ def _scale_by(config: OptimConfig) -> optax.GradientTransformation:
         mu_dtype=jnp.float32,
         adam_b1=config.b1,
         adam_b2=config.b2,
-        muon_weight_dimension_numbers=lambda tree: {path: _input_and_output(path, x) for path, x in tree.items()},
+        muon_weight_dimension_numbers=_kernels,
         consistent_rms=0.2,  # about what Adam's updates have
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 import rich.console
 
 import tga_jax
-from tga_jax import losses, train
+from tga_jax import losses, optim, train
 from tga_jax.data import emoji_scenes, emoji_tasks, sources
 from tga_jax.data.emoji_concepts import COLORS, CONCEPTS, caption
 from tga_jax.data.tokens import Vocabulary
@@ -29,6 +29,10 @@ class Training:
     optimizer: str  # "adam" or "muon"
     learning_rate: float
     weight_decay: float
+
+    def __post_init__(self):
+        if self.optimizer not in optim.KINDS:
+            raise ValueError(f"optimizer: {self.optimizer!r}, expected one of {', '.join(optim.KINDS)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Stage(Training):
     retrieved_share: float
 
     def __post_init__(self):
+        super().__post_init__()
         for name, known in (("task", STAGE_TASKS), ("trains", tuple(TRAINS)), ("guided", sources.GUIDED)):
             if getattr(self, name) not in known:
                 raise ValueError(f"stage.{name}: {getattr(self, name)!r}, expected one of {', '.join(known)}")
