@@ -29,7 +29,7 @@ def stage1(**fields) -> dict:
     return {
         "task": "caption",
         "trains": "projector",
-        "steps": 1500,
+        "steps": 1000,
         "batch_size": 32,
         "optimizer": "muon",
         "learning_rate": 1e-2,
@@ -59,13 +59,14 @@ def tiled(**fields) -> dict:
 
 def tga_stages(**fields) -> dict:
     """Our stages. fields: of all of them, such as guided="benign"."""
+    gentle = {"optimizer": "adam", "weight_decay": 0.0}
     return {
         # First the projector alone learns the words' embeddings, which needs no pass through the decoder.
-        "fit": stage1(guide=True, lm=0.0, steps=3500, batch_size=64, learning_rate=5e-3, **fields),
+        "fit": stage1(guide=True, lm=0.0, steps=2000, batch_size=64, learning_rate=2e-2, **fields),
         # Gently: at five times this rate the fit was lost within 300 steps.
-        "stage1": stage1(guide=True, steps=700, learning_rate=1e-3, **fields),
+        "stage1": stage1(guide=True, steps=1000, **{**gentle, "learning_rate": 1e-3}, **fields),
         # More gently still: refusal on pictures is what the decoder unlearns first.
-        "stage2": stage2(guide=True, steps=150, learning_rate=1e-5, text_share=0.5, **fields),
+        "stage2": stage2(guide=True, steps=150, text_share=0.5, **{**gentle, "learning_rate": 1e-5}, **fields),
     }
 
 
@@ -102,7 +103,7 @@ def get_config() -> ConfigDict:
         "test_benign_per_combo": 1,
         "test_harmful_per_combo": 2,
     }
-    config.clip = {"steps": 1000, "batch_size": 128, "optimizer": "adam", "learning_rate": 1.5e-3, "weight_decay": 0.1}
+    config.clip = {"steps": 600, "batch_size": 128, "optimizer": "muon", "learning_rate": 4e-3, "weight_decay": 0.1}
     config.text = {
         "steps": 700,
         "batch_size": 32,

@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     tga, tiled = emoji.tga_stages, emoji.tiled
     every_block = tuple(range(1, 9))
     # A picture's question instead of its caption, and the guide on the positions after the picture.
-    asked = emoji.stage1(task="asked", guide=True, steps=1000, learning_rate=1e-3)
+    asked = {**emoji.tga_stages()["stage1"], "task": "asked", "steps": 1000}
     ordinary = {"stage1": emoji.stage1(), "stage1_asked": asked, "stage2": {**tga()["stage2"], "guide": False}}
     instruction = tiled(form="instruction", layers=every_block, vocab_weight=0.0)
     rows = {
@@ -41,7 +41,7 @@ def get_config() -> ConfigDict:
             tiled(),
             tga(),
             fit=None,
-            stage1={"steps": 2000, "learning_rate": 3e-3},
+            stage1={**emoji.stage1(guide=True), "steps": 2000},
         ),
         "tga_no_vocab": row("tga without the cross-entropy over words", tiled(vocab_weight=0.0), tga()),
         "tga_unguided_stage2": row("tga, not guided in stage 2", tiled(), tga(), stage2={"guide": False}),

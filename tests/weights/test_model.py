@@ -183,7 +183,7 @@ def test_a_conversation_goes_on_and_keeps_its_pictures(pair, tmp_path):
         ours.processor.tokenizer.chat_template = None
 
 
-def test_loaded_in_half_precision_and_on_a_mesh(pair, tmp_path):
+def test_loaded_in_half_precision(pair, tmp_path):
     theirs, ours = pair
     folder = hub_support.save(theirs, tmp_path / "hub")
     half = tga_jax.load(folder)
