@@ -24,6 +24,10 @@ def guide(**fields) -> dict:
     }
 
 
+def adam(learning_rate: float) -> dict:
+    return {"optimizer": "adam", "learning_rate": learning_rate, "weight_decay": 0.0}
+
+
 def stage1(**fields) -> dict:
     """The projector alone, on all captioned pictures; `guide` says whether the row's guide acts."""
     return {
@@ -47,8 +51,7 @@ def stage2(**fields) -> dict:
     """Projector and decoder, on questions about benign pictures; text-only rows, refusals to harmful text among them,
     keep text safety, as the text-only part of LLaVA's mix does."""
     own = {"task": "visual", "trains": "projector_and_llm", "steps": 250, "text_share": 0.25}
-    own |= {"optimizer": "adam", "learning_rate": 5e-4, "weight_decay": 0.0}
-    return stage1(**{**own, **fields})
+    return stage1(**{**own, **adam(5e-4), **fields})
 
 
 def tiled(**fields) -> dict:
@@ -59,14 +62,13 @@ def tiled(**fields) -> dict:
 
 def tga_stages(**fields) -> dict:
     """Our stages. fields: of all of them, such as guided="benign"."""
-    gentle = {"optimizer": "adam", "weight_decay": 0.0}
     return {
         # First the projector alone learns the words' embeddings, which needs no pass through the decoder.
         "fit": stage1(guide=True, lm=0.0, steps=2000, batch_size=64, learning_rate=2e-2, **fields),
         # Gently: at five times this rate the fit was lost within 300 steps.
-        "stage1": stage1(guide=True, steps=1000, **{**gentle, "learning_rate": 1e-3}, **fields),
+        "stage1": stage1(guide=True, steps=1000, **adam(1e-3), **fields),
         # More gently still: refusal on pictures is what the decoder unlearns first.
-        "stage2": stage2(guide=True, steps=150, text_share=0.5, **{**gentle, "learning_rate": 1e-5}, **fields),
+        "stage2": stage2(guide=True, steps=150, text_share=0.5, **adam(1e-5), **fields),
     }
 
 
@@ -107,9 +109,7 @@ def get_config() -> ConfigDict:
     config.text = {
         "steps": 700,
         "batch_size": 32,
-        "optimizer": "adam",
-        "learning_rate": 2e-3,
-        "weight_decay": 0.0,
+        **adam(2e-3),
         # Noise on input embeddings makes refusal depend on more than the exact word embedding.
         "embedding_noise": 2.0,
         "mix": {"harmful": 0.3, "plain": 0.3, "repeated": 0.7, "tiled": 0.4, "tile_words": 10, "retrieved": 0.0},
