@@ -1,5 +1,6 @@
 """Claiming a work folder, and writing without leaving half a file."""
 
+import contextlib
 import errno
 import json
 from pathlib import Path
@@ -71,3 +72,44 @@ def test_disk_errors_name_the_folder(error, named):
 def test_other_errors_pass():
     with pytest.raises(KeyError), workdir.disk_errors(Path("x")):
         raise KeyError("x")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "a.json: no such file, expected a table"),
+        ("{", "a.json: cannot be read (Expecting property name"),
+        ('{"rows": 1}', "a.json: lacks columns, expected a table"),
+        ("[]", "a.json: lacks rows, columns, expected a table"),
+        ('{"rows": 1, "columns": 2}', None),
+    ],
+)
+def test_what_is_wrong_with_json_is_named(tmp_path, text, said):
+    path = tmp_path / "a.json"
+    if text is not None:
+        path.write_text(text)
+    if said is None:
+        assert workdir.read_json(path, "a table", ("rows", "columns")) == {"rows": 1, "columns": 2}
+        return
+    with pytest.raises(UserError) as error:
+        workdir.read_json(path, "a table", ("rows", "columns"))
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_or_folder_takes_its_name_only_when_whole(tmp_path):
+    target = tmp_path / "a"
+    target.write_text("old")
+    with contextlib.suppress(ZeroDivisionError), workdir.replacing(target) as aside:
+        aside.write_text("half")
+        raise ZeroDivisionError
+    assert target.read_text() == "old"
+    with contextlib.suppress(ZeroDivisionError), workdir.new_folder(tmp_path / "b") as folder:
+        (folder / "half").write_text("half")
+        raise ZeroDivisionError
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    with workdir.new_folder(tmp_path / "b") as folder:
+        (folder / "whole").write_text("whole")
+    with pytest.raises(UserError, match="b: not empty, expected a new folder"), workdir.new_folder(tmp_path / "b"):
+        pass
+    assert (tmp_path / "b" / "whole").read_text() == "whole"

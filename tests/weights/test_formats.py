@@ -91,6 +91,9 @@ def test_shards_with_an_index(llava, folder, tmp_path):
     victim.unlink()
     with pytest.raises(tga_jax.UserError, match=rf"index\.json: shards are missing: .*{victim.name}"):
         parameters(many)
+    (many / "model.safetensors.index.json").write_text('{"weight_map": ["a"]}')
+    with pytest.raises(tga_jax.UserError, match=r"index\.json: weight_map is \['a'\], expected tensor names to files"):
+        parameters(many)
 
 
 def test_bin_tensors_that_are_views_and_other_types(llava, folder, own):
@@ -127,6 +130,9 @@ def test_original_llava_config(llava, folder, own, tmp_path):
     assert model.config.llm == parameters_config(folder).llm
     (own / "config.json").write_text(json.dumps(text | extra | {"mm_use_im_start_end": True}))
     with pytest.raises(tga_jax.UserError, match="mm_use_im_start_end is True, expected False"):
+        checkpoint.open_hub(own)
+    (own / "config.json").write_text(json.dumps(text | extra | {"mm_vision_select_layer": None}))
+    with pytest.raises(tga_jax.UserError, match="mm_vision_select_layer None, expected such as -2"):
         checkpoint.open_hub(own)
     state = {n: x for n, x in hub_support.state(llava).items() if "vision_tower" not in n}
     safetensors.torch.save_file(state, own / "model.safetensors")
@@ -168,6 +174,9 @@ def test_lora_is_added_in(llava, folder, tmp_path, rslora):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, expected)
     with pytest.raises(tga_jax.UserError, match="holds LoRA weights, expected --base"):
         parameters(adapter)
+    (adapter / "adapter_config.json").write_text(json.dumps({"r": rank}))
+    with pytest.raises(tga_jax.UserError, match=r"adapter_config\.json: lacks lora_alpha, expected the settings"):
+        parameters(adapter, base=folder)
 
 
 def test_a_truncated_file(own):
