@@ -165,14 +165,14 @@ def _convert(arguments: list[str]) -> None:
     targets = [name for name in ("to", "to_hub", "projector_to") if flags[name]]
     if source is None or len(targets) != 1:
         raise UserError("expected --from and one of --to, --to-hub and --projector-to")
-    target = Path(flags[targets[0]])
+    target, console = Path(flags[targets[0]]), rich.console.Console()
     if targets[0] == "to_hub":
-        checkpoint.export_hub(source, target)
+        checkpoint.export_hub(source, target, console)
     elif targets[0] == "projector_to":
         checkpoint.export_projector(source, target)
     else:
-        checkpoint.import_hub(source, target, _DTYPES[flags["dtype"]], base, vision)
-    rich.console.Console().print(f"written: {target}")
+        checkpoint.import_hub(source, target, _DTYPES[flags["dtype"]], base, vision, console)
+    console.print(f"written: {target}")
 
 
 def _bench(arguments: list[str]) -> None:

@@ -1,11 +1,16 @@
 """Whole checkpoints: from the hub's format to ours on disk, and back."""
 
+import contextlib
 import dataclasses
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import rich.console
+import rich.progress
 from jax.sharding import Mesh
 
 from tga_jax import checkpoints, sharding
@@ -86,6 +91,15 @@ def open_hub(source: Path, base: Path | None = None, vision: Path | None = None)
     return dataclasses.replace(model, image_mode=_image_mode(source, model)), found
 
 
+@contextlib.contextmanager
+def _progress(console: rich.console.Console | None, what: str, total: int | None) -> Iterator[Callable[[], None]]:
+    """What to call for every tensor; without a console nothing is shown."""
+    bar = rich.progress.Progress(console=console, disable=console is None)
+    with bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.advance(task)
+
+
 def save(workdir: Path, model: HubModel, params: dict[str, Any], companions: Path) -> None:
     """A checkpoint of ours: parameters, description, and the companion files of a hub folder or the tokenizer of a GGUF
     file. All or nothing."""
@@ -99,12 +113,25 @@ def save(workdir: Path, model: HubModel, params: dict[str, Any], companions: Pat
 
 
 def import_hub(
-    source: Path, workdir: Path, dtype: str, base: Path | None = None, vision: Path | None = None
+    source: Path,
+    workdir: Path,
+    dtype: str,
+    base: Path | None = None,
+    vision: Path | None = None,
+    console: rich.console.Console | None = None,
 ) -> HubModel:
     """A hub folder or a GGUF file as a checkpoint of ours. Raises UserError; then nothing is left at `workdir`."""
     model, found = open_hub(source, base, vision)
     model = with_dtype(model, dtype)
-    save(workdir, model, convert.load(model, found, str(source), dtype), source)
+    with _progress(console, "tensors read", len(found)) as bar:
+
+        def read(tensor: Tensor) -> np.ndarray:
+            bar()
+            return tensor.read()
+
+        told = {name: dataclasses.replace(t, read=partial(read, t)) for name, t in found.items()}
+        params = convert.load(model, told, str(source), dtype)
+    save(workdir, model, params, source)
     return model
 
 
@@ -130,7 +157,7 @@ def _padded_vocabulary(model: HubModel) -> int | None:
     return model.table_rows or -(-(model.image_token_id + 2) // 64) * 64
 
 
-def export_hub(workdir: Path, folder: Path) -> None:
+def export_hub(workdir: Path, folder: Path, console: rich.console.Console | None = None) -> None:
     """Writes a checkpoint of ours as a folder that transformers loads. Raises UserError; then `folder` is not there."""
     model = description.read(workdir)
     rows = _padded_vocabulary(model)
@@ -138,7 +165,14 @@ def export_hub(workdir: Path, folder: Path) -> None:
     hub.dtype = _dtype(model)
     params = load_params(workdir, model, None)
     with new_folder(folder) as aside:
-        convert.write_safetensors(aside, convert.hub_tensors(model, params, rows))
+        with _progress(console, "tensors written", None) as bar:
+
+            def told() -> Iterator[tuple[str, Any]]:
+                for found in convert.hub_tensors(model, params, rows):
+                    yield found
+                    bar()
+
+            convert.write_safetensors(aside, told())
         description.copy_companions(workdir / description.HUB, aside)
         hub.save_pretrained(aside)
         _write_processor(workdir / description.HUB, aside, model)
