@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     tga, tiled = emoji.tga_stages, emoji.tiled
     every_block = tuple(range(1, 9))
     # A picture's question instead of its caption, and the guide on the positions after the picture.
-    asked = {**emoji.tga_stages()["stage1"], "task": "asked", "steps": 1000}
+    asked = {**tga()["stage1"], "task": "asked"}
     ordinary = {"stage1": emoji.stage1(), "stage1_asked": asked, "stage2": {**tga()["stage2"], "guide": False}}
     instruction = tiled(form="instruction", layers=every_block, vocab_weight=0.0)
     rows = {

@@ -11,7 +11,6 @@ from configs import emoji
 def tga_stages() -> dict:
     stages = emoji.tga_stages()
     stages["fit"] |= {"steps": 2500}
-    stages["stage1"] |= {"steps": 1000}
     stages["stage2"] |= {"guide": False}
     return stages
 

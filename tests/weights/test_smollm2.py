@@ -65,13 +65,12 @@ def test_weights_and_every_hidden_state(pair):
     with torch.no_grad(), jax.default_matmul_precision("highest"):
         found = theirs(torch.tensor(ids), output_hidden_states=True)
         output = ours.forward(ids)
-    # Token 0 reaches 880 in one channel of layer 3 and is brought back to 110 by layer 11: what float32 lost at 880
-    # stays. Hence relative to the largest value of the residual stream up to the layer.
-    largest = 0.0
-    for a, b in zip(output.hidden_states[:-1], found.hidden_states[:-1], strict=True):
-        largest = max(largest, np.abs(b.numpy()).max())
-        assert np.abs(np.asarray(a) - b.numpy()).max() < 5e-6 * largest
-    assert np.abs(np.asarray(output.logits) - found.logits.numpy()).max() < 2e-5 * np.abs(found.logits.numpy()).max()
+    # Fails at layer 11 (2.3e-5): token 0 reaches 880 in one channel of layer 3 and is brought back to 110 there, and
+    # what float32 lost at 880 stays. XLA's CPU dot loses about four times what torch's does.
+    for a, b in zip(
+        [*output.hidden_states[:-1], output.logits], [*found.hidden_states[:-1], found.logits], strict=True
+    ):
+        assert np.abs(np.asarray(a) - b.numpy()).max() < 2e-5 * np.abs(b.numpy()).max()
 
 
 def test_greedy_answers_to_chat_prompts(pair):
