@@ -196,10 +196,10 @@ def test_a_stopped_command_says_so_and_ends_with_130(monkeypatch, capsys):
 def test_own_data_config_builds(monkeypatch):
     calls = []
     monkeypatch.setattr(train, "run", lambda built, workdir: calls.append((built, workdir)))
-    assert call("train", OWN_DATA, "--workdir=w", "--config.data.path=x.json") == 0
+    assert call("train", OWN_DATA, "--workdir=w", "--config.data.llava.own.path=x.json") == 0
     built, workdir = calls[0]
     assert isinstance(built, train.TrainConfig)
-    assert (built.data.path, workdir) == ("x.json", Path("w"))
+    assert (built.data.llava["own"].path, workdir) == ("x.json", Path("w"))
     assert isinstance(built.loss.guide.layers, tuple)
 
 
@@ -238,7 +238,7 @@ def test_train_leaves_another_runs_workdir_as_it_is(monkeypatch, capsys, elsewhe
 
 
 def test_a_config_found_wrong_leaves_no_folder(capsys, elsewhere):
-    assert "tokenizer.json" in refused(capsys, "train", OWN_DATA, "--workdir=w")
+    assert "tokenizer" in refused(capsys, "train", OWN_DATA, "--workdir=w")
     for field, named in (
         ("rows.tga.stages.stage2.trains=clip", "stage.trains: 'clip', expected one of projector, projector_and_llm"),
         ("rows.tga.stages.stage2.task=sing", "stage.task: 'sing', expected one of caption, asked, visual"),

@@ -34,11 +34,13 @@ commands:
             --base=DIR          the model that LoRA weights are for
             --vision=DIR        the CLIP of a LLaVA stored without it
             --known             lists the checkpoints that the configs name; with --from, checks the files there
-  bench   measurements; `tga bench decode`: tokens a second against the memory floor
+  bench   measurements; --json=FILE: the figures go there
+          bench decode: tokens a second against the memory floor
             --checkpoint=DIR, or --preset=NAME with made-up weights (default: smollm2-135m)
             --dtype=fp32|bf16, --batch=N, --prompt=N, --new-tokens=N, --repeats=N
             --peer              transformers and torch on the same folder, in turns, and the ratio
-            --json=FILE         the figures go here
+          bench data: pictures a second of one core, and the memory of a long file
+            --rows=N, --repeats=N
   chat    a conversation in the terminal
             --checkpoint=DIR    a checkpoint of ours or a hub folder
             --image=FILE        a picture to talk about; --question=TEXT asks it and ends
@@ -175,25 +177,50 @@ def _convert(arguments: list[str]) -> None:
     console.print(f"written: {target}")
 
 
-def _bench(arguments: list[str]) -> None:
-    if arguments[:1] != ["decode"]:
-        raise UserError(f"unknown measurement {arguments[0] if arguments else ''!r}, expected decode")
-    counts = {"batch": 1, "prompt": 32, "new-tokens": 128, "repeats": 5}
-    others = {"checkpoint": None, "preset": "smollm2-135m", "dtype": "fp32", "json": None, "peer": False}
-    flags = _plain_flags(arguments[1:], {**counts, **others}, dtype=tuple(_DTYPES))
-    if flags["peer"] and not flags["checkpoint"]:
-        raise UserError("--peer: needs --checkpoint with a hub folder that both can load")
+def _counts(arguments: list[str], counts: dict[str, int], others: dict[str, Any], **choices: Any) -> dict[str, Any]:
+    """As `_plain_flags`; counts: flags that must be at least 1. `json` is among the flags, as a path or None."""
+    flags = _plain_flags(arguments, {**counts, **others, "json": None}, **choices)
     for name in counts:
         if flags[name.replace("-", "_")] < 1:
             raise UserError(f"--{name}: {flags[name.replace('-', '_')]}, expected at least 1")
+    return {**flags, "json": Path(flags["json"]) if flags["json"] else None}
+
+
+def _bench_decode(arguments: list[str]) -> None:
+    counts = {"batch": 1, "prompt": 32, "new-tokens": 128, "repeats": 5}
+    others = {"checkpoint": None, "preset": "smollm2-135m", "dtype": "fp32", "peer": False}
+    flags = _counts(arguments, counts, others, dtype=tuple(_DTYPES))
+    if flags["peer"] and not flags["checkpoint"]:
+        raise UserError("--peer: needs --checkpoint with a hub folder that both can load")
     import rich.console
 
     from tga_jax.bench import decode
 
-    checkpoint, target = (Path(flags.pop(n)) if flags[n] else flags.pop(n) for n in ("checkpoint", "json"))
+    checkpoint = flags.pop("checkpoint")
     peer = _ROOT / "tests" / "peers" / "decode.py" if flags.pop("peer") else None
     flags["dtype"] = _DTYPES[flags["dtype"]]
-    decode.report(rich.console.Console(), checkpoint, peer, target, **flags)
+    decode.report(
+        rich.console.Console(), Path(checkpoint) if checkpoint else None, peer, flags.pop("json"), **flags
+    )
+
+
+def _bench_data(arguments: list[str]) -> None:
+    flags = _counts(arguments, {"rows": 200_000, "repeats": 5}, {})
+    import rich.console
+
+    from tga_jax.bench import data
+
+    data.report(rich.console.Console(), flags.pop("json"), **flags)
+
+
+_BENCHES: dict[str, Callable[[list[str]], None]] = {"decode": _bench_decode, "data": _bench_data}
+
+
+def _bench(arguments: list[str]) -> None:
+    if not arguments or arguments[0] not in _BENCHES:
+        known = ", ".join(_BENCHES)
+        raise UserError(f"unknown measurement {arguments[0] if arguments else ''!r}, expected one of {known}")
+    _BENCHES[arguments[0]](arguments[1:])
 
 
 def _chat(arguments: list[str]) -> None:
