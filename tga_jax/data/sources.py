@@ -10,9 +10,10 @@ import grain
 import numpy as np
 from tokenizers import Tokenizer
 
-from tga_jax.data import emoji_scenes, emoji_tasks, llava_json
+from tga_jax.data import emoji_scenes, emoji_tasks, images, llava_json
 from tga_jax.data.pipeline import endless
-from tga_jax.data.templates import Record
+from tga_jax.data.samples import SampleFile
+from tga_jax.data.templates import IMAGE, Record
 from tga_jax.data.tokens import Shape, Vocabulary
 from tga_jax.errors import UserError
 
@@ -69,8 +70,31 @@ def records(config: DataConfig, image_size: int, seed: int) -> grain.MapDataset:
     if config.source == "emoji":
         return _emoji(config, seed)
     if config.source == "llava_json":
-        return endless(llava_json.Source(Path(config.path), Path(config.images), config.task, image_size), seed)
+        return endless(_LlavaJson(Path(config.path), Path(config.images), config.task, image_size), seed)
     raise UserError(f"data.source: {config.source!r}, expected 'emoji' or 'llava_json'")
+
+
+class _LlavaJson:
+    """Records of a file in LLaVA's JSON, of one picture at most; images are read when asked for."""
+
+    def __init__(self, path: Path, folder: Path, task: str, size: int):
+        if task not in ("caption", "visual"):
+            raise UserError(f"data.task: {task!r}, expected 'caption' or 'visual' for LLaVA's JSON")
+        self._file, self._folder, self._task, self._size = SampleFile(path), folder, task, size
+
+    def __len__(self) -> int:
+        return len(self._file)
+
+    def __getitem__(self, index: int) -> Record:
+        where = self._file.where(index)
+        sample = llava_json.parse(self._file[index], where)
+        if len(sample.images) > 1:
+            raise UserError(f"{where}: sample {sample.id!r} has {len(sample.images)} images, expected one at most")
+        image = images.load(self._folder / sample.images[0], self._size) if sample.images else None
+        if self._task == "caption":
+            return Record(sample.id, (("", sample.turns[0][1]),), image, sample.caption, template="plain")
+        turns = tuple((question.removeprefix(IMAGE).strip(), answer) for question, answer in sample.turns)
+        return Record(sample.id, turns, image, sample.caption, sample.retrieved, bool(sample.retrieved))
 
 
 @functools.lru_cache(maxsize=len(emoji_scenes.SPLITS))  # all trainings of a process read the same pictures
