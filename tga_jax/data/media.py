@@ -147,4 +147,6 @@ def open_store(path: Path) -> Store:
         return _Tar(path)
     except (OSError, tarfile.TarError, zipfile.BadZipFile) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"{path}: cannot be read ({reason}), expected a folder, a .zip or an uncompressed .tar") from error
+        raise UserError(
+            f"{path}: cannot be read ({reason}), expected a folder, a .zip or an uncompressed .tar"
+        ) from error
