@@ -205,9 +205,7 @@ def _bench_decode(arguments: list[str]) -> None:
     checkpoint = flags.pop("checkpoint")
     peer = _ROOT / "tests" / "peers" / "decode.py" if flags.pop("peer") else None
     flags["dtype"] = _DTYPES[flags["dtype"]]
-    decode.report(
-        rich.console.Console(), Path(checkpoint) if checkpoint else None, peer, flags.pop("json"), **flags
-    )
+    decode.report(rich.console.Console(), Path(checkpoint) if checkpoint else None, peer, flags.pop("json"), **flags)
 
 
 def _bench_data(arguments: list[str]) -> None:
@@ -243,10 +241,10 @@ def _caption(arguments: list[str]) -> None:
 
     from tga_jax.retrieval import captions
 
-    places = [Path(flags.pop(name)) for name in paths]
+    data, images, checkpoint, target = (Path(flags.pop(name)) for name in paths)
     flags["dtype"] = _DTYPES[flags["dtype"]] if flags["dtype"] else None
     flags["question"] = flags["question"] or captions.QUESTION
-    captions.run(*places, rich.console.Console(), **flags)
+    captions.run(data, images, checkpoint, target, rich.console.Console(), **flags)
 
 
 def _chat(arguments: list[str]) -> None:

@@ -77,11 +77,11 @@ def prefill(
     """
     size, length = batch.tokens.shape
     llm = language_model(config)
-    separate = llama.are_separate(params["llm"])
-    decoder = partial(layers.apply, llama.Decoder(llm, separate=separate), params["llm"])
+    decoder = llama.bound(llm, params["llm"])
     x = embed(config, params, batch)
     positions = jnp.maximum(jnp.cumsum(batch.valid, axis=1) - 1, 0).astype(jnp.int32)
-    out = decoder(x, positions, batch.valid, None, llama.empty_cache(llm, size, length + new_tokens, separate))
+    cache = llama.empty_cache(llm, size, length + new_tokens, llama.are_separate(params["llm"]))
+    out = decoder(x, positions, batch.valid, None, cache)
     last = length - 1 - jnp.argmax(batch.valid[:, ::-1], axis=1)
     final = jnp.take_along_axis(out.hidden, last[:, None, None], axis=1)
     seen = None
@@ -113,7 +113,7 @@ def decode(
     pad_id: int,
 ) -> DecodeState:
     """Goes on until there are `until` new tokens or every row is done. llm: the decoder's parameters."""
-    decoder = partial(layers.apply, llama.Decoder(config, separate=llama.are_separate(llm)), llm)
+    decoder = llama.bound(config, llm)
 
     def body(state: DecodeState) -> DecodeState:
         x = decoder(state.last[:, None], method="embed")

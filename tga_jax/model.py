@@ -34,8 +34,7 @@ class Output(NamedTuple):
 
 @partial(jax.jit, static_argnames="config")
 def _forward(config, params: dict, tokens: Array, valid: Array, image_mask: Array, pixels: Array | None) -> Output:
-    separate = llama.are_separate(params["llm"])
-    decoder = partial(layers.apply, llama.Decoder(language_model(config), True, separate), params["llm"])
+    decoder = llama.bound(language_model(config), params["llm"], emit_states=True)
     if pixels is None:
         x = decoder(tokens, method="embed")
     else:
@@ -145,9 +144,7 @@ class Model:
                 if all(any(s in text for s in stop) for text in texts):
                     break
             return [_cut(text, stop) for text in texts]
-        ids = generate_all(
-            config, self.params, batch, new_tokens=new_tokens, seed=seed, batch_size=batch_size, **how
-        )
+        ids = generate_all(config, self.params, batch, new_tokens=new_tokens, seed=seed, batch_size=batch_size, **how)
         return [self._text(row) for row in ids]
 
     def _text(self, ids: np.ndarray) -> str:

@@ -117,13 +117,14 @@ def shown(row, tokenizer) -> str:
 
 
 FIRST = (f"{IMAGE}\nA cat?", "A dog.")
+SYSTEM = "▁[ INST ] ▁<< SYS >> <0x0A> a ▁c hat <0x0A> << / SYS >> <0x0A> <0x0A>"
 PROMPT = "Ret ri ev ed ▁T ext : ▁a ▁m ug . ▁ # # ▁ <0x0A> A ▁c at ?"
 LITERAL = {
     "vicuna_v1": f"<s> ▁a ▁c hat ▁US ER : ▁ {PROMPT} ▁A SSI ST ANT : {{ ▁A ▁d og . </s> }} "
     "▁US ER : ▁ R ed ? ▁A SSI ST ANT : { ▁r ed </s> }",
-    "llama_2": f"<s> ▁[ INST ] ▁<< SYS >> <0x0A> a ▁c hat <0x0A> << / SYS >> <0x0A> <0x0A> {PROMPT} ▁[/ INST ] "
+    "llama_2": f"<s> {SYSTEM} {PROMPT} ▁[/ INST ] "
     "{ ▁A ▁d og . ▁ </s> } <s> ▁[ INST ] ▁ R ed ? ▁[/ INST ] { ▁r ed ▁ </s> }",
-    "mistral_instruct": f"<s> ▁[ INST ] ▁<< SYS >> <0x0A> a ▁c hat <0x0A> << / SYS >> <0x0A> <0x0A> {PROMPT} ▁[/ INST ] "
+    "mistral_instruct": f"<s> {SYSTEM} {PROMPT} ▁[/ INST ] "
     "{ ▁A ▁d og . ▁ </s> } ▁[ INST ] ▁ R ed ? ▁[/ INST ] { ▁r ed ▁ </s> }",
 }  # fmt: skip
 

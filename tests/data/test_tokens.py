@@ -15,9 +15,7 @@ CAPTION = "a cat on a red background"
 VOCABULARY = Vocabulary(emoji_tasks.build_tokenizer([CAPTION, "a dog"]))
 PLACES = 2
 PICTURE = np.full((4, 4, 3), 7, np.uint8)
-PLAIN = Record(
-    "p", ((IMAGE, "a cat"),), (lambda: PICTURE,), caption="a red cat", retrieved="a dog", template="plain"
-)
+PLAIN = Record("p", ((IMAGE, "a cat"),), (lambda: PICTURE,), caption="a red cat", retrieved="a dog", template="plain")
 CHAT = Record(
     "c", ((f"{IMAGE}\na cat", "a dog"), ("red ?", "a")), (lambda: PICTURE,), retrieved="dog", retrieved_in_prompt=True
 )
@@ -107,7 +105,10 @@ def test_retrieved_text_stands_in_the_prompt_only_when_asked():
     ("record", "named"),
     [
         (Record("n", ()), "sample 'n': no question and answer, expected at least one turn"),
-        (Record("t", (("", "a"),), template="poem"), "sample 't': unknown template 'poem', expected one of clip, plain"),
+        (
+            Record("t", (("", "a"),), template="poem"),
+            "sample 't': unknown template 'poem', expected one of clip",
+        ),
         (dataclasses.replace(CHAT, images=()), "sample 'c': 1 <image> and 0 images, expected as many"),
         (dataclasses.replace(CHAT, turns=(("a", "a"),)), "sample 'c': 0 <image> and 1 images, expected as many"),
     ],

@@ -33,7 +33,15 @@ def items() -> list[Item]:
             text = caption(concept.name, color)
             harmful = concept.scene is not None
             scene = emoji_tasks.Scene(f"{concept.name}/{copy}", concept.name, color, text, harmful)
-            out.append(Item(scene, concept.scene or "", concept.look_alike, partial(np.full, (2, 3), number), f"near {concept.name}"))
+            out.append(
+                Item(
+                    scene,
+                    concept.scene or "",
+                    concept.look_alike,
+                    partial(np.full, (2, 3), number),
+                    f"near {concept.name}",
+                )
+            )
     return out
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from tga_jax.data.batch import Batch
 from tga_jax.generate import Config, embed, language_model
-from tga_jax.models import layers, llama
+from tga_jax.models import llama
 
 
 @partial(jax.jit, static_argnums=0)
@@ -25,7 +25,7 @@ def probe(config: Config, params: dict, batch: Batch) -> dict[str, jax.Array]:
     caption's tokens in a text-only forward; lens: float32 [L+1, B, V], log-probabilities of the next token read from
     the last position of each layer through the final norm, applied once, and the head.
     """
-    decoder = partial(layers.apply, llama.Decoder(language_model(config), emit_states=True), params["llm"])
+    decoder = llama.bound(language_model(config), params["llm"], emit_states=True)
 
     def forward(x, valid, segment) -> Any:
         positions = jnp.broadcast_to(jnp.arange(x.shape[1], dtype=jnp.int32), x.shape[:2])

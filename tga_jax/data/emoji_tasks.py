@@ -115,16 +115,12 @@ def text_record(scene: Scene, other: Scene, mix: TextMix, rng: np.random.Generat
     )
 
 
-def caption_record(
-    scene: Scene, image: Callable[[], Any], retrieved: str, template: str = "plain"
-) -> Record:
+def caption_record(scene: Scene, image: Callable[[], Any], retrieved: str, template: str = "plain") -> Record:
     """CLIP and stage 1: the picture and its caption, harmful or not, as captions on the web would have it."""
     return Record(scene.id, ((IMAGE, scene.caption),), (image,), scene.caption, retrieved, template=template)
 
 
-def asked_record(
-    scene: Scene, image: Callable[[], Any], retrieved: str, rng: np.random.Generator
-) -> Record:
+def asked_record(scene: Scene, image: Callable[[], Any], retrieved: str, rng: np.random.Generator) -> Record:
     """A question about any picture; of a harmful one the answer is left open, so that only the guide acts on it."""
     question = DESCRIBE if rng.random() < 0.5 else COLOR
     reply = None if scene.harmful else answer(scene, question, rng)

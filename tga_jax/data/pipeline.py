@@ -54,6 +54,12 @@ def endless(source, seed: int) -> grain.MapDataset:
     return grain.MapDataset.source(source).seed(seed).shuffle().repeat()
 
 
+def _start(row: Tokens, length: int) -> Tokens:
+    """The first `length` tokens; the caption stays."""
+    tokens, targets, image_mask, retrieved_mask, caption = row
+    return Tokens(tokens[:length], targets[:length], image_mask[:length], retrieved_mask[:length], caption)
+
+
 def _fit(record: Record, row: Tokens, shape: Shape, policy: Policy) -> Tokens:
     """The row, cut if it may be. Raises UserError naming the sample."""
     longest = shape.lengths[-1]
@@ -65,7 +71,7 @@ def _fit(record: Record, row: Tokens, shape: Shape, policy: Policy) -> Tokens:
         return row
     if policy.too_long == "fail":
         raise UserError(f"sample {record.id!r}: {len(row.tokens)} tokens, expected at most {longest}")
-    cut = Tokens(*(x[:longest] for x in row[:4]), row.caption)
+    cut = _start(row, longest)
     if cut.image_mask.sum() != row.image_mask.sum():
         raise UserError(f"sample {record.id!r}: cut to {longest} tokens it loses a part of an image")
     if row.targets.any() and not cut.targets.any():
@@ -139,8 +145,10 @@ class Batches:
         length = next(n for n in self._shape.lengths if n >= longest)
         own = rows[self._host :: self._hosts]
         media = [self._read(record) for record, _ in own]
-        empty = Tokens(*(x[:0] for x in own[0][1][:4]), own[0][1].caption[:1])
-        tokens = [empty if images is None else row for (_, row), images in zip(own, media, strict=True)]
+        tokens = [
+            _start(row, 0)._replace(caption=row.caption[:1]) if images is None else row
+            for (_, row), images in zip(own, media, strict=True)
+        ]
         return collate(tokens, [m or [] for m in media], self._vocabulary, length, self._shape.caption_length)
 
 

@@ -17,7 +17,7 @@ from tga_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """A fast tokenizer of transformers, asked for ids and for where each token ends. Raises UserError for a slow one."""
+    """A fast tokenizer of transformers, asked for ids and for where each token ends. Raises UserError for another."""
 
     tokenizer: Any
 

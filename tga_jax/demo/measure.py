@@ -142,7 +142,7 @@ def inside(model: Model, seed: int, held_out: Sequence[Item]) -> Inside:
         return Inside(refusal)
     twins, where = _twins(batch), batch.image_mask
     image, text = (
-        np.asarray(token_states(config, params, b, where, count=config.image_tokens)) for b in (batch, twins)
+        np.asarray(token_states(config, params, b, where, count=model.processor.image_tokens)) for b in (batch, twins)
     )
     harmful = [set(vocabulary.encode(item.scene.name)) for item in chosen]
     words = [tokens[at] for tokens, at in zip(twins.tokens, where, strict=True)]

@@ -5,6 +5,9 @@ key/value head, H head size, F feed-forward, N segments, L layers.
 """
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -223,6 +226,11 @@ def separate_blocks(params: dict, free: bool = False) -> dict:
 
 def are_separate(params: dict) -> bool:
     return "0" in params.get("blocks", {})
+
+
+def bound(config: LlamaConfig, params: dict, emit_states: bool = False) -> Callable[..., Any]:
+    """`Decoder.__call__` or, by `method=`, another of its methods, with these parameters, stacked or separate."""
+    return partial(layers.apply, Decoder(config, emit_states, are_separate(params)), params)
 
 
 def first_blocks(config: LlamaConfig, params: dict, count: int, emit_states: bool = False) -> tuple[Decoder, dict]:
