@@ -333,3 +333,27 @@ def test_the_known_data_sets(capsys, elsewhere):
 )
 def test_bad_arguments_of_validate_data(capsys, arguments, said):
     assert said in refused(capsys, "validate-data", *arguments)
+
+
+def test_build_data_writes_shards(capsys, elsewhere):
+    (elsewhere / "a.jsonl").write_text(SAMPLE * 3)
+    assert call("build-data", "a.jsonl", "--to=built", "--shards=2") == 0
+    assert capsys.readouterr().out.strip() == "written: built"
+    assert len(list((elsewhere / "built").glob("*.array_record-*"))) == 2
+    line = refused(capsys, "build-data", "a.jsonl", "--to=built", "--shards=3")
+    assert line.endswith("built holds another run: config.shards is 2 there and 3 now; choose another --to\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "expected a file of samples, such as data.json, and --to"),
+        (["a.json"], "and --to with a folder for the shards"),
+        (["a.json", "b.json", "--to=b"], "unknown argument 'b.json'"),
+        (["none.json", "--to=b"], "none.json: cannot be read"),
+        (["a.json", "--to=b", "--shards=-1"], "--shards: -1, expected at least 1"),
+    ],
+)
+def test_bad_arguments_of_build_data(capsys, elsewhere, arguments, said):
+    assert said in refused(capsys, "build-data", *arguments)
+    assert list(elsewhere.iterdir()) == []

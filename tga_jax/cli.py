@@ -39,6 +39,9 @@ commands:
             --tokenizer=DIR     lengths in its tokens; --image-tokens=N of a picture, --length=N the limit
             --json=OUT          the report; --histogram=OUT.png the lengths
             --known             lists the data sets that the configs name; --known NAME DIR checks a download
+  build-data FILE     samples in LLaVA's JSON and their pictures as array_record shards; the same command resumes
+            --images=DIR        the folder, zip or tar the pictures lie in; --to=DIR: the shards go here
+            --shards=N          (default: one per 8192 samples)
   bench   measurements; --json=FILE: the figures go there
           bench decode: tokens a second against the memory floor
             --checkpoint=DIR, or --preset=NAME with made-up weights (default: smollm2-135m)
@@ -206,6 +209,22 @@ def _validate_data(arguments: list[str]) -> int:
     return validate.run(Path(places[0]), checks, report, histogram, console)
 
 
+def _build_data(arguments: list[str]) -> None:
+    flags = _plain_flags(arguments, {"images": None, "to": None, "shards": 0}, places=1)
+    if not flags["places"] or not flags["to"]:
+        raise UserError("expected a file of samples, such as data.json, and --to with a folder for the shards")
+    if flags["shards"] < 0:
+        raise UserError(f"--shards: {flags['shards']}, expected at least 1")
+    import rich.console
+
+    from tga_jax.data import llava_tfds
+
+    images = Path(flags["images"]) if flags["images"] else None
+    console = rich.console.Console()
+    llava_tfds.build(Path(flags["places"][0]), images, Path(flags["to"]), flags["shards"], console)
+    console.print(f"written: {flags['to']}")
+
+
 def _counts(arguments: list[str], counts: dict[str, int], others: dict[str, Any], **choices: Any) -> dict[str, Any]:
     """As `_plain_flags`; counts: flags that must be at least 1. `json` is among the flags, as a path or None."""
     flags = _plain_flags(arguments, {**counts, **others, "json": None}, **choices)
@@ -272,6 +291,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "train": _train,
     "convert": _convert,
     "validate-data": _validate_data,
+    "build-data": _build_data,
     "bench": _bench,
     "chat": _chat,
 }

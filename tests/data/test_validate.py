@@ -136,7 +136,9 @@ def test_pictures_are_not_looked_for_without_a_store_nor_read_unless_asked(tmp_p
     path = tmp_path / "some.jsonl"
     write(path, [BAD["missing_images"], BAD["corrupt_images"]])
     assert problems(validate.validate(path, Checks())) == {}
-    assert list(problems(validate.validate(path, Checks(pictures)))) == ["missing_images"]
+    report = validate.validate(path, Checks(pictures))
+    assert list(problems(report)) == ["missing_images"]
+    assert [name for name, p in report["problems"].items() if p["count"] is None] == ["corrupt_images", "too_long"]
 
 
 def test_many_places_are_counted_and_twenty_named(tmp_path, monkeypatch):
@@ -180,6 +182,8 @@ def test_what_cannot_be_looked_at_is_named(tmp_path):
     write(tmp_path / "a.jsonl", GOOD)
     with pytest.raises(UserError, match=r"^--length: needs --tokenizer, whose tokens are counted$"):
         validate.validate(tmp_path / "a.jsonl", Checks(length=3))
+    with pytest.raises(UserError, match=r"^--decode: needs --images, the pictures to be read$"):
+        validate.validate(tmp_path / "a.jsonl", Checks(decode=True))
     with pytest.raises(UserError, match=r"none: cannot be read \(No such file or directory\)"):
         validate.validate(tmp_path / "a.jsonl", Checks(tmp_path / "none"))
     with pytest.raises(UserError, match=r"none\.json: cannot be read"):

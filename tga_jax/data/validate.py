@@ -58,19 +58,27 @@ class Checks:
 
 
 def validate(path: Path, checks: Checks, console: rich.console.Console | None = None) -> dict[str, Any]:
-    """The report on a file, as JSON: its counts, the lengths, and of every problem the count and the first places.
+    """The report on a file, as JSON: its counts, the lengths, and of every problem the count (null if it was not looked
+    for) and the first places.
 
     console: shows the progress. Memory is that of `SampleFile`, of the store's index, and 12 bytes a row for ids.
     Raises UserError if the file as a whole, the store or the tokenizer cannot be read.
     """
+    if checks.decode and not checks.images:
+        raise UserError("--decode: needs --images, the pictures to be read")
+    if checks.length and not checks.tokenizer:
+        raise UserError("--length: needs --tokenizer, whose tokens are counted")
     file = SampleFile(path)
     store = open_store(checks.images) if checks.images else None
     measure = _measure(checks)
+    unasked = set() if checks.length else {"too_long"}
+    unasked |= set() if checks.decode else {"corrupt_images"}
+    unasked |= set() if checks.images else {"image_names", "missing_images"}
     counts = dict.fromkeys(
         ("samples", "with_image", "several_images", "text_only", "turns", "images", "no_caption", "no_retrieved"), 0
     )
     problems: dict[str, dict[str, Any]] = {
-        name: {"what": what, "stops_training": stops, "count": 0, "places": []}
+        name: {"what": what, "stops_training": stops, "count": None if name in unasked else 0, "places": []}
         for name, (what, stops) in PROBLEMS.items()
     }
     lengths: collections.Counter[int] = collections.Counter()
@@ -121,7 +129,6 @@ def validate(path: Path, checks: Checks, console: rich.console.Console | None = 
     return {
         "file": str(path),
         "images": str(checks.images) if checks.images else None,
-        "images_decoded": checks.decode,
         "counts": counts,
         "lengths": _summary(lengths, "tokens" if checks.tokenizer else "words"),
         "problems": problems,
@@ -137,8 +144,6 @@ def _measure(checks: Checks) -> Callable[[list[Sample]], list[int]]:
         return f"{sample.retrieved}\n{words}" if sample.retrieved else words
 
     if not checks.tokenizer:
-        if checks.length:
-            raise UserError("--length: needs --tokenizer, whose tokens are counted")
         return lambda samples: [len(texts(s).split()) for s in samples]
     from tga_jax.data.processor import load_tokenizer
 
@@ -207,7 +212,7 @@ def run(path: Path, checks: Checks, report: Path | None, histogram: Path | None,
     table.add_section()
     for entry in found["problems"].values():
         style = "red" if entry["count"] and entry["stops_training"] else None
-        table.add_row(entry["what"], f"{entry['count']:,}", style=style)
+        table.add_row(entry["what"], "not checked" if entry["count"] is None else f"{entry['count']:,}", style=style)
     console.print(table)
     for entry in found["problems"].values():
         for place in entry["places"][:3]:
