@@ -4,8 +4,8 @@ Run, from the parts of a finished demo (their folders are in `runs/parts`):
     bash launch/local.sh train --config=configs/own_data.py --workdir=runs/mine \\
         --config.data.llava.own.path=mine.json --config.data.llava.own.images=pictures \\
         --config.init.clip=runs/parts/clip-... --config.init.llm=runs/parts/text-...
-Stage 2: `--config.data.llava.own.template=mistral_instruct`, `--config.init.projector=runs/mine` and `--config.optim.schedule="..."`, or a copy
-of this file.
+Stage 2: `--config.data.llava.own.template=mistral_instruct`, `--config.init.projector=runs/mine` and
+`--config.optim.schedule="..."`, or a copy of this file.
 """
 
 from ml_collections import ConfigDict

@@ -49,6 +49,12 @@ commands:
             --peer              transformers and torch on the same folder, in turns, and the ratio
           bench data: pictures a second of one core, and the memory of a long file
             --rows=N, --repeats=N
+  caption writes `image_caption` of every sample with a picture, as a LLaVA-type checkpoint tells it
+            --data=FILE         LLaVA's JSON (.json, .jsonl); --images=DIR: where the pictures lie, or a .zip or .tar
+            --checkpoint=DIR    a checkpoint of ours or a hub folder
+            --to=FILE.jsonl     written in the same order; the same command continues an unfinished one
+            --question=TEXT, --template=NAME (default: the checkpoint's chat template), --new-tokens=N, --batch=N,
+            --dtype=bf16|fp32, --again: replace captions that are there
   chat    a conversation in the terminal
             --checkpoint=DIR    a checkpoint of ours or a hub folder
             --image=FILE        a picture to talk about; --question=TEXT asks it and ends
@@ -269,6 +275,26 @@ def _bench(arguments: list[str]) -> None:
     _BENCHES[arguments[0]](arguments[1:])
 
 
+def _caption(arguments: list[str]) -> None:
+    paths = dict.fromkeys(("data", "images", "checkpoint", "to"))
+    others = {"question": None, "template": "chat", "dtype": None, "new-tokens": 64, "batch": 16, "again": False}
+    flags = _plain_flags(arguments, {**paths, **others}, dtype=tuple(_DTYPES))
+    for name in paths:
+        if not flags[name]:
+            raise UserError(f"--{name}: missing")
+    for name in ("new_tokens", "batch"):
+        if flags[name] < 1:
+            raise UserError(f"--{name.replace('_', '-')}: {flags[name]}, expected at least 1")
+    import rich.console
+
+    from tga_jax.retrieval import captions
+
+    places = [Path(flags.pop(name)) for name in paths]
+    flags["dtype"] = _DTYPES[flags["dtype"]] if flags["dtype"] else None
+    flags["question"] = flags["question"] or captions.QUESTION
+    captions.run(*places, rich.console.Console(), **flags)
+
+
 def _chat(arguments: list[str]) -> None:
     numbers = {"new-tokens": 256, "temperature": 0.0, "top-p": 1.0, "top-k": 0, "seed": 0}
     flags = _plain_flags(arguments, {"checkpoint": None, "image": None, "question": "", "system": "", **numbers})
@@ -293,6 +319,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "validate-data": _validate_data,
     "build-data": _build_data,
     "bench": _bench,
+    "caption": _caption,
     "chat": _chat,
 }
 

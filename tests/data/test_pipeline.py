@@ -159,7 +159,7 @@ LONG = Record("long", ((f"{IMAGE}\nw1 w1 w1", "w2 w3 w4"), ("w5 w5 w5 w5", "w6")
 @pytest.mark.parametrize(
     ("length", "policy", "named"),
     [
-        (10, Policy(), "sample 'long': 21 tokens, expected at most 10"),
+        (10, Policy(), "sample 'long': 22 tokens, expected at most 10"),
         (3, Policy(too_long="cut"), "sample 'long': cut to 3 tokens it loses a part of an image"),
         (9, Policy(too_long="cut"), "sample 'long': cut to 9 tokens it has no target left"),
     ],
@@ -173,7 +173,7 @@ def test_a_sample_too_long_is_named(length, policy, named):
 
 def test_a_sample_too_long_may_be_cut():
     whole, cut = (
-        Batches(endless([LONG], 0), VOCABULARY, Shape((n,), 3, 6), 1, 0, Policy(too_long="cut"))[0] for n in (21, 12)
+        Batches(endless([LONG], 0), VOCABULARY, Shape((n,), 3, 6), 1, 0, Policy(too_long="cut"))[0] for n in (22, 12)
     )
     assert whole.valid.all()
     np.testing.assert_array_equal(cut.tokens, whole.tokens[:, :12])

@@ -1,0 +1,140 @@
+"""Files in LLaVA's JSON as records: templates, stores, mixing, and the names of what is wrong."""
+
+import dataclasses
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tga_jax import config
+from tga_jax.data import emoji_tasks, images, sources
+from tga_jax.data.sources import DataConfig, LlavaRecords, LlavaSource
+from tga_jax.data.templates import IMAGE
+from tga_jax.errors import UserError
+
+TURNS = [
+    {"from": "human", "value": f"What is it?\n{IMAGE}"},
+    {"from": "gpt", "value": "A cat."},
+    {"from": "human", "value": "Sure?"},
+    {"from": "gpt", "value": "Yes."},
+]
+SAMPLES = [
+    {"id": "one", "image": "a/1.png", "conversations": TURNS, "image_caption": "a cat", "retrieved_caption": "a dog"},
+    {"id": "two", "image": ["a/1.png", "2.jpg"], "conversations": [
+        {"from": "human", "value": f"Is {IMAGE} like {IMAGE} ?"}, {"from": "gpt", "value": "No."}]},
+    {"id": "text", "conversations": TURNS[2:]},
+]  # fmt: skip
+
+
+@pytest.fixture(name="folder")
+def fixture_folder(tmp_path) -> Path:
+    rng = np.random.default_rng(0)
+    (tmp_path / "pictures" / "a").mkdir(parents=True)
+    for name in ("a/1.png", "2.jpg"):
+        picture = Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8))
+        picture.save(tmp_path / "pictures" / name)
+    with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
+        for name in ("a/1.png", "2.jpg"):
+            archive.write(tmp_path / "pictures" / name, name)
+    (tmp_path / "samples.json").write_text(json.dumps(SAMPLES))
+    (tmp_path / "samples.jsonl").write_text("\n".join(map(json.dumps, SAMPLES)))
+    return tmp_path
+
+
+def records(folder: Path, path: str = "samples.json", store: str = "pictures", size: int = 12, **fields):
+    made = LlavaRecords(LlavaSource(str(folder / path), str(folder / store), **fields), size, "pad", fast=False)
+    return [made[i] for i in range(len(made))]
+
+
+def test_what_becomes_of_samples(folder):
+    one, two, text = records(folder, template="vicuna_v1")
+    assert one.turns == ((f"{IMAGE}\nWhat is it?", "A cat."), ("Sure?", "Yes."))
+    assert (one.caption, one.retrieved, one.retrieved_in_prompt, one.template) == ("a cat", "a dog", True, "vicuna_v1")
+    assert two.turns == ((f"Is {IMAGE} like {IMAGE} ?", "No."),)
+    assert (two.retrieved_in_prompt, len(two.images)) == (False, 2)
+    assert text.turns == (("Sure?", "Yes."),)
+    assert not text.images
+    assert not records(folder, retrieved_in_prompt=False)[0].retrieved_in_prompt
+
+
+def test_plain_reads_the_first_answer_alone(folder):
+    one, two, text = records(folder, template="plain")
+    assert one.turns == ((IMAGE, "A cat."),)
+    assert two.turns == ((IMAGE * 2, "No."),)
+    assert text.turns == (("Sure?", "Yes."),)
+
+
+@pytest.mark.parametrize("path", ["samples.json", "samples.jsonl"])
+@pytest.mark.parametrize("store", ["pictures", "pictures.zip"])
+def test_pictures_are_read_when_they_are_asked_for(folder, path, store):
+    two = records(folder, path, store)[1]
+    for image, name in zip(two.images, ("a/1.png", "2.jpg"), strict=True):
+        np.testing.assert_array_equal(image(), images.load(folder / "pictures" / name, 12))
+
+
+def test_modes_are_those_of_the_config(folder):
+    source = LlavaSource(str(folder / "samples.json"), str(folder / "pictures"))
+    crop = LlavaRecords(source, 12, "crop", fast=False)[0].images[0]()
+    np.testing.assert_array_equal(crop, images.load(folder / "pictures" / "a/1.png", 12, "crop"))
+    assert not np.array_equal(crop, records(folder)[0].images[0]())
+
+
+def test_a_bad_sample_and_a_missing_picture_are_named(folder):
+    path = folder / "bad.jsonl"
+    bad = {**SAMPLES[0], "conversations": TURNS[:3]}
+    path.write_text(f"{json.dumps(SAMPLES[0])}\n{json.dumps(bad)}\n")
+    source = LlavaRecords(LlavaSource(str(path), str(folder)), 12, "pad", fast=False)
+    with pytest.raises(UserError, match=r"bad\.jsonl: line 2: sample 'one' has a last question without an answer"):
+        source[1]
+    with pytest.raises(UserError, match=r"has no file 'a/1\.png'"):
+        source[0].images[0]()
+    bare = LlavaRecords(LlavaSource(str(path)), 12, "pad", fast=False)
+    with pytest.raises(UserError, match=r"line 1: sample 'one' has an image, expected data\.llava\.images"):
+        bare[0]
+
+
+def data(folder: Path, **fields) -> DataConfig:
+    source = LlavaSource(str(folder / "samples.json"), str(folder / "pictures"))
+    return DataConfig(**{"tokenizer": "", "lengths": (64,), "caption_length": 8, "llava": {"own": source}, **fields})
+
+
+def test_files_are_mixed_by_weight(folder):
+    one = data(folder).llava["own"]
+    mixed = data(folder, llava={"a": one, "b": dataclasses.replace(one, template="plain", weight=3.0)})
+    found = sources.records(mixed, 12, seed=0)
+    share = np.mean([found[i].template == "plain" for i in range(400)])
+    assert share == pytest.approx(0.75, abs=0.01)
+    alone = sources.records(data(folder), 12, seed=0)
+    assert sorted(alone[i].id for i in range(3)) == ["one", "text", "two"]
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"llava": {}}, "data: expected either files in data.llava or data.emoji"),
+        ({"image_mode": "stretch"}, "data.image_mode: 'stretch', expected one of pad, crop"),
+        ({"threads": 0}, "data.threads: 0, expected at least 1"),
+        ({"llava": {"own": {"path": "x", "template": "poem"}}}, "data.llava.template: 'poem', expected one of clip"),
+        ({"llava": {"own": {"path": "x", "weight": 0}}}, "data.llava.weight: 0.0, expected a positive number"),
+        ({"policy": {"missing": "ignore"}}, "data.policy.missing: 'ignore', expected fail or skip"),
+    ],
+)
+def test_a_bad_config_is_named(values, named):
+    values = {"tokenizer": "", "lengths": (9,), "caption_length": 4, "llava": {"own": {"path": "x"}}, **values}
+    with pytest.raises(UserError) as error:
+        config.build(DataConfig, values)
+    assert named in str(error.value)
+
+
+def test_the_tokenizer_is_that_of_a_folder(tmp_path):
+    emoji_tasks.build_tokenizer(["a cat"]).save_pretrained(tmp_path / "tokenizer")
+    found = sources.vocabulary(dataclasses.replace(data(tmp_path), tokenizer=str(tmp_path / "tokenizer")))
+    made = emoji_tasks.build_tokenizer(["a cat"])
+    assert found.encode("[INST] a cat") == made("[INST] a cat", add_special_tokens=False)["input_ids"]
+    assert found.begin == (made.bos_token_id,)
+    assert found.tokenizer.chat_template == made.chat_template
+    with pytest.raises(UserError, match="none: no tokenizer that transformers can read"):
+        sources.vocabulary(dataclasses.replace(data(tmp_path), tokenizer=str(tmp_path / "none")))
