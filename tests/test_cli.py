@@ -290,3 +290,70 @@ def test_the_known_checkpoints(capsys):
     out = " ".join(capsys.readouterr().out.split())
     assert "llava-hf/llava-1.5-7b-hf" in out
     assert "134,515,008" in out  # parameters of SmolLM2-135M
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+SAMPLE = '{"id": "a", "conversations": [{"from": "human", "value": "b"}, {"from": "gpt", "value": "c"}]}\n'
+
+
+def test_validate_data_ends_with_what_it_found(capsys, elsewhere):
+    (elsewhere / "good.jsonl").write_text(SAMPLE)
+    (elsewhere / "bad.jsonl").write_text(SAMPLE + SAMPLE.replace("gpt", "dog"))
+    assert call("validate-data", "good.jsonl", "--json=report.json") == 0
+    assert json.loads((elsewhere / "report.json").read_text())["counts"]["samples"] == 1
+    assert call("validate-data", "--json=report.json", "bad.jsonl") == 1
+    assert json.loads((elsewhere / "report.json").read_text())["problems"]["roles"]["count"] == 1
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert "bad.jsonl: line 2: sample 'a' has 'dog' as `conversations[1].from`, expected 'gpt'" in captured.out
+
+
+def test_the_known_data_sets(capsys, elsewhere):
+    assert call("validate-data", "--known") == 0
+    assert "llava-mix665k: " in capsys.readouterr().out
+    assert call("validate-data", "--known", "mmbench", ".") == 1
+    assert ".: lacks mmbench_dev_20230712.tsv" in capsys.readouterr().out
+    (elsewhere / "mmbench_dev_20230712.tsv").touch()
+    assert call("validate-data", "--known", "mmbench", ".") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "expected a file of samples, such as data.json"),
+        (["a.json", "b.json"], "expected a file of samples, such as data.json"),
+        (["a.json", "b.json", "c.json"], "unknown argument 'c.json'"),
+        (["none.json"], "none.json: cannot be read"),
+        (["none.txt"], "none.txt: expected a name in .json"),
+        (["a.json", "--length=many"], "--length=many"),
+        (["--known", "hod"], "--known: expected no argument, or a name and the folder of a download"),
+        (["--known", "laion", "."], "--known: 'laion', expected one of llava-pretrain"),
+    ],
+)
+def test_bad_arguments_of_validate_data(capsys, arguments, said):
+    assert said in refused(capsys, "validate-data", *arguments)
+
+
+def test_build_data_writes_shards(capsys, elsewhere):
+    (elsewhere / "a.jsonl").write_text(SAMPLE * 3)
+    assert call("build-data", "a.jsonl", "--to=built", "--shards=2") == 0
+    assert capsys.readouterr().out.strip() == "written: built"
+    assert len(list((elsewhere / "built").glob("*.array_record-*"))) == 2
+    line = refused(capsys, "build-data", "a.jsonl", "--to=built", "--shards=3")
+    assert line.endswith("built holds another run: config.shards is 2 there and 3 now; choose another --to\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "expected a file of samples, such as data.json, and --to"),
+        (["a.json"], "and --to with a folder for the shards"),
+        (["a.json", "b.json", "--to=b"], "unknown argument 'b.json'"),
+        (["none.json", "--to=b"], "none.json: cannot be read"),
+        (["a.json", "--to=b", "--shards=-1"], "--shards: -1, expected at least 1"),
+    ],
+)
+def test_bad_arguments_of_build_data(capsys, elsewhere, arguments, said):
+    assert said in refused(capsys, "build-data", *arguments)
+    assert list(elsewhere.iterdir()) == []

@@ -34,6 +34,14 @@ commands:
             --base=DIR          the model that LoRA weights are for
             --vision=DIR        the CLIP of a LLaVA stored without it
             --known             lists the checkpoints that the configs name; with --from, checks the files there
+  validate-data FILE  what is in a file in LLaVA's JSON; ends with 1 if a training would stop at something in it
+            --images=DIR        the folder, zip or tar its pictures lie in; --decode reads every one of them
+            --tokenizer=DIR     lengths in its tokens; --image-tokens=N of a picture, --length=N the limit
+            --json=OUT          the report; --histogram=OUT.png the lengths
+            --known             lists the data sets that the configs name; --known NAME DIR checks a download
+  build-data FILE     samples in LLaVA's JSON and their pictures as array_record shards; the same command resumes
+            --images=DIR        the folder, zip or tar the pictures lie in; --to=DIR: the shards go here
+            --shards=N          (default: one per 8192 samples)
   bench   measurements; --json=FILE: the figures go there
           bench decode: tokens a second against the memory floor
             --checkpoint=DIR, or --preset=NAME with made-up weights (default: smollm2-135m)
@@ -135,12 +143,16 @@ def _train(arguments: list[str]) -> None:
     train.run(config.build(train.TrainConfig, found), Path(values.workdir))
 
 
-def _plain_flags(arguments: list[str], defaults: dict[str, Any], **choices: tuple[str, ...]) -> dict[str, Any]:
+def _plain_flags(
+    arguments: list[str], defaults: dict[str, Any], places: int = 0, **choices: tuple[str, ...]
+) -> dict[str, Any]:
     """Values of a command without a config, of the types of their defaults (None: text); choices: all that a flag may
-    be. Raises UserError for an unknown flag or a value of another type."""
+    be; places: how many arguments may be no flags, found as "places". Raises UserError for an unknown flag or a value
+    of another type."""
     from absl import flags
 
     values = flags.FlagValues()
+    values.set_gnu_getopt(True)
     define = {bool: flags.DEFINE_boolean, int: flags.DEFINE_integer, float: flags.DEFINE_float}
     for name, default in defaults.items():
         if name in choices:
@@ -151,9 +163,9 @@ def _plain_flags(arguments: list[str], defaults: dict[str, Any], **choices: tupl
         rest = values(["tga", *arguments])[1:]
     except flags.Error as error:
         raise UserError(str(error).splitlines()[0]) from error
-    if rest:
-        raise UserError(f"unknown argument {rest[0]!r}, expected flags such as --seed=1")
-    return {name.replace("-", "_"): values[name].value for name in defaults}
+    if len(rest) > places:
+        raise UserError(f"unknown argument {rest[places]!r}, expected flags such as --seed=1")
+    return {name.replace("-", "_"): values[name].value for name in defaults} | ({"places": rest} if places else {})
 
 
 _DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
@@ -181,6 +193,42 @@ def _convert(arguments: list[str]) -> None:
     else:
         checkpoint.import_hub(source, target, _DTYPES[flags["dtype"]], base, vision, console)
     console.print(f"written: {target}")
+
+
+def _validate_data(arguments: list[str]) -> int:
+    paths = dict.fromkeys(("images", "tokenizer", "json", "histogram"))
+    others = {"image-tokens": 0, "length": 0, "decode": False, "known": False}
+    flags = _plain_flags(arguments, {**paths, **others}, places=2)
+    import rich.console
+
+    from tga_jax.data import known, validate
+
+    places, console = flags["places"], rich.console.Console()
+    if flags["known"]:
+        if len(places) == 1:
+            raise UserError("--known: expected no argument, or a name and the folder of a download")
+        return known.tell(places[0], Path(places[1]), console) if places else known.tell(None, None, console)
+    if len(places) != 1:
+        raise UserError("expected a file of samples, such as data.json")
+    images, tokenizer, report, histogram = (Path(flags[n]) if flags[n] else None for n in paths)
+    checks = validate.Checks(images, flags["decode"], tokenizer, flags["image_tokens"], flags["length"])
+    return validate.run(Path(places[0]), checks, report, histogram, console)
+
+
+def _build_data(arguments: list[str]) -> None:
+    flags = _plain_flags(arguments, {"images": None, "to": None, "shards": 0}, places=1)
+    if not flags["places"] or not flags["to"]:
+        raise UserError("expected a file of samples, such as data.json, and --to with a folder for the shards")
+    if flags["shards"] < 0:
+        raise UserError(f"--shards: {flags['shards']}, expected at least 1")
+    import rich.console
+
+    from tga_jax.data import llava_tfds
+
+    images = Path(flags["images"]) if flags["images"] else None
+    console = rich.console.Console()
+    llava_tfds.build(Path(flags["places"][0]), images, Path(flags["to"]), flags["shards"], console)
+    console.print(f"written: {flags['to']}")
 
 
 def _counts(arguments: list[str], counts: dict[str, int], others: dict[str, Any], **choices: Any) -> dict[str, Any]:
@@ -263,11 +311,13 @@ def _chat(arguments: list[str]) -> None:
     chat.run(Path(checkpoint), pictures, question, system, console=rich.console.Console(), **flags)
 
 
-_COMMANDS: dict[str, Callable[[list[str]], None]] = {
+_COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "demo": _demo,
     "sweep": _sweep,
     "train": _train,
     "convert": _convert,
+    "validate-data": _validate_data,
+    "build-data": _build_data,
     "bench": _bench,
     "caption": _caption,
     "chat": _chat,
@@ -275,7 +325,8 @@ _COMMANDS: dict[str, Callable[[list[str]], None]] = {
 
 
 def run(arguments: list[str]) -> int:
-    """A command's exit status: 0 done, 2 the person's error (one line on stderr), 130 stopped with the state saved."""
+    """A command's exit status: 0 done, 1 done and something is wrong with what it looked at, 2 the person's error (one
+    line on stderr), 130 stopped with the state saved."""
     if not arguments or arguments[0] == "help" or {"-h", "--help"} & set(arguments):
         print(_USAGE)
         return 0 if arguments else 2
@@ -287,14 +338,13 @@ def run(arguments: list[str]) -> int:
     logging.set_verbosity(logging.FATAL)  # what libraries log as errors, with tracebacks, they raise too
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it would tell of torch, which is not needed
     try:
-        _COMMANDS[arguments[0]](arguments[1:])
+        return _COMMANDS[arguments[0]](arguments[1:]) or 0
     except UserError as error:
         print(f"tga {arguments[0]}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         print(f"tga {arguments[0]}: {error or 'stopped; the same command continues'}", file=sys.stderr)
         return 130
-    return 0
 
 
 def main() -> None:

@@ -94,8 +94,11 @@ def first_difference(old: Any, new: Any, name: str = "config") -> str | None:
     return None if old == new else f"{name} is {json.dumps(old)} there and {json.dumps(new)} now"
 
 
-def holds(workdir: Path, config: dict[str, Any]) -> bool:
-    """Whether `workdir` is this config's own; False if it is new. Raises UserError if it holds another config's run."""
+def holds(workdir: Path, config: dict[str, Any], flag: str = "--workdir") -> bool:
+    """Whether `workdir` is this config's own; False if it is new. Raises UserError if it holds another config's run.
+
+    flag: what the folder was given by.
+    """
     path = workdir / "config.json"
     if path.exists():
         try:
@@ -103,14 +106,14 @@ def holds(workdir: Path, config: dict[str, Any]) -> bool:
         except json.JSONDecodeError as error:
             raise UserError(f"{path}: not JSON ({error}); choose another workdir or remove this one") from error
         if (difference := first_difference(old, json.loads(json.dumps(config)))) is not None:
-            raise UserError(f"{workdir} holds another run: {difference}; choose another --workdir")
+            raise UserError(f"{workdir} holds another run: {difference}; choose another {flag}")
         return True
     if workdir.exists() and any(workdir.iterdir()):
         raise UserError(f"{workdir}: not empty and without config.json, expected an empty folder or an earlier run's")
     return False
 
 
-def claim(workdir: Path, config: dict[str, Any]) -> None:
+def claim(workdir: Path, config: dict[str, Any], flag: str = "--workdir") -> None:
     """Makes `workdir` this config's own, or checks that it is. Raises UserError if it holds another config's run."""
-    if not holds(workdir, config):
+    if not holds(workdir, config, flag):
         write_json(workdir / "config.json", config)

@@ -52,14 +52,15 @@ class SampleFile:
         try:
             with self.path.open("rb") as file:
                 file.seek(start)
-                text = file.read(end - start).decode()
-            return json.loads(text.rstrip().removesuffix(",") if self._is_list else text)
+                text = file.read(end - start).decode().rstrip(" \t\r\n")
+            return json.loads(text.removesuffix(",") if self._is_list else text)
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read ({error.strerror})") from error
         except UnicodeDecodeError as error:
             raise UserError(f"{self.where(index)}: not UTF-8 (byte {start + error.start} of the file)") from error
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{self.where(index)}: not JSON ({error})") from error
+            reason = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+            raise UserError(f"{self.where(index)}: not JSON ({reason})") from error
 
     def where(self, index: int) -> str:
         """`file.jsonl: line 12`; in a list, which may stand on one line, `file.json: line 12, item 4`; from 1 on."""

@@ -1,0 +1,189 @@
+"""LLaVA's JSON and its pictures as array_record shards, which tensorflow-datasets reads too. No TensorFlow at run time.
+
+A builder of tensorflow-datasets starts anew when it is interrupted, so the shards are written here and only described
+in its files: `tfds.builder_from_directory(folder).as_data_source(split="train")` gives the features of `features`.
+"""
+
+import functools
+import hashlib
+import itertools
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import rich.console
+import rich.progress
+import tensorflow_datasets as tfds
+from array_record.python import array_record_module  # type: ignore[reportAttributeAccessIssue]
+
+from tga_jax import workdir
+from tga_jax.data import llava_json
+from tga_jax.data.media import Store, open_store
+from tga_jax.data.samples import SampleFile
+from tga_jax.errors import UserError
+
+_NAME, _SPLIT = "llava", "train"
+_SHARD_ROWS = 8192  # a gigabyte or so of photographs
+_HELD = 64  # records: a picture is asked for soon after its sample
+
+
+@functools.cache
+def features() -> tfds.features.FeaturesDict:
+    """Of a record: the sample's JSON, and the names and the files' bytes of its pictures, in its own order."""
+    text = tfds.features.Text
+    return tfds.features.FeaturesDict(
+        {"sample": text(), "names": tfds.features.Sequence(text()), "images": tfds.features.Sequence(text())}
+    )
+
+
+def build(
+    path: Path, images: Path | None, folder: Path, shards: int = 0, console: rich.console.Console | None = None
+) -> None:
+    """Writes the samples of a file, in their order, and their pictures from a folder or archive, to `folder`.
+
+    shards: 0 for one per 8192 samples; they are written side by side. After an interruption the same call keeps
+    finished shards and writes the others. console: shows the progress.
+
+    Raises UserError naming the line of a bad sample or missing picture, or if `folder` holds something else.
+    """
+    file = SampleFile(path)
+    store = open_store(images) if images else None
+    shards = min(shards or -(-len(file) // _SHARD_ROWS), len(file))
+    with path.open("rb") as samples:
+        digest = hashlib.file_digest(samples, "sha256").hexdigest()
+    asked = {"samples_sha256": digest, "images": str(images.absolute()) if images else None, "shards": shards}
+    workdir.claim(folder, asked, "--to")
+    for left in folder.glob(f".{_NAME}-*"):  # by a process that was killed
+        left.unlink()
+    starts = [len(file) * i // shards for i in range(shards + 1)]
+    paths = [folder / f"{_NAME}-{_SPLIT}.array_record-{i:05d}-of-{shards:05d}" for i in range(shards)]
+    stopped = threading.Event()
+    bar = rich.progress.Progress(console=console, transient=True, disable=console is None)
+    done = bar.add_task("samples", total=len(file))
+
+    def write(shard: int) -> None:
+        rows = range(starts[shard], starts[shard + 1])
+        if paths[shard].exists():
+            bar.advance(done, len(rows))
+            return
+        with workdir.replacing(paths[shard]) as aside:
+            # A record a group, so that one is read alone; photographs are compressed already.
+            writer = array_record_module.ArrayRecordWriter(str(aside), "group_size:1,uncompressed")
+            try:
+                for row in rows:
+                    if stopped.is_set():
+                        raise UserError("stopped")
+                    writer.write(_record(file, store, row))
+                    bar.advance(done)
+            finally:
+                writer.close()
+
+    with ThreadPoolExecutor() as pool, bar:
+        waiting = [pool.submit(write, shard) for shard in range(shards)]
+        try:
+            for future in as_completed(waiting):
+                future.result()
+        except BaseException:
+            stopped.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+    _describe(folder, starts, paths)
+
+
+def _record(file: SampleFile, store: Store | None, row: int) -> bytes:
+    value, where = file[row], file.where(row)
+    sample = llava_json.parse(value, where)
+    if sample.images and store is None:
+        raise UserError(f"{where}: sample {sample.id!r} has an image, expected --images with its folder")
+    try:
+        pictures = [store.read(name) for name in sample.images] if store else []
+    except UserError as error:
+        raise UserError(f"{where}: sample {sample.id!r}: {error}") from error
+    record = {"sample": json.dumps(value), "names": list(sample.images), "images": pictures}
+    return features().serialize_example(features().encode_example(record))
+
+
+def _describe(folder: Path, starts: list[int], shards: list[Path]) -> None:
+    """Writes the files of tensorflow-datasets, the one that makes the build a finished one last."""
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=tfds.core.Path(folder), dataset_name=_NAME, split=_SPLIT, filetype_suffix="array_record"
+    )
+    split = tfds.core.SplitInfo(
+        name=_SPLIT,
+        shard_lengths=[stop - start for start, stop in itertools.pairwise(starts)],
+        num_bytes=sum(path.stat().st_size for path in shards),
+        filename_template=template,
+    )
+    with workdir.disk_errors(folder):
+        tfds.folder_dataset.write_metadata(data_dir=folder, features=features(), split_infos=[split], check_data=False)
+
+
+class ArrayRecords(Store):
+    """What `build` wrote: used like a `SampleFile`, and as the store of its pictures.
+
+    The value of row 7 names its pictures `7:NAME`, so that they are found without an index. May be pickled and read by
+    several threads. Raises UserError naming the folder if it holds no finished build, or the shard that is missing.
+    """
+
+    def __init__(self, path: Path):
+        super().__init__(path)
+        if not (path / "dataset_info.json").is_file():
+            raise UserError(f"{path}: no finished build, expected a folder that `tga build-data` has written")
+        try:
+            builder = tfds.builder_from_directory(path)
+        except Exception as error:  # of a damaged description, of many types
+            raise UserError(f"{path}: cannot be read ({error}); build the data again") from error
+        for shard in builder.info.splits[_SPLIT].filepaths:
+            if not shard.exists():
+                raise UserError(f"{shard}: no such file, expected a shard; build the data again")
+        self._source = builder.as_data_source(split=_SPLIT)  # type: ignore[reportCallIssue]
+        self._held = functools.lru_cache(_HELD)(self._read)
+
+    def __reduce__(self):
+        return ArrayRecords, (self.path,)
+
+    def _read(self, row: int) -> dict[str, Any]:
+        try:
+            return self._source[row]
+        except Exception as error:  # of a damaged shard, of many types
+            raise UserError(f"{self.where(row)}: cannot be read ({error}); build the data again") from error
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Any:
+        """The sample's JSON value, its pictures' names with the row before them."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        value = json.loads(self._held(int(index))["sample"])
+        if isinstance(image := value.get("image"), list):
+            value["image"] = [f"{index}:{name}" for name in image]
+        elif image:
+            value["image"] = f"{index}:{image}"
+        return value
+
+    def where(self, index: int) -> str:
+        """`folder: sample 12`, from 1 on, in the order of the file it was built from."""
+        return f"{self.path}: sample {index + 1}"
+
+    def names(self) -> list[str]:
+        """Of all pictures, sorted; this reads everything."""
+        found = (f"{row}:{name.decode()}" for row in range(len(self)) for name in self._held(row)["names"])
+        return sorted(set(found))
+
+    def _find(self, name: str) -> bytes | None:
+        row, _, own = name.partition(":")
+        if not row.isdecimal() or int(row) >= len(self):
+            return None
+        record = self._held(int(row))
+        return dict(zip(record["names"], record["images"], strict=True)).get(own.encode())
+
+    def __contains__(self, name: str) -> bool:
+        return self._find(name) is not None
+
+    def read(self, name: str) -> bytes:
+        if (data := self._find(name)) is None:
+            raise self._missing(name)
+        return data
