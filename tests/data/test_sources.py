@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tga_jax import config
-from tga_jax.data import emoji_tasks, images, sources
+from tga_jax.data import emoji_tasks, images, llava_tfds, sources
 from tga_jax.data.sources import DataConfig, LlavaRecords, LlavaSource
 from tga_jax.data.templates import IMAGE
 from tga_jax.errors import UserError
@@ -73,6 +73,16 @@ def test_pictures_are_read_when_they_are_asked_for(folder, path, store):
     two = records(folder, path, store)[1]
     for image, name in zip(two.images, ("a/1.png", "2.jpg"), strict=True):
         np.testing.assert_array_equal(image(), images.load(folder / "pictures" / name, 12))
+
+
+def test_a_built_folder_gives_the_same(folder):
+    llava_tfds.build(folder / "samples.json", folder / "pictures", folder / "built", shards=2)
+    made = LlavaRecords(LlavaSource(str(folder / "built")), 12, "pad", fast=False)
+    assert len(made) == len(SAMPLES)
+    for i, record in enumerate(records(folder)):
+        assert dataclasses.replace(made[i], images=()) == dataclasses.replace(record, images=())
+        for one, two in zip(made[i].images, record.images, strict=True):
+            np.testing.assert_array_equal(one(), two())
 
 
 def test_modes_are_those_of_the_config(folder):

@@ -7,6 +7,7 @@ from pathlib import Path
 import grain
 
 from tga_jax.data import emoji_source, images, llava_json, media
+from tga_jax.data.llava_tfds import ArrayRecords
 from tga_jax.data.pipeline import Policy, Shape, endless
 from tga_jax.data.processor import load_tokenizer
 from tga_jax.data.samples import SampleFile
@@ -19,8 +20,9 @@ from tga_jax.errors import UserError
 class LlavaSource:
     """A file in LLaVA's JSON. Raises ValueError for an unknown template.
 
-    path: `.json` or `.jsonl`; images: the folder, `.zip` or `.tar` that its images lie in; template: one of
-    `templates.TEMPLATES`, of which `plain` reads nothing but the first answer; weight: its share among the sources.
+    path: `.json` or `.jsonl`, or a folder that `tga build-data` wrote, which holds its images too; images: the folder,
+    `.zip` or `.tar` that they lie in; template: one of `templates.TEMPLATES`, of which `plain` reads nothing but the
+    first answer; weight: its share among the sources.
     """
 
     path: str
@@ -73,8 +75,12 @@ class LlavaRecords:
     """
 
     def __init__(self, source: LlavaSource, size: int, mode: str, fast: bool):
-        self._file = SampleFile(Path(source.path))
-        self._store = media.open_store(Path(source.images)) if source.images else None
+        path = Path(source.path)
+        if path.is_dir():
+            self._file = self._store = ArrayRecords(path)
+        else:
+            self._file = SampleFile(path)
+            self._store = media.open_store(Path(source.images)) if source.images else None
         self._source, self._size, self._mode, self._fast = source, size, mode, fast
 
     def __len__(self) -> int:
