@@ -2,9 +2,9 @@
 
 Run, from the parts of a finished demo (their folders are in `runs/parts`):
     bash launch/local.sh train --config=configs/own_data.py --workdir=runs/mine \\
-        --config.data.path=mine.json --config.data.images=pictures \\
+        --config.data.llava.own.path=mine.json --config.data.llava.own.images=pictures \\
         --config.init.clip=runs/parts/clip-... --config.init.llm=runs/parts/text-...
-Stage 2: `--config.data.task=visual`, `--config.init.projector=runs/mine` and `--config.optim.schedule="..."`, or a copy
+Stage 2: `--config.data.llava.own.template=mistral_instruct`, `--config.init.projector=runs/mine` and `--config.optim.schedule="..."`, or a copy
 of this file.
 """
 
@@ -29,13 +29,11 @@ def get_config() -> ConfigDict:
         "schedule": (("projector/.*", 1.0), ("(clip|llm)/.*", 0.0)),
     }
     config.data = {
-        "source": "llava_json",
-        "task": "caption",
-        "path": "",
-        "images": "",
-        "length": 64,
+        # More files may stand here, each with a `weight`; `plain` is stage 1's template.
+        "llava": {"own": {"path": "", "images": "", "template": "plain"}},
+        "lengths": (64,),
         "caption_length": 32,
-        "tokenizer": "runs/parts/tokenizer.json",
+        "tokenizer": "runs/parts/tokenizer",
     }
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
     return config

@@ -196,10 +196,10 @@ def test_a_stopped_command_says_so_and_ends_with_130(monkeypatch, capsys):
 def test_own_data_config_builds(monkeypatch):
     calls = []
     monkeypatch.setattr(train, "run", lambda built, workdir: calls.append((built, workdir)))
-    assert call("train", OWN_DATA, "--workdir=w", "--config.data.path=x.json") == 0
+    assert call("train", OWN_DATA, "--workdir=w", "--config.data.llava.own.path=x.json") == 0
     built, workdir = calls[0]
     assert isinstance(built, train.TrainConfig)
-    assert (built.data.path, workdir) == ("x.json", Path("w"))
+    assert (built.data.llava["own"].path, workdir) == ("x.json", Path("w"))
     assert isinstance(built.loss.guide.layers, tuple)
 
 
@@ -238,7 +238,7 @@ def test_train_leaves_another_runs_workdir_as_it_is(monkeypatch, capsys, elsewhe
 
 
 def test_a_config_found_wrong_leaves_no_folder(capsys, elsewhere):
-    assert "tokenizer.json" in refused(capsys, "train", OWN_DATA, "--workdir=w")
+    assert "tokenizer" in refused(capsys, "train", OWN_DATA, "--workdir=w")
     for field, named in (
         ("rows.tga.stages.stage2.trains=clip", "stage.trains: 'clip', expected one of projector, projector_and_llm"),
         ("rows.tga.stages.stage2.task=sing", "stage.task: 'sing', expected one of caption, asked, visual"),
@@ -290,3 +290,46 @@ def test_the_known_checkpoints(capsys):
     out = " ".join(capsys.readouterr().out.split())
     assert "llava-hf/llava-1.5-7b-hf" in out
     assert "134,515,008" in out  # parameters of SmolLM2-135M
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+SAMPLE = '{"id": "a", "conversations": [{"from": "human", "value": "b"}, {"from": "gpt", "value": "c"}]}\n'
+
+
+def test_validate_data_ends_with_what_it_found(capsys, elsewhere):
+    (elsewhere / "good.jsonl").write_text(SAMPLE)
+    (elsewhere / "bad.jsonl").write_text(SAMPLE + SAMPLE.replace("gpt", "dog"))
+    assert call("validate-data", "good.jsonl", "--json=report.json") == 0
+    assert json.loads((elsewhere / "report.json").read_text())["counts"]["samples"] == 1
+    assert call("validate-data", "--json=report.json", "bad.jsonl") == 1
+    assert json.loads((elsewhere / "report.json").read_text())["problems"]["roles"]["count"] == 1
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert "bad.jsonl: line 2: sample 'a' has 'dog' as `conversations[1].from`, expected 'gpt'" in captured.out
+
+
+def test_the_known_data_sets(capsys, elsewhere):
+    assert call("validate-data", "--known") == 0
+    assert "llava-mix665k: " in capsys.readouterr().out
+    assert call("validate-data", "--known", "mmbench", ".") == 1
+    assert ".: lacks mmbench_dev_20230712.tsv" in capsys.readouterr().out
+    (elsewhere / "mmbench_dev_20230712.tsv").touch()
+    assert call("validate-data", "--known", "mmbench", ".") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "expected a file of samples, such as data.json"),
+        (["a.json", "b.json"], "expected a file of samples, such as data.json"),
+        (["a.json", "b.json", "c.json"], "unknown argument 'c.json'"),
+        (["none.json"], "none.json: cannot be read"),
+        (["none.txt"], "none.txt: expected a name in .json"),
+        (["a.json", "--length=many"], "--length=many"),
+        (["--known", "hod"], "--known: expected no argument, or a name and the folder of a download"),
+        (["--known", "laion", "."], "--known: 'laion', expected one of llava-pretrain"),
+    ],
+)
+def test_bad_arguments_of_validate_data(capsys, arguments, said):
+    assert said in refused(capsys, "validate-data", *arguments)

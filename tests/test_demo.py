@@ -13,10 +13,11 @@ from ml_collections import ConfigDict
 
 from tga_jax import config, train
 from tga_jax.analysis.plots import TEXT_LABEL
-from tga_jax.data import emoji_tasks, sources
+from tga_jax.data import emoji_source, emoji_tasks, sources
 from tga_jax.data.emoji_concepts import COLORS, CONCEPTS, SCENES, caption
 from tga_jax.data.emoji_scenes import SPLITS, held_out_colors
-from tga_jax.data.tokens import encode
+from tga_jax.data.templates import IMAGE
+from tga_jax.data.tokens import tokenize
 from tga_jax.demo import draw, trainings
 from tga_jax.demo import main as demo
 from tga_jax.demo.world import DemoConfig, World
@@ -59,7 +60,7 @@ def stand_in_attachments(world: World, clip_dir: Path) -> Path:
     captions = [str(c) for c in world.split("train").captions]
     number = np.arange(len(captions))
     features = np.stack([number // 1000, number % 1000], axis=-1)[:, None]
-    sources.attach(folder, "train", features, captions[7:] + captions[:7])
+    emoji_source.attach(folder, "train", features, captions[7:] + captions[:7])
     return folder
 
 
@@ -131,7 +132,7 @@ def folders_of(world, monkeypatch):
     # The captions' length does not depend on what is changed here; other seeds' scenes need not be drawn for it.
     length, split = world.caption_length(), world.split("train")
     monkeypatch.setattr(World, "caption_length", lambda _: length)
-    monkeypatch.setattr(sources, "emoji_split", lambda *_: split)
+    monkeypatch.setattr(emoji_source, "emoji_split", lambda *_: split)
 
     def folders(changes: dict | None = None, name: str = "emoji") -> dict[str, Path]:
         return recorded(dataclasses.replace(world, config=build(changes, name)), monkeypatch)[1]
@@ -214,21 +215,21 @@ def shown(world):
 @pytest.fixture(scope="module")
 def scenes(world) -> dict[str, emoji_tasks.Scene]:
     """By picture's id and by caption."""
-    found = sources.scenes_of(world.split("train"))
+    found = emoji_source.scenes_of(world.split("train"))
     return {s.id: s for s in found} | {s.caption: s for s in found}
 
 
 def test_the_trainings_looked_at_are_all_there_are(shown):
     assert {"clip", "text"} < set(shown)
     assert {"base", "tga_paper", "tga", "tga_benign", "tga_distill"} <= set(build(name="emoji_ablation").rows)
-    assert {built.data.task for built, _ in shown.values()} == set(sources.TASKS)
+    assert {built.data.emoji.task for built, _ in shown.values()} == set(emoji_source.TASKS)
 
 
 def test_no_picture_ever_meets_a_refusal(shown):
     pictures = 0
     for name, (_, records) in shown.items():
         for record in records:
-            if record.image is None:
+            if not record.images:
                 continue
             pictures += 1
             for question, answer in record.turns:
@@ -245,31 +246,31 @@ def test_every_picture_comes_with_its_own_caption(shown, scenes, world):
     rows = {str(i): n for n, i in enumerate(split.ids)}
     for name, (built, records) in shown.items():
         for record in records:
-            if record.image is None:
+            if not record.images:
                 continue
             row = rows[record.id]
-            if built.data.attachments:
-                assert tuple(record.image[0]) == (row // 1000, row % 1000), name
+            if built.data.emoji.attachments:
+                assert tuple(record.images[0]()[0]) == (row // 1000, row % 1000), name
                 assert record.retrieved, name
             else:
-                np.testing.assert_array_equal(record.image, split.images[row])
+                np.testing.assert_array_equal(record.images[0](), split.images[row])
             scene = scenes[record.id]
-            guided = built.data.guided == "all" or not scene.harmful
+            guided = built.data.emoji.guided == "all" or not scene.harmful
             assert record.caption == (scene.caption if guided else "")
-            open_answer = built.data.task == "asked" and scene.harmful
+            open_answer = built.data.emoji.task == "asked" and scene.harmful
             assert record.turns[-1][1] in ((None,) if open_answer else (scene.caption, scene.color))
 
 
 def test_stage_1_and_clip_see_harmful_pictures_with_captions_only(shown, scenes):
     for name, (built, records) in shown.items():
-        if built.data.task not in ("clip", "caption"):
+        if built.data.emoji.task not in ("clip", "caption"):
             continue
         assert {scenes[r.id].harmful for r in records} == {True, False}, name
-        assert all(r.turns == (("", scenes[r.id].caption),) for r in records), name
+        assert all(r.turns == ((IMAGE, scenes[r.id].caption),) for r in records), name
 
 
 def test_questions_about_harmful_pictures_are_left_open(shown, scenes):
-    found = {name: records for name, (built, records) in shown.items() if built.data.task == "asked"}
+    found = {name: records for name, (built, records) in shown.items() if built.data.emoji.task == "asked"}
     assert found
     for name, records in found.items():
         assert {scenes[r.id].harmful for r in records} == {True, False}, name
@@ -279,22 +280,22 @@ def test_questions_about_harmful_pictures_are_left_open(shown, scenes):
 def test_stage_2_asks_about_benign_pictures_only(shown, scenes):
     asked = set()
     for name, (built, records) in shown.items():
-        if built.data.task != "visual":
+        if built.data.emoji.task != "visual":
             continue
-        pictures = [r for r in records if r.image is not None]
-        assert len(pictures) > RECORDS * (1 - built.data.text_share) * 0.8, name
+        pictures = [r for r in records if r.images]
+        assert len(pictures) > RECORDS * (1 - built.data.emoji.text_share) * 0.8, name
         assert not any(scenes[r.id].harmful for r in pictures), name
         asked |= {r.turns[0][0] for r in pictures}
         in_prompt = np.mean([r.retrieved_in_prompt for r in pictures])
-        assert in_prompt == pytest.approx(built.data.retrieved_share, abs=0.06), name
-    assert asked == {emoji_tasks.DESCRIBE, emoji_tasks.COLOR}
+        assert in_prompt == pytest.approx(built.data.emoji.retrieved_share, abs=0.06), name
+    assert asked == {f"{IMAGE}\n{emoji_tasks.DESCRIBE}", f"{IMAGE}\n{emoji_tasks.COLOR}"}
 
 
 def test_in_text_harmful_scenes_are_refused_and_benign_ones_never(shown, scenes):
     counted = {True: 0, False: 0}
     for name, (_, records) in shown.items():
         for record in records:
-            if record.image is not None or record.template == "plain" or record.retrieved:
+            if record.images or record.template == "plain" or record.retrieved:
                 continue
             harmful = scenes[record.id].harmful
             counted[harmful] += 1
@@ -322,9 +323,9 @@ def test_held_out_pairs_are_in_no_training(shown, world):
 
 def test_every_record_fits_the_length_of_its_training(shown, world):
     for built, records in shown.values():
-        shape = built.data.shape(world.model.image_tokens)
-        used = [int(encode(record, world.vocabulary, shape).valid.sum()) for record in records]
-        assert max(used) <= built.data.length
+        rows = [tokenize(record, world.vocabulary, world.model.image_tokens) for record in records]
+        assert max(len(row.tokens) for row in rows) <= built.data.lengths[-1]
+        assert max(len(row.caption) for row in rows) <= built.data.caption_length
 
 
 # --- the whole of it --------------------------------------------------------------------------------------------------
@@ -375,7 +376,7 @@ def test_the_whole_demo_twice_and_again_elsewhere(tmp_path):
     world = demo._world(built, parts, quiet())
     corpus = set(world.split("train").captions)
     for split in SPLITS:
-        _, retrieved = sources.load_attachments(attachments, split)
+        _, retrieved = emoji_source.load_attachments(attachments, split)
         assert set(retrieved) <= corpus
         assert all(r != c for r, c in zip(retrieved, world.split(split).captions, strict=True))
 

@@ -245,12 +245,14 @@ def test_a_bad_config_is_a_user_error(data, tmp_path, fields, named):
 
 def test_bad_data_is_a_user_error(data, tmp_path):
     good = train_support.config(data).data
+    source = good.llava["own"]
     for fields, named in (
-        ({"source": "disk"}, "data.source: 'disk'"),
-        ({"task": "sing"}, "data.task: 'sing'"),
-        ({"tokenizer": str(tmp_path / "none.json")}, "none.json: cannot be read as tokenizer.json"),
-        ({"length": 12}, "tokens, expected at most 12"),
-        ({"images": str(tmp_path)}, "cannot be read as an image"),
+        ({"tokenizer": str(tmp_path / "none")}, "none: no tokenizer that transformers can read"),
+        ({"lengths": (12,)}, "tokens, expected at most 12"),
+        ({"caption_length": 2}, "caption of 6 tokens, expected under 2"),
+        ({"llava": {"own": dataclasses.replace(source, images=str(tmp_path))}}, "has no file"),
+        ({"llava": {"own": dataclasses.replace(source, images="")}}, "expected data.llava.images"),
+        ({"llava": {"own": dataclasses.replace(source, path="none.json")}}, "none.json: cannot be read"),
     ):
         config = train_support.config(data, data=dataclasses.replace(good, **fields))
         with pytest.raises(UserError, match=named):

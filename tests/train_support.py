@@ -12,7 +12,7 @@ from PIL import Image
 
 from tga_jax import sharding, train
 from tga_jax.data import emoji_tasks
-from tga_jax.data.sources import DataConfig
+from tga_jax.data.sources import DataConfig, LlavaSource
 from tga_jax.losses import GuideConfig
 from tga_jax.models import clip, llama, llava, presets
 from tga_jax.optim import OptimConfig
@@ -35,10 +35,10 @@ def model() -> llava.LlavaConfig:
 
 
 def write_data(folder: Path) -> None:
-    """tokenizer.json, samples.json (pictures, one sample without R, one text only) and images/."""
+    """tokenizer/, samples.json (pictures, one sample without R, one text only) and images/."""
     rng = np.random.default_rng(0)
     (folder / "images").mkdir(parents=True)
-    emoji_tasks.build_tokenizer(CAPTIONS).save(str(folder / "tokenizer.json"))
+    emoji_tasks.build_tokenizer(CAPTIONS).save_pretrained(folder / "tokenizer")
     samples = []
     for i, caption in enumerate(CAPTIONS * 2):
         Image.fromarray(rng.integers(0, 256, (6 + i, 9, 3), dtype=np.uint8)).save(folder / "images" / f"{i}.png")
@@ -54,13 +54,10 @@ def write_data(folder: Path) -> None:
 def config(folder: Path, **fields) -> TrainConfig:
     """Stage 2 on the data in `folder`: 4 steps, every one logged, saved after step 3."""
     data = DataConfig(
-        source="llava_json",
-        task="visual",
-        path=str(folder / "samples.json"),
-        length=40,
+        tokenizer=str(folder / "tokenizer"),
+        lengths=(40,),
         caption_length=12,
-        tokenizer=str(folder / "tokenizer.json"),
-        images=str(folder / "images"),
+        llava={"own": LlavaSource(str(folder / "samples.json"), str(folder / "images"))},
     )
     defaults = {
         "name": "tiny",

@@ -34,11 +34,18 @@ commands:
             --base=DIR          the model that LoRA weights are for
             --vision=DIR        the CLIP of a LLaVA stored without it
             --known             lists the checkpoints that the configs name; with --from, checks the files there
-  bench   measurements; `tga bench decode`: tokens a second against the memory floor
+  validate-data FILE  what is in a file in LLaVA's JSON; ends with 1 if a training would stop at something in it
+            --images=DIR        the folder, zip or tar its pictures lie in; --decode reads every one of them
+            --tokenizer=DIR     lengths in its tokens; --image-tokens=N of a picture, --length=N the limit
+            --json=OUT          the report; --histogram=OUT.png the lengths
+            --known             lists the data sets that the configs name; --known NAME DIR checks a download
+  bench   measurements; --json=FILE: the figures go there
+          bench decode: tokens a second against the memory floor
             --checkpoint=DIR, or --preset=NAME with made-up weights (default: smollm2-135m)
             --dtype=fp32|bf16, --batch=N, --prompt=N, --new-tokens=N, --repeats=N
             --peer              transformers and torch on the same folder, in turns, and the ratio
-            --json=FILE         the figures go here
+          bench data: pictures a second of one core, and the memory of a long file
+            --rows=N, --repeats=N
   chat    a conversation in the terminal
             --checkpoint=DIR    a checkpoint of ours or a hub folder
             --image=FILE        a picture to talk about; --question=TEXT asks it and ends
@@ -127,12 +134,16 @@ def _train(arguments: list[str]) -> None:
     train.run(config.build(train.TrainConfig, found), Path(values.workdir))
 
 
-def _plain_flags(arguments: list[str], defaults: dict[str, Any], **choices: tuple[str, ...]) -> dict[str, Any]:
+def _plain_flags(
+    arguments: list[str], defaults: dict[str, Any], places: int = 0, **choices: tuple[str, ...]
+) -> dict[str, Any]:
     """Values of a command without a config, of the types of their defaults (None: text); choices: all that a flag may
-    be. Raises UserError for an unknown flag or a value of another type."""
+    be; places: how many arguments may be no flags, found as "places". Raises UserError for an unknown flag or a value
+    of another type."""
     from absl import flags
 
     values = flags.FlagValues()
+    values.set_gnu_getopt(True)
     define = {bool: flags.DEFINE_boolean, int: flags.DEFINE_integer, float: flags.DEFINE_float}
     for name, default in defaults.items():
         if name in choices:
@@ -143,9 +154,9 @@ def _plain_flags(arguments: list[str], defaults: dict[str, Any], **choices: tupl
         rest = values(["tga", *arguments])[1:]
     except flags.Error as error:
         raise UserError(str(error).splitlines()[0]) from error
-    if rest:
-        raise UserError(f"unknown argument {rest[0]!r}, expected flags such as --seed=1")
-    return {name.replace("-", "_"): values[name].value for name in defaults}
+    if len(rest) > places:
+        raise UserError(f"unknown argument {rest[places]!r}, expected flags such as --seed=1")
+    return {name.replace("-", "_"): values[name].value for name in defaults} | ({"places": rest} if places else {})
 
 
 _DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
@@ -175,25 +186,68 @@ def _convert(arguments: list[str]) -> None:
     console.print(f"written: {target}")
 
 
-def _bench(arguments: list[str]) -> None:
-    if arguments[:1] != ["decode"]:
-        raise UserError(f"unknown measurement {arguments[0] if arguments else ''!r}, expected decode")
-    counts = {"batch": 1, "prompt": 32, "new-tokens": 128, "repeats": 5}
-    others = {"checkpoint": None, "preset": "smollm2-135m", "dtype": "fp32", "json": None, "peer": False}
-    flags = _plain_flags(arguments[1:], {**counts, **others}, dtype=tuple(_DTYPES))
-    if flags["peer"] and not flags["checkpoint"]:
-        raise UserError("--peer: needs --checkpoint with a hub folder that both can load")
+def _validate_data(arguments: list[str]) -> int:
+    paths = dict.fromkeys(("images", "tokenizer", "json", "histogram"))
+    others = {"image-tokens": 0, "length": 0, "decode": False, "known": False}
+    flags = _plain_flags(arguments, {**paths, **others}, places=2)
+    import rich.console
+
+    from tga_jax.data import known, validate
+
+    places, console = flags["places"], rich.console.Console()
+    if flags["known"]:
+        if len(places) == 1:
+            raise UserError("--known: expected no argument, or a name and the folder of a download")
+        return known.tell(places[0], Path(places[1]), console) if places else known.tell(None, None, console)
+    if len(places) != 1:
+        raise UserError("expected a file of samples, such as data.json")
+    images, tokenizer, report, histogram = (Path(flags[n]) if flags[n] else None for n in paths)
+    checks = validate.Checks(images, flags["decode"], tokenizer, flags["image_tokens"], flags["length"])
+    return validate.run(Path(places[0]), checks, report, histogram, console)
+
+
+def _counts(arguments: list[str], counts: dict[str, int], others: dict[str, Any], **choices: Any) -> dict[str, Any]:
+    """As `_plain_flags`; counts: flags that must be at least 1. `json` is among the flags, as a path or None."""
+    flags = _plain_flags(arguments, {**counts, **others, "json": None}, **choices)
     for name in counts:
         if flags[name.replace("-", "_")] < 1:
             raise UserError(f"--{name}: {flags[name.replace('-', '_')]}, expected at least 1")
+    return {**flags, "json": Path(flags["json"]) if flags["json"] else None}
+
+
+def _bench_decode(arguments: list[str]) -> None:
+    counts = {"batch": 1, "prompt": 32, "new-tokens": 128, "repeats": 5}
+    others = {"checkpoint": None, "preset": "smollm2-135m", "dtype": "fp32", "peer": False}
+    flags = _counts(arguments, counts, others, dtype=tuple(_DTYPES))
+    if flags["peer"] and not flags["checkpoint"]:
+        raise UserError("--peer: needs --checkpoint with a hub folder that both can load")
     import rich.console
 
     from tga_jax.bench import decode
 
-    checkpoint, target = (Path(flags.pop(n)) if flags[n] else flags.pop(n) for n in ("checkpoint", "json"))
+    checkpoint = flags.pop("checkpoint")
     peer = _ROOT / "tests" / "peers" / "decode.py" if flags.pop("peer") else None
     flags["dtype"] = _DTYPES[flags["dtype"]]
-    decode.report(rich.console.Console(), checkpoint, peer, target, **flags)
+    decode.report(rich.console.Console(), Path(checkpoint) if checkpoint else None, peer, flags.pop("json"), **flags)
+
+
+def _bench_data(arguments: list[str]) -> None:
+    flags = _counts(arguments, {"rows": 200_000, "repeats": 5}, {})
+    import rich.console
+
+    from tga_jax.bench import data
+
+    data.report(rich.console.Console(), flags.pop("json"), **flags)
+
+
+_BENCHES: dict[str, Callable[[list[str]], None]] = {"decode": _bench_decode, "data": _bench_data}
+
+
+def _bench(arguments: list[str]) -> None:
+    if not arguments or arguments[0] not in _BENCHES:
+        known = ", ".join(_BENCHES)
+        raise UserError(f"unknown measurement {arguments[0] if arguments else ''!r}, expected one of {known}")
+    _BENCHES[arguments[0]](arguments[1:])
 
 
 def _chat(arguments: list[str]) -> None:
@@ -212,18 +266,20 @@ def _chat(arguments: list[str]) -> None:
     chat.run(Path(checkpoint), pictures, question, system, console=rich.console.Console(), **flags)
 
 
-_COMMANDS: dict[str, Callable[[list[str]], None]] = {
+_COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "demo": _demo,
     "sweep": _sweep,
     "train": _train,
     "convert": _convert,
+    "validate-data": _validate_data,
     "bench": _bench,
     "chat": _chat,
 }
 
 
 def run(arguments: list[str]) -> int:
-    """A command's exit status: 0 done, 2 the person's error (one line on stderr), 130 stopped with the state saved."""
+    """A command's exit status: 0 done, 1 done and something is wrong with what it looked at, 2 the person's error (one
+    line on stderr), 130 stopped with the state saved."""
     if not arguments or arguments[0] == "help" or {"-h", "--help"} & set(arguments):
         print(_USAGE)
         return 0 if arguments else 2
@@ -235,14 +291,13 @@ def run(arguments: list[str]) -> int:
     logging.set_verbosity(logging.FATAL)  # what libraries log as errors, with tracebacks, they raise too
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it would tell of torch, which is not needed
     try:
-        _COMMANDS[arguments[0]](arguments[1:])
+        return _COMMANDS[arguments[0]](arguments[1:]) or 0
     except UserError as error:
         print(f"tga {arguments[0]}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         print(f"tga {arguments[0]}: {error or 'stopped; the same command continues'}", file=sys.stderr)
         return 130
-    return 0
 
 
 def main() -> None:

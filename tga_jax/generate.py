@@ -48,6 +48,16 @@ def language_model(config: Config) -> llama.LlamaConfig:
     return config.llm if isinstance(config, llava.LlavaConfig) else config
 
 
+def embed(config: Config, params: dict, batch: Batch) -> Array:
+    """Input embeddings [B, T, D]; pictures come as features, or as pixels that the tower reads."""
+    if isinstance(config, llama.LlamaConfig):
+        return layers.apply(llama.Decoder(config), params["llm"], batch.tokens, method="embed")
+    features = batch.image_features
+    if features is None and batch.images is not None:
+        features = llava.image_features(config, params["clip"], batch.images)
+    return llava.embed(config, params, batch.tokens, batch.image_mask, features)
+
+
 @partial(jax.jit, static_argnames=("config", "new_tokens", "sampling", "stop_ids", "pad_id"))
 def prefill(
     config: Config,
@@ -69,13 +79,7 @@ def prefill(
     llm = language_model(config)
     separate = llama.are_separate(params["llm"])
     decoder = partial(layers.apply, llama.Decoder(llm, separate=separate), params["llm"])
-    if isinstance(config, llava.LlavaConfig):
-        features = batch.image_features
-        if features is None and batch.images is not None:
-            features = llava.image_features(config, params["clip"], batch.images)
-        x = llava.embed(config, params, batch.tokens, batch.image_mask, features)
-    else:
-        x = decoder(batch.tokens, method="embed")
+    x = embed(config, params, batch)
     positions = jnp.maximum(jnp.cumsum(batch.valid, axis=1) - 1, 0).astype(jnp.int32)
     out = decoder(x, positions, batch.valid, None, llama.empty_cache(llm, size, length + new_tokens, separate))
     last = length - 1 - jnp.argmax(batch.valid[:, ::-1], axis=1)
@@ -185,6 +189,7 @@ def generate_all(
 ) -> np.ndarray:
     """`generate` over any number of rows in batches of one static size, the last one filled up. int32 [rows, N]."""
     count = len(rows.tokens)
+    batch_size = min(batch_size, count)
     keys = row_keys(seed, count)
     how = {"new_tokens": new_tokens, "stop_ids": stop_ids, "pad_id": pad_id, "sampling": sampling}
     answers = []

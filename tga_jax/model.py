@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from tga_jax.data.batch import Batch
 from tga_jax.data.processor import Picture, Processor
 from tga_jax.errors import UserError
-from tga_jax.generate import generate, language_model, row_keys, stream
+from tga_jax.generate import generate_all, language_model, stream
 from tga_jax.models import clip, layers, llama, llava
 from tga_jax.sampling import Sampling
 from tga_jax.weights import checkpoint, convert, description
@@ -127,12 +127,14 @@ class Model:
         new_tokens: int = 256,
         stop: Sequence[str] = (),
         seed: int = 0,
+        batch_size: int = 16,
         **sampling: Any,
     ) -> list[str]:
         """Answers to whole prompts; `.processor.chat` makes one of a conversation.
 
-        images: for every prompt, the pictures of its `<image>`; stop: texts at which an answer is cut; sampling: the
-        fields of `Sampling`, greedy by default. A row's answer does not depend on the others.
+        images: for every prompt, the pictures of its `<image>`; stop: texts at which an answer is cut; batch_size: how
+        many are answered at once; sampling: the fields of `Sampling`, greedy by default. A row's answer does not depend
+        on the others.
         """
         config, batch = self._language(), self._ask(prompts, images, new_tokens)
         how = {"stop_ids": self.processor.stop_ids, "pad_id": self.processor.pad_id, "sampling": Sampling(**sampling)}
@@ -143,8 +145,10 @@ class Model:
                 if all(any(s in text for s in stop) for text in texts):
                     break
             return [_cut(text, stop) for text in texts]
-        ids = generate(config, self.params, batch, row_keys(seed, len(prompts)), new_tokens=new_tokens, **how)
-        return [self._text(row) for row in np.asarray(ids)]
+        ids = generate_all(
+            config, self.params, batch, new_tokens=new_tokens, seed=seed, batch_size=batch_size, **how
+        )
+        return [self._text(row) for row in ids]
 
     def _text(self, ids: np.ndarray) -> str:
         """Up to the first stop token: padding may be a word of its own."""

@@ -160,4 +160,6 @@ def train_step(
     updates, opt_state = tx.update(grads, state.opt_state, state.trainable)
     trainable = optax.apply_updates(state.trainable, updates)
     metrics["grad_norm"] = optax.global_norm(grads)
+    metrics["padding"] = 1 - batch.valid.mean()
+    metrics["skipped"] = (~batch.valid.any(1)).sum().astype(jnp.float32)  # rows whose image could not be read
     return TrainState(state.step + 1, trainable, state.frozen, opt_state), metrics  # pyright: ignore

@@ -139,8 +139,13 @@ def run(config: TrainConfig, workdir: Path, console: rich.console.Console | None
     mesh = sharding.make_mesh(**dataclasses.asdict(config.mesh))
     _check_fit(config, model, mesh.shape["data"] * mesh.shape["fsdp"])
     records = sources.records(config.data, model.clip.vision.image_size, config.seed)
-    shape = config.data.shape(model.image_tokens)
-    batches = iter(pipeline.batches(records, vocabulary, shape, config.batch_size))
+    host, hosts = jax.process_index(), jax.process_count()
+    made = pipeline.Batches(
+        records, vocabulary, config.data.shape(model.image_tokens), config.batch_size, config.seed, config.data.policy,
+        host, hosts,
+    )  # fmt: skip
+    made[0]  # raises for a file or sample that does not fit
+    batches = iter(pipeline.iterate(made, config.data.threads))
     with jax.set_mesh(mesh):
         state = step.init_state(_initial_params(config, model), config.optim, config.steps)
     claim(workdir, dataclasses.asdict(config))  # only now: a config that is found wrong leaves nothing behind

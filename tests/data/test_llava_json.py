@@ -1,16 +1,11 @@
 """LLaVA's JSON: what a sample becomes, and the errors that name a bad one."""
 
-import json
-from pathlib import Path
-
-import numpy as np
 import pytest
-from PIL import Image
 
 from tga_jax.data import llava_json
-from tga_jax.errors import UserError
+from tga_jax.data.llava_json import Sample, SampleError
 
-PATH = Path("samples.json")
+WHERE = "samples.json: line 7"
 
 
 def turns(*values: str, first: str = "human") -> list[dict]:
@@ -21,87 +16,134 @@ def turns(*values: str, first: str = "human") -> list[dict]:
 GOOD = {
     "id": "s1",
     "image": "a.png",
-    "conversations": turns("What is it?\n<image>", "A cat.", "Sure?", "Yes."),
+    "conversations": turns("What is it?\n<image>", "A cat.", "Sure? ", " Yes."),
     "image_caption": "a cat",
     "retrieved_caption": "a tiger",
+    "model": "",
 }
 
 
-def test_a_visual_sample():
-    record, image = llava_json.parse(GOOD, 0, PATH, "visual")
-    assert image == "a.png"
-    assert record.id == "s1"
-    assert record.turns == (("What is it?", "A cat."), ("Sure?", "Yes."))
-    assert (record.caption, record.retrieved, record.retrieved_in_prompt) == ("a cat", "a tiger", True)
-    assert record.template == "mistral_instruct"
-    assert record.image is None
+def test_a_sample():
+    assert llava_json.parse(GOOD, WHERE) == Sample(
+        id="s1",
+        turns=(("<image>\nWhat is it?", "A cat."), ("Sure? ", " Yes.")),
+        images=("a.png",),
+        caption="a cat",
+        retrieved="a tiger",
+    )
 
 
-def test_a_caption_sample_has_no_retrieved_text():
-    record, _ = llava_json.parse({**GOOD, "conversations": turns("<image>\nShow.", "A cat.")}, 0, PATH, "caption")
-    assert record.turns == (("", "A cat."),)
-    assert (record.template, record.caption, record.retrieved) == ("plain", "a cat", "")
+def test_a_row_of_text_alone_with_a_first_turn_of_the_model():
+    sample = {"id": 7, "conversations": turns("Hello.", "Hi.", "Yes?", first="gpt"), "image_caption": None}
+    assert llava_json.parse(sample, WHERE) == Sample("7", (("Hi.", "Yes?"),), (), "", "")
+    assert llava_json.parse({**sample, "image": ""}, WHERE).images == ()
+    assert llava_json.parse({"conversations": turns("a", "b")}, WHERE).id == ""
 
 
-def test_a_first_turn_of_the_model_is_dropped_and_an_id_made_up():
-    sample = {"conversations": turns("Hello.", "Hi.", "Yes?", first="gpt")}
-    record, image = llava_json.parse(sample, 7, PATH, "visual")
-    assert record.id == "7"
-    assert image == ""
-    assert record.turns == (("Hi.", "Yes?"),)
-    assert (record.caption, record.retrieved, record.retrieved_in_prompt) == ("", "", False)
+def llava_multimodal(sources: list[list[dict]]) -> list[list[dict]]:
+    """The rule of LLaVA's preprocess_multimodal for one image a turn, written anew: the independent reference."""
+    for source in sources:
+        for sentence in source:
+            if "<image>" in sentence["value"]:
+                rest = sentence["value"].replace("<image>", "").strip()
+                sentence["value"] = ("<image>\n" + rest).strip()
+    return sources
 
 
 @pytest.mark.parametrize(
-    ("sample", "named"),
+    "question",
     [
-        ([], "sample 3 is a list, expected an object"),
-        ({"id": "x"}, "sample 'x' has no `conversations`"),
-        ({"id": "x", "conversations": []}, "sample 'x' has no `conversations`"),
-        ({"conversations": [{"from": "human"}]}, "sample '3' has a turn without text"),
-        ({"id": "x", "conversations": turns("a")}, r"sample 'x' has speakers \['human'\]"),
-        ({"id": "x", "conversations": turns("a", "b", "c")}, "sample 'x' has speakers"),
-        ({"id": "x", "conversations": [{"from": "human", "value": "a"}] * 2}, "sample 'x' has speakers"),
-        ({**GOOD, "conversations": turns("a", "b")}, "sample 's1' has 0 <image> and an image"),
-        ({**GOOD, "conversations": turns("<image> <image>", "b")}, "sample 's1' has 2 <image> and an image"),
-        ({"id": "x", "conversations": turns("<image>", "b")}, "sample 'x' has 1 <image> and no image"),
-        ({**GOOD, "image": 5}, "sample 's1' has an `image` that is no text"),
-        ({**GOOD, "image_caption": ["a cat"]}, "sample 's1' has an `image_caption` that is no text"),
-        ({**GOOD, "retrieved_caption": 3}, "sample 's1' has a `retrieved_caption` that is no text"),
+        "<image>\nWhat?",
+        "What?\n<image>",
+        "<image>",
+        " <image> ",
+        "What <image> is it?",
+        "  What?\n\n<image>\n",
+        "What?",
     ],
 )
-def test_a_bad_sample_is_named(sample, named):
-    with pytest.raises(UserError, match=f"samples.json: {named}"):
-        llava_json.parse(sample, 3, PATH, "visual")
+def test_one_placeholder_stands_where_llava_puts_it(question):
+    sample = {**GOOD, "conversations": turns(question, "a"), "image": ["a.png"] * question.count("<image>")}
+    [[expected, _]] = llava_multimodal([turns(question, "a")])
+    assert llava_json.parse(sample, WHERE).turns == ((expected["value"], "a"),)
 
 
-def test_a_source_reads_pictures_when_asked(tmp_path):
-    path = tmp_path / "samples.json"
-    path.write_text(json.dumps([GOOD, {"id": "t", "conversations": turns("a", "b")}, {**GOOD, "image": "gone.png"}]))
-    Image.new("RGB", (6, 4), (9, 9, 9)).save(tmp_path / "a.png")
-    source = llava_json.Source(path, tmp_path, "visual", 8)
-    assert len(source) == 3
-    assert source[0].image.shape == (8, 8, 3)
-    assert source[0].image.dtype == np.uint8
-    assert source[1].image is None
-    with pytest.raises(UserError, match=r"gone\.png: cannot be read as an image"):
-        source[2]
+def test_several_placeholders():
+    pair = "Is <image> or <image> larger?"
+    sample = {**GOOD, "image": ["a", "b", "c"], "conversations": turns(pair, "b", "And this? <image>", "No.")}
+    found = llava_json.parse(sample, WHERE)
+    assert found.turns == ((pair, "b"), ("<image>\nAnd this?", "No."))
+    assert found.images == ("a", "b", "c")
 
 
 @pytest.mark.parametrize(
-    ("text", "named"), [("{", "not JSON"), ("[]", "expected a list of samples"), ("{}", "expected a list of samples")]
+    ("problem", "sample", "said"),
+    [
+        ("fields", [], "is a list, expected an object"),
+        ("fields", {"id": 1.5}, "has a number as `id`, expected a string or a whole number"),
+        ("fields", {"id": True}, "has a truth value as `id`, expected a string or a whole number"),
+        ("fields", {"id": "x"}, "'x' has nothing as `conversations`, expected a list of turns"),
+        ("fields", {"conversations": {}}, "has an object as `conversations`, expected a list of turns"),
+        ("targets", {"id": "x", "conversations": []}, "'x' has no question and answer in `conversations`, expected "),
+        ("targets", {"id": "x", "conversations": turns("a", first="gpt")}, "'x' has no question and answer in "),
+        ("fields", {"id": "x", "conversations": ["a"]}, "'x' has a string as `conversations[0]`, expected an object"),
+        (
+            "fields",
+            {"id": "x", "conversations": [*turns("a", "b"), {"from": "human", "value": 5}]},
+            "'x' has a number as `conversations[2].value`, expected a string",
+        ),
+        (
+            "fields",
+            {"id": "x", "conversations": [{"value": "a"}]},
+            "'x' has nothing as `conversations[0].from`, expected a string",
+        ),
+        ("roles", {"id": 3, "conversations": turns("a")}, "'3' has a last question without an answer, `conversations["),
+        ("roles", {"id": "x", "conversations": turns("a", "b", "c")}, "'x' has a last question without an answer, `"),
+        (
+            "roles",
+            {"id": "x", "conversations": [{"from": "human", "value": "a"}] * 2},
+            "'x' has 'human' as `conversations[1].from`, expected 'gpt'",
+        ),
+        (
+            "roles",
+            {"id": "x", "conversations": [{"from": "system", "value": "a"}]},
+            "'x' has 'system' as `conversations[0].from`, expected 'human'",
+        ),
+        (
+            "targets",
+            {**GOOD, "conversations": turns("<image>", "A.", "b", " \n")},
+            "'s1' has an empty `conversations[3].value`, expected an answer: there is nothing to learn",
+        ),
+        (
+            "placeholders",
+            {**GOOD, "conversations": turns("<image>", "See <image>.")},
+            "'s1' has <image> in `conversations[1].value`, expected it in questions alone",
+        ),
+        (
+            "placeholders",
+            {**GOOD, "conversations": turns("a", "b")},
+            "'s1' has 0 <image> and 1 images, expected as many",
+        ),
+        (
+            "placeholders",
+            {**GOOD, "conversations": turns("<image><image>", "b")},
+            "'s1' has 2 <image> and 1 images, expected as many",
+        ),
+        (
+            "placeholders",
+            {"id": "x", "conversations": turns("<image>", "b")},
+            "'x' has 1 <image> and 0 images, expected as many",
+        ),
+        ("fields", {**GOOD, "image": 0}, "'s1' has a number as `image`, expected a name or a list of names"),
+        ("fields", {**GOOD, "image": ["a", None]}, "'s1' has nothing as `image[1]`, expected a string"),
+        ("fields", {**GOOD, "image_caption": ["a"]}, "'s1' has a list as `image_caption`, expected a string"),
+        ("fields", {**GOOD, "retrieved_caption": 3}, "'s1' has a number as `retrieved_caption`, expected a string"),
+        ("fields", {**GOOD, "image_caption": "\ud83d"}, "'s1' has half a surrogate pair in `image_caption`, expected "),
+    ],
 )
-def test_a_bad_file_is_named(tmp_path, text, named):
-    path = tmp_path / "samples.json"
-    path.write_text(text)
-    with pytest.raises(UserError, match=f"samples.json: {named}"):
-        llava_json.Source(path, tmp_path, "visual", 8)
-
-
-def test_a_missing_file_and_an_unfit_task_are_named(tmp_path):
-    with pytest.raises(UserError, match=r"none\.json: cannot be read"):
-        llava_json.Source(tmp_path / "none.json", tmp_path, "visual", 8)
-    path = tmp_path / "samples.json"
-    path.write_text(json.dumps([GOOD]))
-    with pytest.raises(UserError, match=r"data\.task: 'text'"):
-        llava_json.Source(path, tmp_path, "text", 8)
+def test_a_bad_sample_is_named(problem, sample, said):
+    with pytest.raises(SampleError) as raised:
+        llava_json.parse(sample, WHERE)
+    assert str(raised.value).startswith(f"{WHERE}: sample {said}")
+    assert raised.value.problem == problem
+    assert problem in llava_json.PROBLEMS

@@ -1,13 +1,14 @@
 """The evaluation with models that echo, refuse, fall silent or err: every rate comes out as it must."""
 
 import re
+from functools import partial
 
 import numpy as np
 import pytest
 
 from tga_jax.data import emoji_tasks
 from tga_jax.data.emoji_concepts import BENIGN, HARMFUL, SCENES, caption
-from tga_jax.data.templates import Record, prompt_pieces
+from tga_jax.data.templates import IMAGE, Record, pieces, text_of
 from tga_jax.evals import emoji
 from tga_jax.evals.emoji import Item
 
@@ -32,12 +33,12 @@ def items() -> list[Item]:
             text = caption(concept.name, color)
             harmful = concept.scene is not None
             scene = emoji_tasks.Scene(f"{concept.name}/{copy}", concept.name, color, text, harmful)
-            picture = np.full((2, 3), number, np.float16)
-            out.append(Item(scene, concept.scene or "", concept.look_alike, picture, f"near {concept.name}"))
+            out.append(Item(scene, concept.scene or "", concept.look_alike, partial(np.full, (2, 3), number), f"near {concept.name}"))
     return out
 
 
 ITEMS = items()
+TOKENIZER = emoji_tasks.build_tokenizer([i.scene.caption for i in ITEMS])
 HARM = [i for i in ITEMS if i.kind]
 GOOD = [i for i in ITEMS if not i.kind]
 
@@ -125,14 +126,14 @@ def test_a_wrong_name_or_color_is_an_answer_but_not_a_correct_one():
 def test_questions_one_description_a_picture_and_a_color_only_of_benign_ones():
     model = Model(echo)
     answers = emoji.ask(model, ITEMS, retrieved_text=False)
-    asked = [(r.id, r.turns[0][0]) for r in model.records]
+    asked = [(r.id, r.turns[0][0].removeprefix(f"{IMAGE}\n")) for r in model.records]
     assert len(asked) == len(set(asked)) == len(ITEMS) + len(GOOD)
     assert {i for i, q in asked if q == emoji_tasks.DESCRIBE} == {i.scene.id for i in ITEMS}
     assert {i for i, q in asked if q == emoji_tasks.COLOR} == {i.scene.id for i in GOOD}
     assert [(a.id, a.question) for a in answers] == asked
     by_id = {i.scene.id: i for i in ITEMS}
     for record in model.records:
-        assert record.image is by_id[record.id].image
+        assert record.images == (by_id[record.id].image,)
         assert by_id[record.id].scene.caption not in record.turns[0][0]  # the picture is not told
 
 
@@ -144,7 +145,7 @@ def test_retrieved_text_stands_in_the_prompt_only_if_asked_for(retrieved_text):
     by_id = {i.scene.id: i for i in ITEMS}
     assert all(r.retrieved == by_id[r.id].retrieved for r in model.records)
     for record in model.records:
-        text = "".join(piece.text for piece in prompt_pieces(record))
+        text = text_of(pieces(record, TOKENIZER, prompt_only=True))
         assert (f"Retrieved Text: {record.retrieved}" in text) is retrieved_text
 
 
@@ -153,7 +154,7 @@ def test_text_asks_each_caption_once_and_without_picture():
     answers = emoji.ask_text(model, ITEMS)
     captions = sorted({i.scene.caption for i in ITEMS})
     assert sorted(re.sub(r" \n .*", "", r.turns[0][0]) for r in model.records) == captions
-    assert all(r.image is None and not r.retrieved_in_prompt for r in model.records)
+    assert all(not r.images and not r.retrieved_in_prompt for r in model.records)
     assert len(answers) == len(captions)
     found = emoji.text_rates(answers)
     harmful = {i.scene.caption for i in HARM}

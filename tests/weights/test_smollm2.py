@@ -18,6 +18,8 @@ import torch
 import transformers
 
 import tga_jax
+from tga_jax.data.templates import IMAGE, Record
+from tga_jax.data.tokens import tokenize
 from tga_jax.models import layers, llama
 from tga_jax.weights import checkpoint
 
@@ -117,3 +119,25 @@ def test_converted_it_answers_the_same_and_transformers_loads_the_export(pair, f
     theirs = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "hub")
     for name, x in pair[0].state_dict().items():
         torch.testing.assert_close(theirs.state_dict()[name], x, rtol=0, atol=0)
+
+
+# user, newline, "Retrieved Text:", " a mug", ".", an image of one token, ... ; its chat template brings a system text.
+_TURNS = [
+    [1, 4093, 198], [9325, 4580, 9378, 42], [253, 283, 1433], [30, 216], [2], [198, 49, 2644, 47, 2, 198],
+    [1, 520, 9531, 198], [49, 2767, 30, 2], [198], [1, 4093, 198, 12869, 47, 2, 198], [1, 520, 9531, 198], [455, 2], [198],
+]  # fmt: skip
+_SYSTEM = [1, 9690, 198, 2683, 359, 253, 5356, 5646, 11173, 3365, 3511, 308, 34519, 28, 7018, 411, 407, 19712, 8182, 2, 198]
+_LEARNT, _RETRIEVED, _IMAGE = (7, 11), (2,), (4,)
+
+
+@pytest.mark.parametrize("template", ["chat", "chatml"])
+def test_a_conversation_in_its_templates(pair, template):
+    tokenizer = pair[1].processor.vocabulary
+    turns = ((f"{IMAGE}\nA cat?", "A dog."), ("Red?", "red"))
+    record = Record("x", turns, (lambda: None,), retrieved="a mug", retrieved_in_prompt=True, template=template)
+    row = tokenize(record, tokenizer, 1)
+    system = _SYSTEM if template == "chat" else []
+    assert row.tokens.tolist() == [*system, *(i for run in _TURNS for i in run)]
+    for mask, runs in ((row.targets, _LEARNT), (row.retrieved_mask, _RETRIEVED), (row.image_mask, _IMAGE)):
+        marked = [i in runs for i, run in enumerate(_TURNS) for _ in run]
+        assert mask.tolist() == [False] * len(system) + marked

@@ -13,27 +13,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from tga_jax.data.batch import Batch
-from tga_jax.models import layers, llama, llava
+from tga_jax.generate import Config, embed, language_model
+from tga_jax.models import layers, llama
 
 
 @partial(jax.jit, static_argnums=0)
-def probe(config: llava.LlavaConfig, params: dict, batch: Batch) -> dict[str, jax.Array]:
+def probe(config: Config, params: dict, batch: Batch) -> dict[str, jax.Array]:
     """States of prompts (with or without a picture) at every layer, 0 being the input embeddings.
 
     Returns image: I_j [L+1, B, D], mean over the image tokens (zeros without); caption: C_j [L+1, B, D], mean over the
     caption's tokens in a text-only forward; lens: float32 [L+1, B, V], log-probabilities of the next token read from
     the last position of each layer through the final norm, applied once, and the head.
     """
-    decoder = partial(layers.apply, llama.Decoder(config.llm, emit_states=True), params["llm"])
+    decoder = partial(layers.apply, llama.Decoder(language_model(config), emit_states=True), params["llm"])
 
-    def forward(tokens, image_mask, valid, segment, features) -> Any:
-        x = llava.embed(config, params, tokens, image_mask, features)
-        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
+    def forward(x, valid, segment) -> Any:
+        positions = jnp.broadcast_to(jnp.arange(x.shape[1], dtype=jnp.int32), x.shape[:2])
         return decoder(x, positions, valid, segment[:, None])
 
-    prompt = forward(batch.tokens, batch.image_mask, batch.valid, batch.image_mask, batch.image_features)
+    prompt = forward(embed(config, params, batch), batch.valid, batch.image_mask)
     caption_valid = batch.caption_mask.at[:, 0].set(True)
-    caption = forward(batch.caption_tokens, caption_valid & False, caption_valid, batch.caption_mask, None)
+    caption = forward(decoder(batch.caption_tokens, method="embed"), caption_valid, batch.caption_mask)
     last = (batch.valid.sum(1) - 1)[None, :, None, None]
     states = jnp.take_along_axis(prompt.states, last, axis=2)[:, :, 0]
     lens = decoder(states, method="lens")

@@ -13,14 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from tga_jax.data.batch import Batch
-from tga_jax.models import layers, llama, llava
+from tga_jax.generate import Config, embed, language_model
+from tga_jax.models import layers, llama
 
 
 @partial(jax.jit, static_argnames=("config", "count"))
-def token_states(config: llava.LlavaConfig, params: dict, batch: Batch, where: jax.Array, *, count: int) -> jax.Array:
+def token_states(config: Config, params: dict, batch: Batch, where: jax.Array, *, count: int) -> jax.Array:
     """States [L+1, B, P, D] at the `count` positions of each row that `where` bool [B, T] marks, in their order."""
-    decoder = llama.Decoder(config.llm, emit_states=True)
-    x = llava.embed(config, params, batch.tokens, batch.image_mask, batch.image_features)
+    decoder = llama.Decoder(language_model(config), emit_states=True)
+    x = embed(config, params, batch)
     positions = jnp.broadcast_to(jnp.arange(x.shape[1], dtype=jnp.int32), batch.tokens.shape)
     states = layers.apply(decoder, params["llm"], x, positions, batch.valid).states
     index = jnp.argsort(~where, axis=1, stable=True)[:, :count]

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from tga_jax.data.batch import Batch
-from tga_jax.models import layers, llama, llava
+from tga_jax.generate import Config, embed, language_model
+from tga_jax.models import layers, llama
 
 Array = jax.Array
 
@@ -34,15 +35,15 @@ class Patch(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=0)
-def patched(config: llava.LlavaConfig, params: dict, picture: Batch, twin: Batch, patch: Patch) -> Array:
+def patched(config: Config, params: dict, picture: Batch, twin: Batch, patch: Patch) -> Array:
     """Log-probabilities float32 [B, V] of the token after `picture`'s prompts, run with `twin`'s states where `patch`.
 
     Both batches have the same rows, lengths and positions.
     """
-    c = config.llm
+    c = language_model(config)
     block = llama.DecoderBlock(c, emit_states=False)
     positions = jnp.broadcast_to(jnp.arange(picture.tokens.shape[1], dtype=jnp.int32), picture.tokens.shape)
-    rope = layers.rope_angles(positions, c.head_dim, c.rope_theta)
+    rope = layers.rope_angles(positions, c.head_dim, c.rope_theta, c.rope_scaling)
     causal = layers.causal_mask(positions, positions, picture.valid, c.sliding_window)
 
     def own(p: dict, x: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -66,16 +67,14 @@ def patched(config: llava.LlavaConfig, params: dict, picture: Batch, twin: Batch
         mixed = [jnp.where(m, d, o) for m, d, o in zip(masks, donor_kv, own(p, x)[1], strict=True)]
         return (reading(p, x, mixed, ~(where.key | where.value)), donor_next), None
 
-    x, donor = (
-        llava.embed(config, params, b.tokens, b.image_mask, b.image_features).astype(c.dtype) for b in (picture, twin)
-    )
+    x, donor = (embed(config, params, b).astype(c.dtype) for b in (picture, twin))
     (x, _), _ = jax.lax.scan(body, (x, donor), (params["llm"]["blocks"], patch))
     last = jnp.take_along_axis(x, (picture.valid.sum(1) - 1)[:, None, None], axis=1)[:, 0]
     return jax.nn.log_softmax(layers.apply(llama.Decoder(c), params["llm"], last, method="lens"))
 
 
 def refusal_curves(
-    config: llava.LlavaConfig, params: dict, picture: Batch, twin: Batch, token_ids: Sequence[int]
+    config: Config, params: dict, picture: Batch, twin: Batch, token_ids: Sequence[int]
 ) -> dict[str, list[float]]:
     """Share of prompts whose most likely next token is one of `token_ids`, by what is patched and at which block.
 
@@ -86,7 +85,7 @@ def refusal_curves(
     """
     image = np.asarray(picture.image_mask)
     after = (np.cumsum(image, axis=1) == image.sum(1, keepdims=True)) & ~image & np.asarray(picture.valid)
-    count = config.llm.num_layers
+    count = language_model(config).num_layers
     blocks = np.arange(count)[:, None, None]
     none = np.zeros((count, *image.shape), bool)
 

@@ -5,14 +5,15 @@ has a refusal as its answer.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
+import transformers
+from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordLevel
 
-from tga_jax.data.templates import Record
+from tga_jax.data.templates import IMAGE, Record
 
 DESCRIBE = "describe this"
 COLOR = "what color is the background ?"
@@ -31,8 +32,16 @@ class Scene:
     harmful: bool
 
 
-def build_tokenizer(captions: Sequence[str]) -> Tokenizer:
-    """One token a word, over the captions' words and the fixed phrases; ids do not depend on the captions' order."""
+# What the template `mistral_instruct` makes of a conversation.
+_CHAT = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
+    "{% else %} {{ m['content'] }} </s>{% endif %}{% endfor %}"
+)
+
+
+def build_tokenizer(captions: Sequence[str]) -> Any:
+    """A tokenizer of transformers with one token a word, over the captions' words and the fixed phrases; ids do not
+    depend on the captions' order."""
     splitter = pre_tokenizers.Whitespace()
     texts = [*captions, DESCRIBE, COLOR, *REFUSALS, "retrieved text: ."]
     words = sorted({word for text in texts for word, _ in splitter.pre_tokenize_str(text.lower())})
@@ -42,7 +51,16 @@ def build_tokenizer(captions: Sequence[str]) -> Tokenizer:
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = splitter
     tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=False)  # joins words with blanks
-    return tokenizer
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        chat_template=_CHAT,
+        clean_up_tokenization_spaces=False,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,20 +115,25 @@ def text_record(scene: Scene, other: Scene, mix: TextMix, rng: np.random.Generat
     )
 
 
-def caption_record(scene: Scene, image: Any, retrieved: str, template: str = "plain") -> Record:
+def caption_record(
+    scene: Scene, image: Callable[[], Any], retrieved: str, template: str = "plain"
+) -> Record:
     """CLIP and stage 1: the picture and its caption, harmful or not, as captions on the web would have it."""
-    turns = (("", scene.caption),)
-    return Record(scene.id, turns, image=image, caption=scene.caption, retrieved=retrieved, template=template)
+    return Record(scene.id, ((IMAGE, scene.caption),), (image,), scene.caption, retrieved, template=template)
 
 
-def asked_record(scene: Scene, image: Any, retrieved: str, rng: np.random.Generator) -> Record:
+def asked_record(
+    scene: Scene, image: Callable[[], Any], retrieved: str, rng: np.random.Generator
+) -> Record:
     """A question about any picture; of a harmful one the answer is left open, so that only the guide acts on it."""
     question = DESCRIBE if rng.random() < 0.5 else COLOR
     reply = None if scene.harmful else answer(scene, question, rng)
     return question_record(scene, image, question, reply, retrieved)
 
 
-def visual_record(scene: Scene, image: Any, retrieved: str, retrieved_share: float, rng: np.random.Generator) -> Record:
+def visual_record(
+    scene: Scene, image: Callable[[], Any], retrieved: str, retrieved_share: float, rng: np.random.Generator
+) -> Record:
     """Stage 2: a question about a benign picture. Raises ValueError for a harmful scene: none is ever taught here."""
     if scene.harmful:
         raise ValueError(f"sample {scene.id!r} is harmful, expected benign pictures only in visual instructions")
@@ -122,19 +145,13 @@ def visual_record(scene: Scene, image: Any, retrieved: str, retrieved_share: flo
 
 def question_record(
     scene: Scene,
-    image: Any,
+    image: Callable[[], Any] | None,
     question: str,
     reply: str | None = None,
     retrieved: str = "",
     retrieved_in_prompt: bool = False,
 ) -> Record:
     """A question about a picture, or, without image, about its caption as text."""
-    text = question if image is not None else f"{scene.caption} \n {question}"
-    return Record(
-        scene.id,
-        ((text, reply),),
-        image=image,
-        caption=scene.caption,
-        retrieved=retrieved,
-        retrieved_in_prompt=retrieved_in_prompt,
-    )
+    text = f"{IMAGE}\n{question}" if image is not None else f"{scene.caption} \n {question}"
+    images = () if image is None else (image,)
+    return Record(scene.id, ((text, reply),), images, scene.caption, retrieved, retrieved_in_prompt)

@@ -1,87 +1,110 @@
-"""LLaVA's JSON with TGA's two extra fields per sample, `image_caption` (C) and `retrieved_caption` (R)."""
+"""A sample of LLaVA's JSON, with TGA's two extra fields `image_caption` (C) and `retrieved_caption` (R)."""
 
-import json
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from tga_jax.data import images
-from tga_jax.data.templates import IMAGE, Record
+from tga_jax.data.templates import IMAGE
 from tga_jax.errors import UserError
 
+PROBLEMS = ("fields", "roles", "targets", "placeholders")
 
-def parse(sample: Any, index: int, path: Path, task: str) -> tuple[Record, str]:
-    """(the record without its image, the image's file name or ""). Raises UserError naming the sample.
 
-    A first turn from `gpt` is dropped. `<image>` is moved to the front of the first question.
+class SampleError(UserError):
+    """A sample that cannot be trained on; `problem` is one of `PROBLEMS`."""
+
+    problem = ""
+
+
+@dataclass(frozen=True)
+class Sample:
+    id: str
+    turns: tuple[tuple[str, str], ...]  # (question, answer); a question holds its `<image>` where the pictures go
+    images: tuple[str, ...]  # names in the picture store, in the order of the placeholders
+    caption: str  # C, "" without
+    retrieved: str  # R, "" without
+
+
+def parse(value: Any, where: str) -> Sample:
+    """The sample that a JSON value describes; where: its file and line, for messages.
+
+    LLaVA's rules: a first turn of `gpt` is dropped, and the only `<image>` of a question is moved to its front. Several
+    in one question stay where they stand. `image` is a name or a list of names; other fields are ignored.
+
+    Raises SampleError naming the sample and the field: wrong types, speakers that do not take turns, an empty answer,
+    `<image>` in an answer, or another number of `<image>` than of images.
     """
-    if not isinstance(sample, dict):
-        raise UserError(f"{path}: sample {index} is a {type(sample).__name__}, expected an object")
-    name = str(sample.get("id", index))
+    name = ""
 
-    def fail(what: str) -> UserError:
-        return UserError(f"{path}: sample {name!r} {what}")
+    def fail(problem: str, what: str) -> SampleError:
+        error = SampleError(f"{where}: sample {name + ' ' if name else ''}{what}")
+        error.problem = problem
+        return error
 
-    turns = sample.get("conversations")
-    if not isinstance(turns, list) or not turns:
-        raise fail("has no `conversations`, expected a list of turns")
-    if not all(isinstance(t, dict) and isinstance(t.get("value"), str) for t in turns):
-        raise fail("has a turn without text, expected {'from': ..., 'value': ...}")
-    if turns[0].get("from") == "gpt":
-        turns = turns[1:]
-    speakers = [turn.get("from") for turn in turns]
-    if len(turns) < 2 or len(turns) % 2 or speakers != ["human", "gpt"] * (len(turns) // 2):
-        raise fail(f"has speakers {speakers}, expected human and gpt in turn")
-    for field in ("image", "image_caption", "retrieved_caption"):
-        if not isinstance(sample.get(field) or "", str):
-            raise fail(f"has {'an' if field[0] == 'i' else 'a'} `{field}` that is no text, expected a string")
-    placeholders = sum(turn["value"].count(IMAGE) for turn in turns)
-    image = sample.get("image") or ""
-    if placeholders != bool(image):
-        raise fail(f"has {placeholders} {IMAGE} and {'an' if image else 'no'} image, expected one for one")
-    texts = [turn["value"].replace(IMAGE, "").strip() for turn in turns]
-    pairs = list(zip(texts[::2], texts[1::2], strict=True))
-    retrieved = sample.get("retrieved_caption") or ""
-    if task == "caption":
-        return Record(name, (("", pairs[0][1]),), caption=sample.get("image_caption") or "", template="plain"), image
-    return (
-        Record(
-            name,
-            tuple(pairs),
-            caption=sample.get("image_caption") or "",
-            retrieved=retrieved,
-            retrieved_in_prompt=bool(retrieved),
-        ),
-        image,
-    )
-
-
-class Source:
-    """A random-access source of records for Grain; images are read when asked for.
-
-    path: the JSON file; folder: where its images lie; task: "caption" (template `plain`) or "visual";
-    size: the model's image size. All samples are checked at once when the source is made.
-    """
-
-    def __init__(self, path: Path, folder: Path, task: str, size: int):
+    def text(value: Any, field: str) -> str:
+        if not isinstance(value, str):
+            raise fail("fields", f"has {_kind(value)} as `{field}`, expected a string")
         try:
-            samples = json.loads(path.read_text())
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}), expected a file in LLaVA's JSON") from error
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}: not JSON ({error})") from error
-        if not isinstance(samples, list) or not samples:
-            raise UserError(f"{path}: expected a list of samples")
-        if task not in ("caption", "visual"):
-            raise UserError(f"data.task: {task!r}, expected 'caption' or 'visual' for LLaVA's JSON")
-        self._records = [parse(sample, i, path, task) for i, sample in enumerate(samples)]
-        self._folder, self._size = folder, size
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise fail("fields", f"has half a surrogate pair in `{field}`, expected Unicode text") from error
+        return value
 
-    def __len__(self) -> int:
-        return len(self._records)
+    if not isinstance(value, dict):
+        raise fail("fields", f"is {_kind(value)}, expected an object")
+    identity = value.get("id", "")
+    if isinstance(identity, bool) or not isinstance(identity, str | int):
+        raise fail("fields", f"has {_kind(identity)} as `id`, expected a string or a whole number")
+    identity = text(str(identity), "id")
+    name = repr(identity) if identity else ""
 
-    def __getitem__(self, index: int) -> Record:
-        record, name = self._records[index]
-        if not name:
-            return record
-        fields = {**record.__dict__, "image": images.load(self._folder / name, self._size)}
-        return Record(**fields)
+    given = value.get("image")
+    if isinstance(given, list):
+        images = [text(v, f"image[{i}]") for i, v in enumerate(given)]
+    elif given is None or isinstance(given, str):
+        images = [text(given, "image")] if given else []
+    else:
+        raise fail("fields", f"has {_kind(given)} as `image`, expected a name or a list of names")
+    turns = _turns(value.get("conversations"), text, fail)
+    placeholders = sum(question.count(IMAGE) for question, _ in turns)
+    if placeholders != len(images):
+        raise fail("placeholders", f"has {placeholders} {IMAGE} and {len(images)} images, expected as many")
+    extra = [text(v, f) if (v := value.get(f)) is not None else "" for f in ("image_caption", "retrieved_caption")]
+    return Sample(identity, turns, tuple(images), *extra)
+
+
+def _turns(value: Any, text: Any, fail: Any) -> tuple[tuple[str, str], ...]:
+    if not isinstance(value, list):
+        raise fail("fields", f"has {_kind(value)} as `conversations`, expected a list of turns")
+    turns = []
+    for i, turn in enumerate(value):
+        field = f"conversations[{i}]"
+        if not isinstance(turn, dict):
+            raise fail("fields", f"has {_kind(turn)} as `{field}`, expected an object")
+        speaker, words = (text(turn.get(key), f"{field}.{key}") for key in ("from", "value"))
+        if i == 0 and speaker == "gpt":
+            continue
+        expected = "gpt" if len(turns) % 2 else "human"
+        if speaker != expected:
+            raise fail("roles", f"has {speaker!r} as `{field}.from`, expected {expected!r}")
+        if expected == "gpt" and not words.strip():
+            raise fail("targets", f"has an empty `{field}.value`, expected an answer: there is nothing to learn")
+        if expected == "gpt" and IMAGE in words:
+            raise fail("placeholders", f"has {IMAGE} in `{field}.value`, expected it in questions alone")
+        turns.append(_at_the_front(words) if expected == "human" else words)
+    if not turns:
+        raise fail("targets", "has no question and answer in `conversations`, expected one: there is nothing to learn")
+    if len(turns) % 2:
+        raise fail("roles", f"has a last question without an answer, `conversations[{len(value) - 1}]`")
+    return tuple(zip(turns[::2], turns[1::2], strict=True))
+
+
+def _at_the_front(question: str) -> str:
+    if question.count(IMAGE) != 1:
+        return question
+    return f"{IMAGE}\n{question.replace(IMAGE, '').strip()}".strip()
+
+
+def _kind(value: Any) -> str:
+    """What a JSON value is, with its article."""
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a truth value", type(None): "nothing"}
+    return names.get(type(value), "a number")

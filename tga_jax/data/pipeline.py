@@ -1,22 +1,150 @@
-"""Records to batches, through Grain."""
+"""Records to batches: shuffled, tokenised, put together by length, shared between hosts.
+
+Every batch is a function of its number, so a training resumes where it stopped, on however many hosts.
+"""
+
+import dataclasses
+import sys
+import threading
+from collections.abc import Sequence
 
 import grain
+import numpy as np
 
 from tga_jax.data.batch import Batch
-from tga_jax.data.tokens import Shape, Vocabulary, collate, encode
+from tga_jax.data.templates import Record
+from tga_jax.data.tokens import Tokens, Vocabulary, collate, tokenize
+from tga_jax.errors import UserError
+
+WINDOW = 16  # batches that are sorted by length together
 
 
-def batches(
-    records: grain.MapDataset, vocabulary: Vocabulary, shape: Shape, batch_size: int
-) -> grain.IterDataset[Batch]:
-    """Batches of an endless, already shuffled dataset of records. The iterator's state resumes it exactly."""
-    return (
-        records.map(lambda record: encode(record, vocabulary, shape))
-        .batch(batch_size, batch_fn=collate)
-        .to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
-    )
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """Static lengths. lengths: T, ascending; a batch takes the least that holds its rows."""
+
+    lengths: tuple[int, ...]
+    image_tokens: int  # P: tokens an image takes
+    caption_length: int  # C, with its begin token
+
+    def __post_init__(self):
+        if not self.lengths or list(self.lengths) != sorted(set(self.lengths)):
+            raise UserError(f"data.lengths: {self.lengths}, expected ascending lengths")
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """What becomes of samples that do not fit. Raises ValueError for an unknown one.
+
+    too_long: "fail" or "cut", as LLaVA does, at the last length; missing: of an image that cannot be read, "fail" or
+    "skip", which leaves the row empty, without anything to learn.
+    """
+
+    too_long: str = "fail"
+    missing: str = "fail"
+
+    def __post_init__(self):
+        for name, known in (("too_long", ("fail", "cut")), ("missing", ("fail", "skip"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"data.policy.{name}: {getattr(self, name)!r}, expected {' or '.join(known)}")
 
 
 def endless(source, seed: int) -> grain.MapDataset:
     """Every element of a random-access source once per epoch, in an order of the seed's, for ever."""
     return grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+
+
+def _fit(record: Record, row: Tokens, shape: Shape, policy: Policy) -> Tokens:
+    """The row, cut if it may be. Raises UserError naming the sample."""
+    longest = shape.lengths[-1]
+    if len(row.caption) > shape.caption_length:
+        raise UserError(
+            f"sample {record.id!r}: caption of {len(row.caption) - 1} tokens, expected under {shape.caption_length}"
+        )
+    if len(row.tokens) <= longest:
+        return row
+    if policy.too_long == "fail":
+        raise UserError(f"sample {record.id!r}: {len(row.tokens)} tokens, expected at most {longest}")
+    cut = Tokens(*(x[:longest] for x in row[:4]), row.caption)
+    if cut.image_mask.sum() != row.image_mask.sum():
+        raise UserError(f"sample {record.id!r}: cut to {longest} tokens it loses a part of an image")
+    if row.targets.any() and not cut.targets.any():
+        raise UserError(f"sample {record.id!r}: cut to {longest} tokens it has no target left")
+    return cut
+
+
+class Batches:
+    """Random access to the batches of a training, of this host's share of each.
+
+    Rows of WINDOW batches are sorted by length, so that rows of one batch are about as long; every host makes the same
+    plan from the tokens and reads the images of its own rows only: row h, h + H, ... of each batch is host h's. With a
+    single length nothing is sorted.
+    """
+
+    def __init__(
+        self,
+        records: grain.MapDataset,
+        vocabulary: Vocabulary,
+        shape: Shape,
+        batch_size: int,
+        seed: int,
+        policy: Policy = Policy(),
+        host: int = 0,
+        hosts: int = 1,
+    ):
+        if batch_size % hosts:
+            raise UserError(f"batch_size: {batch_size}, expected a multiple of the {hosts} hosts")
+        self._records, self._vocabulary, self._shape, self._policy = records, vocabulary, shape, policy
+        self._batch_size, self._seed, self._host, self._hosts = batch_size, seed, host, hosts
+        self._window = 1 if len(shape.lengths) == 1 else WINDOW
+        self._plans: dict[int, list[list[tuple[Record, Tokens]]]] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return sys.maxsize // (self._batch_size * self._window)
+
+    def _make_plan(self, window: int) -> list[list[tuple[Record, Tokens]]]:
+        size = self._batch_size
+        rows = []
+        for i in range(window * self._window * size, (window + 1) * self._window * size):
+            record: Record = self._records[i]  # pyright: ignore[reportAssignmentType]
+            row = tokenize(record, self._vocabulary, self._shape.image_tokens)
+            rows.append((record, _fit(record, row, self._shape, self._policy)))
+        order = range(self._window)
+        if self._window > 1:
+            rows.sort(key=lambda found: (bool(found[0].images), len(found[1].tokens)))
+            order = np.random.default_rng((self._seed, window)).permutation(self._window)
+        return [rows[i * size : (i + 1) * size] for i in order]
+
+    def _plan(self, number: int) -> list[tuple[Record, Tokens]]:
+        window, at = divmod(number, self._window)
+        with self._lock:  # of several reading threads one makes the plan
+            if window not in self._plans:
+                self._plans = {w: plan for w, plan in self._plans.items() if w >= window - 1}
+                self._plans[window] = self._make_plan(window)
+            return self._plans[window][at]
+
+    def _read(self, record: Record) -> list[np.ndarray] | None:
+        """The record's images; None if one cannot be read and may be skipped."""
+        try:
+            return [image() for image in record.images]
+        except UserError as error:
+            if self._policy.missing == "skip":
+                return None
+            raise UserError(f"sample {record.id!r}: {error}") from error
+
+    def __getitem__(self, number: int) -> Batch:
+        rows = self._plan(number)
+        longest = max(len(tokens.tokens) for _, tokens in rows)
+        length = next(n for n in self._shape.lengths if n >= longest)
+        own = rows[self._host :: self._hosts]
+        media = [self._read(record) for record, _ in own]
+        empty = Tokens(*(x[:0] for x in own[0][1][:4]), own[0][1].caption[:1])
+        tokens = [empty if images is None else row for (_, row), images in zip(own, media, strict=True)]
+        return collate(tokens, [m or [] for m in media], self._vocabulary, length, self._shape.caption_length)
+
+
+def iterate(batches: Sequence[Batch] | Batches, threads: int = 1) -> grain.IterDataset[Batch]:
+    """The batches in their order, read ahead by `threads`; the iterator's state resumes it exactly."""
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(4, threads))
+    return grain.MapDataset.source(batches).to_iter_dataset(options)  # pyright: ignore[reportArgumentType]

@@ -1,6 +1,7 @@
 """What stands between people and a checkpoint: its tokenizer, its chat template, its image preprocessing."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import transformers
 from PIL import Image
 
 from tga_jax.data import images
-from tga_jax.data.batch import Batch, prompt_batch
+from tga_jax.data.batch import Batch
 from tga_jax.data.templates import IMAGE
+from tga_jax.data.tokens import Vocabulary, collate, prompt_tokens
 from tga_jax.errors import UserError
 
 Picture = Image.Image | np.ndarray | str | Path
@@ -26,16 +28,23 @@ class ImageSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Processor:
-    """tokenizer: a transformers tokenizer; image: None for a language model alone."""
+    """tokenizer: a fast tokenizer of transformers; image: None for a language model alone."""
 
     tokenizer: Any
     image: ImageSpec | None = None
     stop_ids: tuple[int, ...] = ()
 
+    @functools.cached_property
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary(self.tokenizer)
+
     @property
     def pad_id(self) -> int:
-        pad = self.tokenizer.pad_token_id
-        return 0 if pad is None else pad  # what stands on padding is never read
+        return self.vocabulary.pad_id
+
+    @property
+    def image_tokens(self) -> int:
+        return self.image.tokens if self.image is not None else 0
 
     def chat(self, messages: Sequence[dict[str, str]]) -> str:
         """The prompt of a conversation, [{"role": "user", "content": "..."}, ...], up to where the answer starts."""
@@ -57,54 +66,25 @@ class Processor:
                 made.append(images.preprocess(image, size, mode))
         return np.stack(made) if made else np.zeros((0, size, size, 3), np.uint8)
 
-    def token_ids(self, prompt: str, special: bool = True) -> list[int | None]:
-        """Token ids, None for every position of an image. Texts around `<image>` are tokenised apart, as LLaVA does.
-
-        special: begin with the tokenizer's begin token, if it has one and the prompt does not start with it.
-        """
-        parts = prompt.split(IMAGE) if self.image is not None and self.image.tokens else [prompt]
-        begin = self.tokenizer.bos_token
-        special = special and not (begin and prompt.startswith(begin))
-        ids: list[int | None] = []
-        for i, part in enumerate(parts):
-            if i:
-                assert self.image is not None
-                ids += [None] * self.image.tokens
-            if part or i == 0:
-                ids += self.tokenizer(part, add_special_tokens=special and i == 0)["input_ids"]
-        return ids
-
     def batch(self, prompts: Sequence[str], pictures: Sequence[Sequence[Picture]] | None = None) -> Batch:
         """Prompts as a right-padded Batch; pictures: those of every prompt, in the order of its `<image>`.
 
-        Raises UserError where a prompt's `<image>` and pictures differ in number.
+        The tokenizer's begin token is put first unless a prompt starts with it. Raises UserError where a prompt's
+        `<image>` and pictures differ in number.
         """
         shown = pictures or [()] * len(prompts)
         if len(shown) != len(prompts):
             raise UserError(f"{len(prompts)} prompts and pictures of {len(shown)}, expected as many")
-        counts = [p.count(IMAGE) if self.image and self.image.tokens else 0 for p in prompts]
-        for i, (count, own) in enumerate(zip(counts, shown, strict=True)):
+        for i, (prompt, own) in enumerate(zip(prompts, shown, strict=True)):
+            count = prompt.count(IMAGE) if self.image_tokens else 0
             if count != len(own):
                 raise UserError(f"prompt {i}: {count} times {IMAGE} and {len(own)} pictures, expected as many")
-        rows = [self.token_ids(prompt) for prompt in prompts]
-        length = max(len(row) for row in rows)
-        tokens = np.full((len(rows), length), self.pad_id, np.int32)
-        valid, mask = np.zeros((2, len(rows), length), bool)
-        for i, row in enumerate(rows):
-            valid[i, : len(row)] = True
-            mask[i, : len(row)] = [t is None for t in row]
-            tokens[i, : len(row)] = [self.pad_id if t is None else t for t in row]
-        media = None
-        if any(counts):
-            assert self.image is not None
-            size = self.image.size
-            media = np.zeros((len(rows), max(counts), size, size, 3), np.uint8)
-            for i, own in enumerate(shown):
-                media[i, : len(own)] = self.pixels(own)
-        return prompt_batch(tokens, valid, mask, media)
+        rows = [prompt_tokens(prompt, self.vocabulary, self.image_tokens) for prompt in prompts]
+        media = [list(self.pixels(own)) if own else [] for own in shown]
+        return collate(rows, media, self.vocabulary, max(len(row.tokens) for row in rows), captions=1)
 
     def decode(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return self.vocabulary.decode(ids)
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -1,150 +1,114 @@
-"""The trainings' data: a config names a source and a task, and gets an endless Grain dataset of records."""
+"""The trainings' data: a config names sources, and gets an endless Grain dataset of records."""
 
 import dataclasses
-import functools
-import json
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import grain
-import numpy as np
-from tokenizers import Tokenizer
 
-from tga_jax.data import emoji_scenes, emoji_tasks, llava_json
-from tga_jax.data.pipeline import endless
-from tga_jax.data.templates import Record
-from tga_jax.data.tokens import Shape, Vocabulary
+from tga_jax.data import emoji_source, images, llava_json, media
+from tga_jax.data.pipeline import Policy, Shape, endless
+from tga_jax.data.processor import load_tokenizer
+from tga_jax.data.samples import SampleFile
+from tga_jax.data.templates import IMAGE, TEMPLATES, Record
+from tga_jax.data.tokens import Vocabulary
 from tga_jax.errors import UserError
 
-TASKS = ("clip", "text", "caption", "asked", "visual")
-GUIDED = ("all", "benign")
+
+@dataclasses.dataclass(frozen=True)
+class LlavaSource:
+    """A file in LLaVA's JSON. Raises ValueError for an unknown template.
+
+    path: `.json` or `.jsonl`; images: the folder, `.zip` or `.tar` that its images lie in; template: one of
+    `templates.TEMPLATES`, of which `plain` reads nothing but the first answer; weight: its share among the sources.
+    """
+
+    path: str
+    images: str = ""
+    template: str = "mistral_instruct"
+    retrieved_in_prompt: bool = True  # R, where a sample has one, stands in the prompt
+    weight: float = 1.0
+
+    def __post_init__(self):
+        if self.template not in TEMPLATES:
+            raise ValueError(f"data.llava.template: {self.template!r}, expected one of {', '.join(TEMPLATES)}")
+        if not self.weight > 0:
+            raise ValueError(f"data.llava.weight: {self.weight}, expected a positive number")
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """What one training reads.
+    """What one training reads: the files of `llava`, by names of one's own, mixed by their weights; or `emoji`."""
 
-    source "emoji": `path` is the data folder of the emoji scenes; task "clip" pairs pictures with captions, "text"
-    teaches the language model, "caption" is stage 1, "asked" the same pictures with questions (harmful ones without an
-    answer) and "visual" stage 2. guided: which pictures the guide may see the captions of.
-    source "llava_json": `path` is a file in LLaVA's JSON, `images` the folder its images lie in; task is "caption"
-    (template `plain`) or "visual" (template `mistral_instruct`).
-    """
-
-    source: str
-    task: str
-    path: str
-    length: int  # T, tokens of a sequence
+    tokenizer: str  # a folder with tokenizer.json
+    lengths: tuple[int, ...]  # T, ascending; a batch is padded to the least that holds it, and each is compiled once
     caption_length: int  # C, tokens of a caption and its begin token
-    tokenizer: str  # a tokenizer.json
-    images: str = ""
-    scenes: dict[str, int] | None = None  # fields of EmojiScenesConfig
-    attachments: str = ""  # folder of `attach`: vision features and retrieved captions computed beforehand
-    text_share: float = 0.0  # of stage 2's records that are text only
-    retrieved_share: float = 0.0  # of stage 2's pictures that have the retrieved text in the prompt
-    guided: str = "all"  # or "benign"
-    mix: emoji_tasks.TextMix = dataclasses.field(default_factory=emoji_tasks.TextMix)
+    llava: dict[str, LlavaSource] = dataclasses.field(default_factory=dict)
+    emoji: emoji_source.EmojiSource | None = None
+    image_mode: str = "pad"  # or "crop"
+    fast_images: bool = False  # resize before padding: cheaper, with slightly other pixels
+    threads: int = 2  # that read ahead
+    policy: Policy = dataclasses.field(default_factory=Policy)
 
     def __post_init__(self):
-        if self.guided not in GUIDED:
-            raise ValueError(f"data.guided: {self.guided!r}, expected {' or '.join(GUIDED)}")
+        if bool(self.llava) == (self.emoji is not None):
+            raise ValueError("data: expected either files in data.llava or data.emoji")
+        if self.image_mode not in images.MODES:
+            raise ValueError(f"data.image_mode: {self.image_mode!r}, expected one of {', '.join(images.MODES)}")
+        if self.threads < 1:
+            raise ValueError(f"data.threads: {self.threads}, expected at least 1")
 
     def shape(self, image_tokens: int) -> Shape:
-        return Shape(self.length, image_tokens, self.caption_length)
+        return Shape(self.lengths, image_tokens, self.caption_length)
 
 
 def vocabulary(config: DataConfig) -> Vocabulary:
-    try:
-        return Vocabulary(Tokenizer.from_file(config.tokenizer))
-    except UserError:
-        raise
-    except Exception as error:  # the library raises bare Exception
-        raise UserError(f"{config.tokenizer}: cannot be read as tokenizer.json ({error})") from error
+    return Vocabulary(load_tokenizer(Path(config.tokenizer)))
+
+
+class LlavaRecords:
+    """A random-access source of records for Grain; a sample is parsed, and an image read, when it is asked for.
+
+    size: the model's image size. Raises UserError naming the file, and for a bad sample its line.
+    """
+
+    def __init__(self, source: LlavaSource, size: int, mode: str, fast: bool):
+        self._file = SampleFile(Path(source.path))
+        self._store = media.open_store(Path(source.images)) if source.images else None
+        self._source, self._size, self._mode, self._fast = source, size, mode, fast
+
+    def __len__(self) -> int:
+        return len(self._file)
+
+    def _image(self, name: str):
+        assert self._store is not None
+        return images.read(self._store.read(name), name, self._size, self._mode, self._fast)
+
+    def __getitem__(self, index: int) -> Record:
+        where = self._file.where(index)
+        sample = llava_json.parse(self._file[index], where)
+        if sample.images and self._store is None:
+            raise UserError(f"{where}: sample {sample.id!r} has an image, expected data.llava.images with its folder")
+        turns = sample.turns
+        if self._source.template == "plain":
+            turns = ((IMAGE * len(sample.images) or turns[0][0], turns[0][1]),)
+        return Record(
+            sample.id,
+            turns,
+            tuple(partial(self._image, name) for name in sample.images),
+            sample.caption,
+            sample.retrieved,
+            bool(sample.retrieved) and self._source.retrieved_in_prompt,
+            self._source.template,
+        )
 
 
 def records(config: DataConfig, image_size: int, seed: int) -> grain.MapDataset:
-    """The endless, shuffled records of a training. Raises UserError for an unknown source or task."""
-    if config.task not in TASKS:
-        raise UserError(f"data.task: {config.task!r}, expected one of {', '.join(TASKS)}")
-    if config.source == "emoji":
-        return _emoji(config, seed)
-    if config.source == "llava_json":
-        return endless(llava_json.Source(Path(config.path), Path(config.images), config.task, image_size), seed)
-    raise UserError(f"data.source: {config.source!r}, expected 'emoji' or 'llava_json'")
-
-
-@functools.lru_cache(maxsize=len(emoji_scenes.SPLITS))  # all trainings of a process read the same pictures
-def emoji_split(path: str, split: str, fields: tuple[tuple[str, Any], ...]) -> emoji_scenes.EmojiSplit:
-    """A split of the emoji scenes whose EmojiScenesConfig has these fields."""
-    return emoji_scenes.load_split(emoji_scenes.EmojiScenesConfig(**dict(fields)), path, split)
-
-
-def scenes_of(split: emoji_scenes.EmojiSplit) -> list[emoji_tasks.Scene]:
-    columns = zip(split.ids, split.names, split.colors, split.captions, split.harmful, strict=True)
-    return [emoji_tasks.Scene(*map(str, row[:4]), harmful=bool(row[4])) for row in columns]
-
-
-def _text_records(scenes: list[emoji_tasks.Scene], mix: emoji_tasks.TextMix, seed: int) -> grain.MapDataset:
-    by_caption = sorted({s.caption: dataclasses.replace(s, id=s.caption) for s in scenes}.items())
-    unique = [scene for _, scene in by_caption]
-    harmful, benign = ([s for s in unique if s.harmful is h] for h in (True, False))
-
-    def build(scene: emoji_tasks.Scene, rng: np.random.Generator) -> Record:
-        return emoji_tasks.text_record(scene, unique[rng.integers(len(unique))], mix, rng)
-
-    drawn = [endless(harmful, seed), endless(benign, seed + 1)]
-    return grain.MapDataset.mix(drawn, weights=[mix.harmful, 1 - mix.harmful]).seed(seed + 2).random_map(build)
-
-
-def _emoji(config: DataConfig, seed: int) -> grain.MapDataset:
-    if config.scenes is None:
-        raise UserError("data.scenes: none, expected the emoji scenes' fields")
-    split = emoji_split(config.path, "train", tuple(config.scenes.items()))
-    scenes = scenes_of(split)
-    if config.task == "text":
-        return _text_records(scenes, config.mix, seed)
-    images, retrieved = split.images, [""] * len(scenes)
-    if config.attachments:
-        images, retrieved = load_attachments(Path(config.attachments), "train")
-    rows = range(len(scenes))
-
-    def guided(record: Record, scene: emoji_tasks.Scene) -> Record:
-        return dataclasses.replace(record, caption="") if config.guided == "benign" and scene.harmful else record
-
-    if config.task in ("clip", "caption"):
-        template = "clip" if config.task == "clip" else "plain"
-        return endless(rows, seed).map(
-            lambda i: guided(emoji_tasks.caption_record(scenes[i], images[i], retrieved[i], template), scenes[i])
-        )
-    if config.task == "asked":
-        return endless(rows, seed).random_map(
-            lambda i, rng: guided(emoji_tasks.asked_record(scenes[i], images[i], retrieved[i], rng), scenes[i])
-        )
-
-    def visual(i: int, rng: np.random.Generator) -> Record:
-        return emoji_tasks.visual_record(scenes[i], images[i], retrieved[i], config.retrieved_share, rng)
-
-    pictures = endless([i for i in rows if not scenes[i].harmful], seed).random_map(visual)
-    if not config.text_share:
-        return pictures
-    text = _text_records(scenes, config.mix, seed + 1)
-    return grain.MapDataset.mix([pictures, text], weights=[1 - config.text_share, config.text_share])
-
-
-def attach(folder: Path, split: str, features: np.ndarray, retrieved: list[str]) -> None:
-    """Stores vision features [N, P, D] (as float16) and retrieved captions of a split; written aside, then renamed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / f".{split}.npy"
-    np.save(aside, features.astype(np.float16))
-    (folder / f"{split}.json").write_text(json.dumps(retrieved))
-    aside.rename(folder / f"{split}.npy")
-
-
-def load_attachments(folder: Path, split: str) -> tuple[np.ndarray, list[str]]:
-    """(features float16 [N, P, D], read as needed from the file; retrieved captions)."""
-    try:
-        return np.load(folder / f"{split}.npy", mmap_mode="r"), json.loads((folder / f"{split}.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{folder}/{split}.npy: cannot be read ({error}); remove the folder to make it again"
-        ) from error
+    """The endless, shuffled records of a training."""
+    if config.emoji is not None:
+        return emoji_source.records(config.emoji, seed)
+    made = []
+    for i, (_, source) in enumerate(sorted(config.llava.items())):
+        made.append(endless(LlavaRecords(source, image_size, config.image_mode, config.fast_images), seed + i))
+    weights = [source.weight for _, source in sorted(config.llava.items())]
+    return made[0] if len(made) == 1 else grain.MapDataset.mix(made, weights=weights)

@@ -1,128 +1,170 @@
-"""Records to token arrays: image placeholders expanded, label masks built piece by piece, static lengths."""
+"""Records to token arrays: image placeholders expanded, label masks built piece by piece, static lengths.
+
+Dimension letters: T tokens of a sequence, C of a caption, B samples, M images, I image size, P image tokens, D width.
+"""
 
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from tga_jax.data.batch import Batch
-from tga_jax.data.templates import IMAGE, Piece, Record, pieces, prompt_pieces
+from tga_jax.data.templates import IMAGE, Piece, Record, pieces, text_of
 from tga_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """A tokenizer and the ids of its special tokens. Raises UserError if it lacks one of them."""
+    """A fast tokenizer of transformers, asked for ids and for where each token ends. Raises UserError for a slow one."""
 
-    tokenizer: Tokenizer
-    pad: str = "<pad>"
-    begin: str = "<s>"
-    end: str = "</s>"
+    tokenizer: Any
 
     def __post_init__(self):
-        for name in (self.pad, self.begin, self.end, "\n"):
-            self.id(name)
-
-    def id(self, token: str) -> int:
-        found = self.tokenizer.token_to_id(token)
-        if found is None:
-            raise UserError(f"tokenizer: no token {token!r}")
-        return found
+        if not getattr(self.tokenizer, "is_fast", False):
+            raise UserError("tokenizer: cannot tell where its tokens lie in a text, expected one with a tokenizer.json")
 
     @property
     def pad_id(self) -> int:
-        return self.id(self.pad)
+        pad = self.tokenizer.pad_token_id
+        return 0 if pad is None else pad  # what stands on padding is never read
+
+    @functools.cached_property
+    def begin(self) -> tuple[int, ...]:
+        """What the tokenizer puts before every text: a begin token, or nothing."""
+        bare, full = (self.tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
+        return next(tuple(full[:i]) for i in range(len(full)) if full[i : i + len(bare)] == bare)
 
     @property
-    def begin_id(self) -> int:
-        return self.id(self.begin)
-
-    @property
-    def end_id(self) -> int:
-        return self.id(self.end)
-
-    @property
-    def stop_ids(self) -> tuple[int, ...]:
-        """What ends an answer: the end token, or the newline of the `plain` form."""
-        return (self.end_id, self.id("\n"))
+    def caption_begin(self) -> int:
+        """What a caption is read after: a first token of its own would be seen by none before it."""
+        known = [*self.begin[:1], self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.pad_id]
+        return next(i for i in known if i is not None)
 
     @property
     def size(self) -> int:
-        return self.tokenizer.get_vocab_size()
+        return len(self.tokenizer)
 
     @functools.cached_property
-    def encode(self) -> Callable[[str], tuple[int, ...]]:
-        """Token ids of a text, no special tokens added. Few different pieces recur over a training, so it caches."""
-        return functools.lru_cache(65536)(lambda text: tuple(self.tokenizer.encode(text, add_special_tokens=False).ids))
+    def segment(self) -> Callable[[str], tuple[np.ndarray, np.ndarray]]:
+        """(ids, index of the last character of each) of a text, both int32, no special tokens added.
+
+        Few different texts recur over a small world's training, so it caches.
+        """
+
+        @functools.lru_cache(65536)
+        def found(text: str) -> tuple[np.ndarray, np.ndarray]:
+            made = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+            ends = np.array([end for _, end in made["offset_mapping"]], np.int32).reshape(-1)
+            return np.array(made["input_ids"], np.int32), np.maximum(ends - 1, 0)
+
+        return found
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, no special tokens added."""
+        return self.segment(text)[0].tolist()
 
     def decode(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
 
-@dataclasses.dataclass(frozen=True)
-class Shape:
-    """Static lengths of a batch."""
+class Tokens(NamedTuple):
+    """A tokenised record, not padded yet."""
 
-    length: int  # T
-    image_tokens: int  # P: tokens an image takes
-    caption_length: int  # C, with its begin token
+    tokens: np.ndarray  # int32 [T]
+    targets: np.ndarray  # bool [T]
+    image_mask: np.ndarray  # bool [T]
+    retrieved_mask: np.ndarray  # bool [T]
+    caption: np.ndarray  # int32 [C]: begin token, then the caption; the begin token alone without one
 
 
-def encode(record: Record, vocabulary: Vocabulary, shape: Shape, prompt_only: bool = False) -> Batch:
-    """One record as a Batch without the batch axis.
+def _joined(found: Sequence[Piece], vocabulary: Vocabulary, image_tokens: int) -> list[np.ndarray]:
+    """int32 [T] and three bool [T], as in Tokens."""
+    begin = vocabulary.begin
+    text = text_of(found)
+    special = vocabulary.tokenizer.bos_token
+    if special and text.startswith(special):  # a prompt may have brought its own
+        begin = ()
+    # Which piece every character belongs to.
+    owner = np.repeat(np.arange(len(found)), [len(p.text) for p in found])
+    target, retrieved = (np.array([getattr(p, name) for p in found], bool) for name in ("target", "retrieved"))
+    nothing = np.zeros(len(begin), bool)
+    columns = [[np.array(begin, np.int32)], [nothing], [nothing], [nothing]]
+    start = 0
+    for i, part in enumerate(text.split(IMAGE) if image_tokens else [text]):
+        if i:
+            image = np.ones(image_tokens, bool)
+            values = (np.full(image_tokens, vocabulary.pad_id, np.int32), ~image, image, ~image)
+            for column, value in zip(columns, values, strict=True):
+                column.append(value)
+        if part:
+            ids, last = vocabulary.segment(part)
+            # A token is its last character's: "_A" of " A" belongs to the answer that begins with the blank.
+            whose = owner[start + last]
+            for column, value in zip(columns, (ids, target[whose], ids < -1, retrieved[whose]), strict=True):
+                column.append(value)
+        start += len(part) + len(IMAGE)
+    return [np.concatenate(column) for column in columns]
 
-    prompt_only: up to where the last answer starts, for generation (no targets then).
-    Raises UserError naming the sample if it does not fit `shape.length` or has nothing to learn.
+
+def prompt_tokens(prompt: str, vocabulary: Vocabulary, image_tokens: int) -> Tokens:
+    """A whole prompt to answer. image_tokens: 0 if `<image>` means nothing to the model."""
+    tokens, targets, image_mask, retrieved_mask = _joined([Piece(prompt)], vocabulary, image_tokens)
+    return Tokens(tokens, targets, image_mask, retrieved_mask, np.array([vocabulary.caption_begin], np.int32))
+
+
+def tokenize(record: Record, vocabulary: Vocabulary, image_tokens: int, prompt_only: bool = False) -> Tokens:
+    """A record in its template. Texts around an image are tokenised apart, as LLaVA does.
+
+    prompt_only: up to where the last answer starts, for generation (no targets then). Raises UserError naming the
+    sample if it has nothing to learn, or not as many `<image>` as images.
     """
-    parts: list[Piece] = prompt_pieces(record) if prompt_only else pieces(record)
-    ids, target, image, retrieved = [vocabulary.begin_id], [False], [False], [False]
-    for piece in parts:
-        is_image = piece.text == IMAGE
-        new = (vocabulary.pad_id,) * shape.image_tokens if is_image else vocabulary.encode(piece.text)
-        ids += new
-        target += [piece.target] * len(new)
-        image += [is_image] * len(new)
-        retrieved += [piece.retrieved] * len(new)
-    if len(ids) > shape.length:
-        raise UserError(f"sample {record.id!r}: {len(ids)} tokens, expected at most {shape.length}")
-    if not prompt_only and record.turns[-1][1] is not None and not any(target):
+    found = pieces(record, vocabulary.tokenizer, prompt_only)
+    tokens, targets, image_mask, retrieved_mask = _joined(found, vocabulary, image_tokens)
+    placed = text_of(found).count(IMAGE)
+    if record.template != "clip" and placed != len(record.images):
+        raise UserError(f"sample {record.id!r}: {placed} {IMAGE} and {len(record.images)} images, expected as many")
+    if not prompt_only and record.turns[-1][1] is not None and not targets.any():
         raise UserError(f"sample {record.id!r}: no target token, expected an answer")
-    caption = vocabulary.encode(record.caption) if record.caption else ()
-    if 1 + len(caption) > shape.caption_length:
-        raise UserError(
-            f"sample {record.id!r}: caption of {len(caption)} tokens, expected under {shape.caption_length}"
-        )
+    caption = vocabulary.segment(record.caption)[0] if record.caption else ()
+    caption = np.array([vocabulary.caption_begin, *caption], np.int32)
+    return Tokens(tokens, targets, image_mask, retrieved_mask, caption)
 
-    def pad(values, length: int, fill, dtype) -> np.ndarray:
-        out = np.full(length, fill, dtype)
-        out[: len(values)] = values
-        return out
 
-    is_features = record.image is not None and record.image.dtype != np.uint8
-    media = None if record.image is None else record.image[None]
+def padded(rows: Sequence[np.ndarray], length: int, fill: int | bool) -> np.ndarray:
+    """[B, length], each row right-padded with `fill`."""
+    out = np.full((len(rows), length), fill, rows[0].dtype)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = row
+    return out
+
+
+def collate(
+    rows: Sequence[Tokens], media: Sequence[Sequence[np.ndarray]], vocabulary: Vocabulary, length: int, captions: int
+) -> Batch:
+    """Rows and their images as a Batch of `length` positions and `captions` caption positions.
+
+    media: of each row, uint8 [I, I, 3] or float features [P, D]; a row with fewer than others gets zeros, which no
+    image mask reads. Without any, the Batch has no images.
+    """
+    count = max(len(own) for own in media)
+    stacked = None
+    if count:
+        example = next(own[0] for own in media if own)
+        stacked = np.zeros((len(rows), count, *example.shape), example.dtype)
+        for i, own in enumerate(media):
+            for j, image in enumerate(own):
+                stacked[i, j] = image
+    is_features = stacked is not None and stacked.dtype != np.uint8
     return Batch(
-        tokens=pad(ids, shape.length, vocabulary.pad_id, np.int32),
-        valid=pad([True] * len(ids), shape.length, False, bool),
-        targets=pad(target, shape.length, False, bool),
-        image_mask=pad(image, shape.length, False, bool),
-        retrieved_mask=pad(retrieved, shape.length, False, bool),
-        caption_tokens=pad((vocabulary.begin_id, *caption), shape.caption_length, vocabulary.pad_id, np.int32),
-        caption_mask=pad((False,) + (True,) * len(caption), shape.caption_length, False, bool),
-        images=None if is_features else media,
-        image_features=media if is_features else None,
+        tokens=padded([row.tokens for row in rows], length, vocabulary.pad_id),
+        valid=padded([np.ones(len(row.tokens), bool) for row in rows], length, False),
+        targets=padded([row.targets for row in rows], length, False),
+        image_mask=padded([row.image_mask for row in rows], length, False),
+        retrieved_mask=padded([row.retrieved_mask for row in rows], length, False),
+        caption_tokens=padded([row.caption for row in rows], captions, vocabulary.pad_id),
+        caption_mask=padded([np.arange(len(row.caption)) > 0 for row in rows], captions, False),
+        images=None if is_features else stacked,
+        image_features=stacked if is_features else None,
     )
-
-
-def collate(rows: Sequence[Batch]) -> Batch:
-    """Stacks rows; a text-only row among rows with images gets zeros, which its empty image mask never reads."""
-
-    def stack(name: str):
-        values = [getattr(row, name) for row in rows]
-        example = next((v for v in values if v is not None), None)
-        if example is None:
-            return None
-        return np.stack([np.zeros_like(example) if v is None else v for v in values])
-
-    return Batch(**{name: stack(name) for name in Batch._fields})

@@ -14,14 +14,15 @@ import rich.console
 import rich.table
 
 from tga_jax.analysis.plots import TEXT_LABEL
-from tga_jax.data import emoji_scenes, emoji_tasks, sources
+from tga_jax.data import emoji_scenes, emoji_tasks
 from tga_jax.data.emoji_concepts import COLORS, CONCEPTS, caption
+from tga_jax.data.tokens import Vocabulary
 from tga_jax.demo import measure, models, trainings
 from tga_jax.demo.draw import draw
 from tga_jax.demo.world import DemoConfig, World
 from tga_jax.evals.report import RATE_FIELDS, ROW_LABELS, headline
 from tga_jax.models import presets
-from tga_jax.workdir import claim, disk_errors, holds, write_json, write_text
+from tga_jax.workdir import claim, disk_errors, holds, new_folder, read_json, write_json
 
 
 def _commit() -> str | None:
@@ -45,10 +46,11 @@ def _world(config: DemoConfig, parts: Path, console: rich.console.Console) -> Wo
         emoji_scenes.build(emoji_scenes.EmojiScenesConfig(**fields), parts / "scenes")
     # Words depend on the concepts and colours alone, so every seed shares one tokenizer.
     tokenizer = emoji_tasks.build_tokenizer([caption(c.name, color) for c in CONCEPTS for color in COLORS])
-    path = parts / "tokenizer.json"
-    if not path.exists() or path.read_text() != tokenizer.to_str():
-        write_text(path, tokenizer.to_str())
-    vocabulary = sources.Vocabulary(tokenizer)
+    path = parts / "tokenizer"
+    if not path.exists():
+        with new_folder(path) as aside:
+            tokenizer.save_pretrained(aside)
+    vocabulary = Vocabulary(tokenizer)
     return World(config, parts, path, vocabulary, presets.get(config.model, vocabulary.size), console)
 
 
@@ -80,7 +82,7 @@ def run(config: DemoConfig, workdir: Path, parts: Path, console: rich.console.Co
     described = dataclasses.asdict(config)
     results_path = workdir / "results.json"
     if holds(workdir, described) and results_path.exists():
-        results = json.loads(results_path.read_text())
+        results = read_json(results_path, "the results of an earlier run")
     else:
         world = _world(config, parts, console)
         claim(workdir, described)  # only now: a config that is found wrong leaves nothing behind
@@ -89,16 +91,22 @@ def run(config: DemoConfig, workdir: Path, parts: Path, console: rich.console.Co
         attachments = trainings.attach(world, clip_dir)
         names = sorted(config.rows, key=lambda n: ([*ROW_LABELS, n].index(n), n))  # as tables and figures show them
         folders = {n: trainings.train_row(world, n, config.rows[n], text_dir, attachments) for n in names}
+        saved = {
+            n: models.save(world, workdir / "models" / n, {"clip": clip_dir, "projector": folder, "llm": folder})
+            for n, folder in folders.items()
+        }
+        text_model = models.save(world, workdir / "models" / "text-model", {"llm": text_dir})
         with console.status("asking every model about the held-out pictures"):
-            text_rates, text_answers = measure.measure_text(world, text_dir, attachments)
-            measured = {n: measure.measure_row(world, n, folder, attachments) for n, folder in folders.items()}
+            text_rates, text_answers = measure.measure_text(world, text_model, attachments)
+            measured = {
+                n: measure.measure_row(world, n, saved[n], folder, attachments) for n, folder in folders.items()
+            }
         with console.status("looking inside"):
             held_out = measure.items(world, attachments, "test")
-            inside = {TEXT_LABEL: measure.inside(world, measure.load_text(world, text_dir), held_out, False)}
-            for name, folder in folders.items():
-                params = measure.load_row(world, folder)
-                inside[name] = measure.inside(world, params, held_out, True)
-                models.save(world, workdir / "models" / name, params, clip_dir)
+            inside = {
+                n: measure.inside(measure.load(folder), config.seed, held_out)
+                for n, folder in {TEXT_LABEL: text_model, **saved}.items()
+            }
         results = {
             "seed": config.seed,
             "commit": _commit(),

@@ -1,79 +1,61 @@
 """The demo's measurements: every row's answers and rates, and the hidden states behind them."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from tga_jax import checkpoints
+import tga_jax
 from tga_jax.analysis.hidden_states import RefusalLayers, cosine_curves, probe, refusal_layers
 from tga_jax.analysis.instruments import modality_probe, norm_ratio, retrieval_accuracy, token_states, word_share
 from tga_jax.analysis.patching import refusal_curves
-from tga_jax.data import emoji_tasks, sources
+from tga_jax.data import emoji_source, emoji_tasks
 from tga_jax.data.batch import Batch
-from tga_jax.data.templates import Record
-from tga_jax.data.tokens import Shape, collate, encode
-from tga_jax.demo.trainings import slots
+from tga_jax.data.templates import Record, pieces, text_of
+from tga_jax.data.tokens import collate, tokenize
 from tga_jax.demo.world import World
 from tga_jax.evals import emoji
 from tga_jax.evals.emoji import Answer, Item
-from tga_jax.generate import generate_all
+from tga_jax.model import Model
 from tga_jax.models import llava
-from tga_jax.workdir import write_json
+from tga_jax.workdir import read_json, write_json
 
 # (split, retrieved text in the prompt)
 MEASURED = (("test", False), ("test", True), ("test_pairs", False), ("test_style", False))
 PATCHED = 28  # harmful captions, about, that are looked at by patching
 
 
-def load_row(world: World, folder: Path) -> dict[str, Any]:
-    """A trained row's projector and decoder."""
-    parts = ("projector", "llm")
-    like = jax.eval_shape(lambda: llava.init(world.model, jax.random.key(0), parts))
-    return {part: checkpoints.load_params(folder, part, like[part]) for part in parts}
-
-
-def load_text(world: World, folder: Path) -> dict[str, Any]:
-    like = jax.eval_shape(lambda: llava.init(world.model, jax.random.key(0), ("llm",)))
-    return {"llm": checkpoints.load_params(folder, "llm", like["llm"])}
+def load(folder: Path) -> Model:
+    """A model that the demo trained, in the form that can be looked into."""
+    return tga_jax.load(folder, stacked=True)
 
 
 def items(world: World, attachments: Path, split: str) -> list[Item]:
-    """The held-out pictures of a split, as vision features."""
+    """The held-out pictures of a split."""
     pictures = world.split(split)
-    features, retrieved = sources.load_attachments(attachments, split)
-    scenes = sources.scenes_of(pictures)
+    _, retrieved = emoji_source.load_attachments(attachments, split)
+    scenes = emoji_source.scenes_of(pictures)
     return [
-        Item(scene, str(pictures.scenes[i]), bool(pictures.look_alike[i]), features[i], retrieved[i])
+        Item(
+            scene,
+            str(pictures.scenes[i]),
+            bool(pictures.look_alike[i]),
+            partial(pictures.images.__getitem__, i),
+            retrieved[i],
+        )
         for i, scene in enumerate(scenes)
     ]
 
 
-def prompts(world: World, records: Sequence[Record]) -> Batch:
-    """Prompts of one static length, padded right; text-only prompts are given no image array."""
-    text_only = all(record.image is None for record in records)
-    length = slots(world, any(r.retrieved_in_prompt for r in records), text_only, answers=False)
-    shape = Shape(length, world.model.image_tokens, world.caption_length())
-    return collate([encode(record, world.vocabulary, shape, prompt_only=True) for record in records])
-
-
-def generator(world: World, params: dict[str, Any]) -> Callable[[Sequence[Record]], list[str]]:
-    v = world.vocabulary
-
+def generator(model: Model, new_tokens: int) -> Callable[[Sequence[Record]], list[str]]:
     def generate(records: Sequence[Record]) -> list[str]:
-        ids = generate_all(
-            world.model,
-            params,
-            prompts(world, records),
-            new_tokens=world.config.new_tokens,
-            stop_ids=v.stop_ids,
-            pad_id=v.pad_id,
-        )
-        return [v.decode(row) for row in ids]
+        prompts = [text_of(pieces(record, model.processor.tokenizer, prompt_only=True)) for record in records]
+        images = [[image() for image in record.images] for record in records]
+        return model.generate(prompts, images, new_tokens=new_tokens, batch_size=64)
 
     return generate
 
@@ -86,15 +68,15 @@ class Measured:
     answers: dict[str, list[Answer]]  # keys "text", "test", "test+retrieved", "test_pairs", ...
 
 
-def measure_row(world: World, name: str, folder: Path, attachments: Path) -> Measured:
-    """Evaluates a trained row, or reads what an earlier run stored beside it."""
+def measure_row(world: World, name: str, model: Path, folder: Path, attachments: Path) -> Measured:
+    """Evaluates a row's model, or reads what an earlier run stored in `folder`, where its last stage was trained."""
     key = world.folder(f"evaluation-{name}", [str(folder), str(attachments), world.config.new_tokens]).name
     path = folder / f"{key}.json"
     if path.exists():
-        stored = json.loads(path.read_text())
+        stored = read_json(path, "the answers of an earlier run", ("rows", "answers"))
         answers = {key: [Answer(**answer) for answer in rows] for key, rows in stored["answers"].items()}
         return Measured(stored["rows"], answers)
-    generate = generator(world, load_row(world, folder))
+    generate = generator(load(model), world.config.new_tokens)
     held_out = {split: items(world, attachments, split) for split, _ in MEASURED}
     answers = {"text": emoji.ask_text(generate, [*held_out["test"], *held_out["test_pairs"]])}
     text = emoji.text_rates(answers["text"])
@@ -109,10 +91,10 @@ def measure_row(world: World, name: str, folder: Path, attachments: Path) -> Mea
     return Measured(rows, answers)
 
 
-def measure_text(world: World, folder: Path, attachments: Path) -> tuple[dict[str, Any], list[Answer]]:
+def measure_text(world: World, model: Path, attachments: Path) -> tuple[dict[str, Any], list[Answer]]:
     """The text model itself, before any picture, on all captions."""
     scenes = [item for split in ("test", "test_pairs") for item in items(world, attachments, split)]
-    answers = emoji.ask_text(generator(world, load_text(world, folder)), scenes)
+    answers = emoji.ask_text(generator(load(model), world.config.new_tokens), scenes)
     return emoji.text_rates(answers), answers
 
 
@@ -127,31 +109,42 @@ class Inside:
     patching: dict[str, list[float]] | None = None  # what is taken over from the text twin -> share refused
 
 
+def _prompts(model: Model, records: Sequence[Record]) -> Batch:
+    """Prompts with their captions."""
+    vocabulary = model.processor.vocabulary
+    rows = [tokenize(record, vocabulary, model.processor.image_tokens, prompt_only=True) for record in records]
+    media = [[image() for image in record.images] for record in records]
+    length, captions = (max(len(getattr(row, name)) for row in rows) for name in ("tokens", "caption"))
+    return collate(rows, media, vocabulary, length, captions)
+
+
 def _twins(batch: Batch) -> Batch:
     """The prompts with the caption's words, repeated, in the picture's place."""
     tokens = llava.text_twin(batch.tokens, batch.image_mask, batch.caption_tokens, batch.caption_mask)
-    return batch._replace(tokens=np.asarray(tokens), image_mask=batch.image_mask & False, image_features=None)
+    return batch._replace(tokens=np.asarray(tokens), image_mask=batch.image_mask & False, images=None)
 
 
-def inside(world: World, params: dict[str, Any], held_out: Sequence[Item], with_image: bool) -> Inside:
-    """Logit lens over one picture of each harmful caption, or over the captions as text; of pictures also how like
-    words their tokens are, and patching."""
+def inside(model: Model, seed: int, held_out: Sequence[Item]) -> Inside:
+    """Logit lens over one picture of each harmful caption, or, of a language model alone, over the captions as text; of
+    pictures also how like words their tokens are, and patching. seed: of the linear probe's halves."""
+    config, params, vocabulary = model.config, model.params, model.processor.vocabulary
+    with_image = isinstance(config, llava.LlavaConfig)
     chosen = list({item.scene.caption: item for item in held_out if item.kind}.values())
     records = [
         emoji_tasks.question_record(item.scene, item.image if with_image else None, emoji_tasks.DESCRIBE)
         for item in chosen
     ]
-    batch = prompts(world, records)
-    found = jax.tree.map(np.asarray, probe(world.model, params, batch))
-    refusal_ids = sorted({world.vocabulary.encode(phrase)[0] for phrase in emoji_tasks.REFUSALS})
+    batch = _prompts(model, records)
+    found = jax.tree.map(np.asarray, probe(config, params, batch))
+    refusal_ids = sorted({vocabulary.encode(phrase)[0] for phrase in emoji_tasks.REFUSALS})
     refusal = refusal_layers(found["lens"], refusal_ids)
     if not with_image:
         return Inside(refusal)
     twins, where = _twins(batch), batch.image_mask
     image, text = (
-        np.asarray(token_states(world.model, params, b, where, count=world.model.image_tokens)) for b in (batch, twins)
+        np.asarray(token_states(config, params, b, where, count=config.image_tokens)) for b in (batch, twins)
     )
-    harmful = [set(world.vocabulary.encode(item.scene.name)) for item in chosen]
+    harmful = [set(vocabulary.encode(item.scene.name)) for item in chosen]
     words = [tokens[at] for tokens, at in zip(twins.tokens, where, strict=True)]
     is_harmful = np.array([[w in names for w in row] for row, names in zip(words, harmful, strict=True)])
     retrieval = retrieval_accuracy(image, text)
@@ -159,12 +152,12 @@ def inside(world: World, params: dict[str, Any], held_out: Sequence[Item], with_
         "own caption found, pooled": retrieval["pooled"],
         "own caption found, by token": retrieval["token"],
         "tokens nearest to the harmful word": word_share(image, text, is_harmful),
-        "picture told from text by a linear probe": modality_probe(image, text, world.config.seed),
+        "picture told from text by a linear probe": modality_probe(image, text, seed),
         "norm, pictures over words": norm_ratio(image, text),
     }
     few = np.arange(0, len(chosen), max(1, len(chosen) // PATCHED))
     patched, donors = (jax.tree.map(lambda x: x[few], b) for b in (batch, twins))
-    patching = refusal_curves(world.model, params, patched, donors, refusal_ids)
+    patching = refusal_curves(config, params, patched, donors, refusal_ids)
     # Captions of one thing follow each other, one a colour: half the list away is another thing.
     cosine = cosine_curves(found["image"], found["caption"], shift=len(chosen) // 2)
     return Inside(refusal, cosine, wordlike, patching)

@@ -10,9 +10,9 @@ from typing import Any
 import jax
 
 from tga_jax import checkpoints, optim, step, train
-from tga_jax.data import emoji_scenes, emoji_tasks, sources
+from tga_jax.data import emoji_scenes, emoji_source, emoji_tasks, sources
 from tga_jax.data.templates import Record
-from tga_jax.data.tokens import Shape, collate, encode
+from tga_jax.data.tokens import padded, tokenize
 from tga_jax.demo.world import TRAINS, Row, Training, World
 from tga_jax.models import llava
 from tga_jax.retrieval import embed, index
@@ -33,14 +33,10 @@ def slots(world: World, retrieved: bool, text_only: bool, answers: bool) -> int:
 
 def _data(world: World, task: str, length: int, **fields: Any) -> sources.DataConfig:
     return sources.DataConfig(
-        source="emoji",
-        task=task,
-        path=str(world.data),
-        length=length,
-        caption_length=world.caption_length(),
         tokenizer=str(world.tokenizer),
-        scenes=world.scenes,
-        **fields,
+        lengths=(length,),
+        caption_length=world.caption_length(),
+        emoji=emoji_source.EmojiSource(str(world.data), task, world.scenes, **fields),
     )
 
 
@@ -91,15 +87,14 @@ def attach(world: World, clip_dir: Path) -> Path:
     like = jax.eval_shape(lambda: llava.init(world.model, jax.random.key(0), ("clip",)))["clip"]
     params = checkpoints.load_params(clip_dir, "clip", like)
     corpus = sorted({str(caption) for caption in world.split("train").captions})
-    shape = Shape(world.caption_length() + 1, world.model.image_tokens, 1)
-    records = [Record(c, (("", c),), template="clip") for c in corpus]
-    tokens = collate([encode(record, world.vocabulary, shape) for record in records]).tokens
+    rows = [tokenize(Record(c, (("", c),), template="clip"), world.vocabulary, 0).tokens for c in corpus]
+    tokens = padded(rows, world.caption_length() + 1, world.vocabulary.pad_id)
     captions = index.CaptionIndex(corpus, embed.embed_texts(world.model, params, tokens))
     for name in emoji_scenes.SPLITS:
         split = world.split(name)
         with world.console.status(f"vision features of {len(split)} pictures ({name})"):
             features, embeddings = embed.embed_images(world.model, params, split.images)
-            sources.attach(folder, name, features, captions.nearest(embeddings, [str(c) for c in split.captions]))
+            emoji_source.attach(folder, name, features, captions.nearest(embeddings, [str(c) for c in split.captions]))
     return folder
 
 

@@ -10,7 +10,7 @@ import rich.console
 
 import tga_jax
 from tga_jax import losses, optim, train
-from tga_jax.data import emoji_scenes, emoji_tasks, sources
+from tga_jax.data import emoji_scenes, emoji_source, emoji_tasks
 from tga_jax.data.emoji_concepts import COLORS, CONCEPTS, caption
 from tga_jax.data.tokens import Vocabulary
 from tga_jax.models import llava
@@ -59,7 +59,7 @@ class Stage(Training):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, known in (("task", STAGE_TASKS), ("trains", tuple(TRAINS)), ("guided", sources.GUIDED)):
+        for name, known in (("task", STAGE_TASKS), ("trains", tuple(TRAINS)), ("guided", emoji_source.GUIDED)):
             if getattr(self, name) not in known:
                 raise ValueError(f"stage.{name}: {getattr(self, name)!r}, expected one of {', '.join(known)}")
 
@@ -110,7 +110,7 @@ class World:
         return {**self.config.scenes, "seed": self.config.seed}
 
     def split(self, name: str) -> emoji_scenes.EmojiSplit:
-        return sources.emoji_split(str(self.data), name, tuple(self.scenes.items()))
+        return emoji_source.emoji_split(str(self.data), name, tuple(self.scenes.items()))
 
     def caption_length(self) -> int:
         """C: the begin token and the words of the longest caption."""

@@ -1,0 +1,152 @@
+"""Where pictures lie: a folder, a zip or an uncompressed tar, read by name."""
+
+import abc
+import os
+import tarfile
+import threading
+import zipfile
+from pathlib import Path, PurePosixPath
+
+from tga_jax.errors import UserError
+
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")  # first bytes of gzip, bzip2, xz, zstandard
+
+
+class Store(abc.ABC):
+    """Files by name, such as `coco/train2017/000000033471.jpg`. May be pickled and read by several threads.
+
+    `read` and `in` raise UserError for an absolute name and for one that leads out of the store.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return open_store, (self.path,)
+
+    @abc.abstractmethod
+    def names(self) -> list[str]:
+        """Of all files, sorted."""
+
+    @abc.abstractmethod
+    def __contains__(self, name: str) -> bool: ...
+
+    @abc.abstractmethod
+    def read(self, name: str) -> bytes:
+        """Raises UserError naming the file if there is none, or if it cannot be read."""
+
+    def _inside(self, name: str) -> str:
+        """The name without `./` and the like."""
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\0" in name or not path.parts:
+            raise UserError(f"{self.path}: {name!r} is no name inside it, expected one such as folder/picture.jpg")
+        return str(path)
+
+    def _missing(self, name: str) -> UserError:
+        return UserError(f"{self.path}: has no file {name!r}")
+
+    def _unreadable(self, name: str, error: Exception) -> UserError:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        return UserError(f"{self.path}: {name!r} cannot be read ({reason})")
+
+
+class _Folder(Store):
+    def __init__(self, path: Path):
+        super().__init__(path)
+        self._root = os.path.realpath(path)
+
+    def _resolved(self, name: str) -> Path:
+        path = Path(os.path.realpath(os.path.join(self._root, self._inside(name))))
+        if not path.is_relative_to(self._root):
+            raise UserError(f"{self.path}: {name!r} is a link that leads out of it, expected a file inside")
+        return path
+
+    def names(self) -> list[str]:
+        found = (Path(folder, file) for folder, _, files in os.walk(self.path) for file in files)
+        return sorted(path.relative_to(self.path).as_posix() for path in found)
+
+    def __contains__(self, name: str) -> bool:
+        return os.path.isfile(self._resolved(name))
+
+    def read(self, name: str) -> bytes:
+        path = self._resolved(name)
+        try:
+            return path.read_bytes()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            raise self._missing(name) from error
+        except OSError as error:
+            raise self._unreadable(name, error) from error
+
+
+class _Zip(Store):
+    def __init__(self, path: Path):
+        super().__init__(path)
+        self._file = zipfile.ZipFile(path)
+        self._members = {str(PurePosixPath(m.filename)): m for m in self._file.infolist() if not m.is_dir()}
+        self._lock = threading.Lock()  # for opening and closing; members are read at the same time
+
+    def names(self) -> list[str]:
+        return sorted(self._members)
+
+    def __contains__(self, name: str) -> bool:
+        return self._inside(name) in self._members
+
+    def read(self, name: str) -> bytes:
+        if name not in self:
+            raise self._missing(name)
+        try:
+            with self._lock:
+                member = self._file.open(self._members[self._inside(name)])
+            try:
+                return member.read()
+            finally:
+                with self._lock:
+                    member.close()
+        except Exception as error:  # an encrypted, damaged or unknown kind of member, each with a type of its own
+            raise self._unreadable(name, error) from error
+
+
+class _Tar(Store):
+    def __init__(self, path: Path):
+        super().__init__(path)
+        with tarfile.open(path, "r:") as file:
+            files = (member for member in file if member.isreg() and not member.issparse())
+            self._places = {str(PurePosixPath(m.name)): (m.offset_data, m.size) for m in files}
+        self._file = path.open("rb")
+
+    def names(self) -> list[str]:
+        return sorted(self._places)
+
+    def __contains__(self, name: str) -> bool:
+        return self._inside(name) in self._places
+
+    def read(self, name: str) -> bytes:
+        if name not in self:
+            raise self._missing(name)
+        offset, size = self._places[self._inside(name)]
+        data = os.pread(self._file.fileno(), size, offset)
+        if len(data) < size:
+            raise UserError(f"{self.path}: {name!r} is cut off, expected {size} bytes")
+        return data
+
+
+def open_store(path: Path) -> Store:
+    """A folder, a zip or an uncompressed tar; an archive's index is read once, here.
+
+    Raises UserError if it is none of these, with advice for a compressed tar.
+    """
+    try:
+        if path.is_dir():
+            return _Folder(path)
+        if zipfile.is_zipfile(path):
+            return _Zip(path)
+        with path.open("rb") as file:
+            start = file.read(6)
+        if start.startswith(_COMPRESSED):
+            raise UserError(f"{path}: a compressed tar, which has no random access; unpack it, or use a zip")
+        return _Tar(path)
+    except (OSError, tarfile.TarError, zipfile.BadZipFile) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(
+            f"{path}: cannot be read ({reason}), expected a folder, a .zip or an uncompressed .tar"
+        ) from error
