@@ -39,6 +39,15 @@ commands:
             --tokenizer=DIR     lengths in its tokens; --image-tokens=N of a picture, --length=N the limit
             --json=OUT          the report; --histogram=OUT.png the lengths
             --known             lists the data sets that the configs name; --known NAME DIR checks a download
+  retrieve  the nearest other text to every picture, as `retrieved_caption` of its sample
+            --data=FILE         samples in LLaVA's JSON; --images=DIR: the folder, zip or tar of the pictures
+            --clip=DIR          the CLIP that embeds: a checkpoint of ours or a hub folder; --dtype=fp32|bf16
+            --to=OUT.jsonl      the samples with the texts; the same command goes on where it was stopped
+            --corpus=MORE.txt   texts to retrieve beside the captions, one a line; may be given several times
+            --near-duplicate=C  the cosine to the own caption that no text may exceed (default: 0.95; 1: any)
+            --method=auto|exact|flat|ivf
+            --cache=DIR         embeddings and the index are kept here (default: runs/retrieval)
+            --query=TEXT        or a picture's file: prints the nearest texts of the cache; --neighbours=N
   bench   measurements; --json=FILE: the figures go there
           bench decode: tokens a second against the memory floor
             --checkpoint=DIR, or --preset=NAME with made-up weights (default: smollm2-135m)
@@ -145,6 +154,7 @@ def _plain_flags(
     values = flags.FlagValues()
     values.set_gnu_getopt(True)
     define = {bool: flags.DEFINE_boolean, int: flags.DEFINE_integer, float: flags.DEFINE_float}
+    define[list] = flags.DEFINE_multi_string
     for name, default in defaults.items():
         if name in choices:
             flags.DEFINE_enum(name, default, choices[name], name, flag_values=values)
@@ -204,6 +214,39 @@ def _validate_data(arguments: list[str]) -> int:
     images, tokenizer, report, histogram = (Path(flags[n]) if flags[n] else None for n in paths)
     checks = validate.Checks(images, flags["decode"], tokenizer, flags["image_tokens"], flags["length"])
     return validate.run(Path(places[0]), checks, report, histogram, console)
+
+
+def _retrieve(arguments: list[str]) -> None:
+    paths = dict.fromkeys(("data", "images", "clip", "to"))
+    others = {"query": None, "corpus": [], "cache": "runs/retrieval", "near-duplicate": 0.95, "neighbours": 5}
+    choices = {"method": ("auto", "exact", "flat", "ivf"), "dtype": tuple(_DTYPES)}
+    flags = _plain_flags(arguments, {**paths, **others, "method": "auto", "dtype": "fp32"}, **choices)
+    needed = ("clip",) if flags["query"] else tuple(paths)
+    if missing := [name for name in needed if not flags[name]]:
+        raise UserError(f"--{missing[0]}: missing, expected --{' and --'.join(needed)}")
+    if flags["neighbours"] < 1:
+        raise UserError(f"--neighbours: {flags['neighbours']}, expected at least 1")
+    if not 0 < flags["near_duplicate"] <= 1:
+        raise UserError(f"--near-duplicate: {flags['near_duplicate']}, expected a cosine above 0 and up to 1")
+    import rich.console
+
+    clip, cache, dtype, console = (
+        Path(flags["clip"]),
+        Path(flags["cache"]),
+        _DTYPES[flags["dtype"]],
+        rich.console.Console(),
+    )
+    if flags["query"]:
+        from tga_jax.retrieval import lookup
+
+        lookup.run(flags["query"], clip, cache, flags["neighbours"], dtype, console)
+        return
+    from tga_jax.retrieval import attach
+
+    places = [Path(flags[name]) for name in ("data", "images", "clip", "to")]
+    corpora = [Path(path) for path in flags["corpus"]]
+    how = {"near_duplicate": flags["near_duplicate"], "method": flags["method"], "dtype": dtype}
+    attach.run(*places, corpora, cache, console, **how)
 
 
 def _counts(arguments: list[str], counts: dict[str, int], others: dict[str, Any], **choices: Any) -> dict[str, Any]:
@@ -272,6 +315,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "train": _train,
     "convert": _convert,
     "validate-data": _validate_data,
+    "retrieve": _retrieve,
     "bench": _bench,
     "chat": _chat,
 }

@@ -87,8 +87,10 @@ class Exact:
             for i in range(0, len(rows), self._size)
         ]
         self._basis, self._leading = None, self._rows
+        self.leading = rows.shape[1]  # D
         if sample is not None and (basis := self._choose(rows, np.asarray(sample, np.float32), k)) is not None:
-            self._basis, self._leading = basis, [_leading(part, basis) for part in self._rows]
+            self._basis, self.leading = basis, basis.shape[1]
+            self._leading = [_leading(part, basis) for part in self._rows]
 
     def _choose(self, rows: np.ndarray, sample: np.ndarray, k: int) -> np.ndarray | None:
         """The leading directions [E, D] with which queries like `sample` cost least; None if all are best."""
