@@ -42,6 +42,15 @@ commands:
   build-data FILE     samples in LLaVA's JSON and their pictures as array_record shards; the same command resumes
             --images=DIR        the folder, zip or tar the pictures lie in; --to=DIR: the shards go here
             --shards=N          (default: one per 8192 samples)
+  retrieve  the nearest other text to every picture, as `retrieved_caption` of its sample
+            --data=FILE         samples in LLaVA's JSON; --images=DIR: the folder, zip or tar of the pictures
+            --clip=DIR          the CLIP that embeds: a checkpoint of ours or a hub folder; --dtype=fp32|bf16
+            --to=OUT.jsonl      the samples with the texts; the same command goes on where it was stopped
+            --corpus=MORE.txt   texts to retrieve beside the captions, one a line; may be given several times
+            --near-duplicate=C  the cosine to the own caption that no text may exceed (default: 0.95; 1: any)
+            --method=auto|exact|flat|ivf
+            --cache=DIR         embeddings and the index are kept here (default: runs/retrieval)
+            --query=TEXT        or a picture's file: prints the nearest texts of the cache; --neighbours=N
   bench   measurements; --json=FILE: the figures go there
           bench decode: tokens a second against the memory floor
             --checkpoint=DIR, or --preset=NAME with made-up weights (default: smollm2-135m)
@@ -154,6 +163,7 @@ def _plain_flags(
     values = flags.FlagValues()
     values.set_gnu_getopt(True)
     define = {bool: flags.DEFINE_boolean, int: flags.DEFINE_integer, float: flags.DEFINE_float}
+    define[list] = flags.DEFINE_multi_string
     for name, default in defaults.items():
         if name in choices:
             flags.DEFINE_enum(name, default, choices[name], name, flag_values=values)
@@ -231,6 +241,39 @@ def _build_data(arguments: list[str]) -> None:
     console.print(f"written: {flags['to']}")
 
 
+def _retrieve(arguments: list[str]) -> None:
+    paths = dict.fromkeys(("data", "images", "clip", "to"))
+    others = {"query": None, "corpus": [], "cache": "runs/retrieval", "near-duplicate": 0.95, "neighbours": 5}
+    choices = {"method": ("auto", "exact", "flat", "ivf"), "dtype": tuple(_DTYPES)}
+    flags = _plain_flags(arguments, {**paths, **others, "method": "auto", "dtype": "fp32"}, **choices)
+    needed = ("clip",) if flags["query"] else tuple(paths)
+    if missing := [name for name in needed if not flags[name]]:
+        raise UserError(f"--{missing[0]}: missing, expected --{' and --'.join(needed)}")
+    if flags["neighbours"] < 1:
+        raise UserError(f"--neighbours: {flags['neighbours']}, expected at least 1")
+    if not 0 < flags["near_duplicate"] <= 1:
+        raise UserError(f"--near-duplicate: {flags['near_duplicate']}, expected a cosine above 0 and up to 1")
+    import rich.console
+
+    clip, cache, dtype, console = (
+        Path(flags["clip"]),
+        Path(flags["cache"]),
+        _DTYPES[flags["dtype"]],
+        rich.console.Console(),
+    )
+    if flags["query"]:
+        from tga_jax.retrieval import lookup
+
+        lookup.run(flags["query"], clip, cache, flags["neighbours"], dtype, console)
+        return
+    from tga_jax.retrieval import attach
+
+    places = [Path(flags[name]) for name in ("data", "images", "clip", "to")]
+    corpora = [Path(path) for path in flags["corpus"]]
+    how = {"near_duplicate": flags["near_duplicate"], "method": flags["method"], "dtype": dtype}
+    attach.run(*places, corpora, cache, console, **how)
+
+
 def _counts(arguments: list[str], counts: dict[str, int], others: dict[str, Any], **choices: Any) -> dict[str, Any]:
     """As `_plain_flags`; counts: flags that must be at least 1. `json` is among the flags, as a path or None."""
     flags = _plain_flags(arguments, {**counts, **others, "json": None}, **choices)
@@ -287,12 +330,12 @@ def _caption(arguments: list[str]) -> None:
             raise UserError(f"--{name.replace('_', '-')}: {flags[name]}, expected at least 1")
     import rich.console
 
-    from tga_jax.retrieval import captions
+    from tga_jax.retrieval import captioner
 
     data, images, checkpoint, target = (Path(flags.pop(name)) for name in paths)
     flags["dtype"] = _DTYPES[flags["dtype"]] if flags["dtype"] else None
-    flags["question"] = flags["question"] or captions.QUESTION
-    captions.run(data, images, checkpoint, target, rich.console.Console(), **flags)
+    flags["question"] = flags["question"] or captioner.QUESTION
+    captioner.run(data, images, checkpoint, target, rich.console.Console(), **flags)
 
 
 def _chat(arguments: list[str]) -> None:
@@ -318,6 +361,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "convert": _convert,
     "validate-data": _validate_data,
     "build-data": _build_data,
+    "retrieve": _retrieve,
     "bench": _bench,
     "caption": _caption,
     "chat": _chat,

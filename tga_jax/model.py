@@ -19,6 +19,7 @@ from tga_jax.data.processor import Picture, Processor
 from tga_jax.errors import UserError
 from tga_jax.generate import generate_all, language_model, stream
 from tga_jax.models import clip, layers, llama, llava
+from tga_jax.retrieval import embed
 from tga_jax.sampling import Sampling
 from tga_jax.weights import checkpoint, convert, description
 from tga_jax.weights.hub_config import HubModel
@@ -49,16 +50,6 @@ def _forward(config, params: dict, tokens: Array, valid: Array, image_mask: Arra
     return Output(decoder(out.hidden, method="logits"), out.states)
 
 
-@partial(jax.jit, static_argnames="towers")
-def _embed_texts(towers: clip.Clip, params: dict, tokens: Array) -> Array:
-    return layers.apply(towers, params, tokens, method="embed_texts")
-
-
-@partial(jax.jit, static_argnames="towers")
-def _embed_images(towers: clip.Clip, params: dict, pixels: Array) -> Array:
-    return layers.apply(towers, params, llava.normalize_pixels(pixels), method="embed_images")
-
-
 @dataclasses.dataclass(frozen=True)
 class Model:
     """A loaded checkpoint: LLaVA, a language model alone, or CLIP.
@@ -80,10 +71,10 @@ class Model:
             raise UserError("this checkpoint is a CLIP, expected one with a language model")
         return self.config
 
-    def _towers(self) -> clip.Clip:
+    def _towers(self) -> clip.ClipConfig:
         if not isinstance(self.config, clip.ClipConfig) or self.config.text is None:
             raise UserError("embedding needs both towers, expected a CLIP checkpoint")
-        return clip.Clip(self.config)
+        return self.config
 
     def forward(self, input_ids: Any, attention_mask: Any = None, pixel_values: Any = None) -> Output:
         """Logits and all hidden states, as transformers' models take their input.
@@ -184,16 +175,14 @@ class Model:
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Unit CLIP embeddings float32 [N, E]; texts are cut at the tower's context, the end token kept."""
         towers = self._towers()
-        assert towers.config.text is not None
-        length = towers.config.text.context_length
+        assert towers.text is not None
+        length = towers.text.context_length
         made = self.processor.tokenizer(list(texts), padding="max_length", truncation=True, max_length=length)
-        ids = made["input_ids"]
-        return np.asarray(_embed_texts(towers, self.params["clip"], np.asarray(ids, np.int32)), np.float32)
+        return embed.embed_texts(towers, self.params["clip"], made["input_ids"])
 
     def embed_images(self, pictures: Sequence[Picture]) -> np.ndarray:
         """Unit CLIP embeddings float32 [N, E]."""
-        pixels = self.processor.pixels(pictures)
-        return np.asarray(_embed_images(self._towers(), self.params["clip"], pixels), np.float32)
+        return embed.embed_images(self._towers(), self.params["clip"], self.processor.pixels(pictures))
 
 
 def _cut(text: str, stop: Sequence[str]) -> str:

@@ -1,94 +1,79 @@
-"""`tga caption`: a tiny LLaVA tells each picture; continued after a missing one."""
+"""R against brute force: the nearest text that is neither the own caption nor nearly the same."""
 
-import json
-import sys
-from pathlib import Path
-
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
-from PIL import Image
 
-import tga_jax
-from tga_jax import cli
-
-sys.path.append(str(Path(__file__).parents[1] / "weights"))
-import hub_support
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-TEMPLATE = "{{ bos_token }}{% for m in messages %}w5 {{ m['content'] }} w6{% endfor %}"
-QUESTION = "w7 w8"
+from tga_jax.retrieval import captions
+from tga_jax.retrieval.captions import CaptionIndex, plain
 
 
-@pytest.fixture(scope="module", name="checkpoint")
-def fixture_checkpoint(tmp_path_factory) -> Path:
-    folder = hub_support.save(hub_support.model("llava", seed=8), tmp_path_factory.mktemp("llava"))
-    tokenizer = hub_support.tokenizer()
-    tokenizer.chat_template = TEMPLATE
-    tokenizer.save_pretrained(folder)
-    return folder
+def unit(rng: np.random.Generator, count: int, size: int) -> np.ndarray:
+    x = rng.standard_normal((count, size)).astype(np.float32)
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-@pytest.fixture(name="data")
-def fixture_data(tmp_path) -> Path:
-    rng = np.random.default_rng(0)
-    rows = []
-    for i in range(7):
-        turns = [{"from": "human", "value": "w9"}, {"from": "gpt", "value": "w10"}]
-        row = {"id": f"s{i}", "conversations": turns, "kept": i}
-        if i != 2:
-            turns[0]["value"] = "<image>\nw9"
-            row["image"] = f"{i}.png"
-            Image.fromarray(rng.integers(0, 256, (9 + i, 30, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
-        if i == 4:
-            row["image_caption"] = "its own"
-        rows.append(row)
-    (tmp_path / "rows.json").write_text(json.dumps(rows))
-    return tmp_path
+@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.given(st.data())
+def test_the_brute_force_nearest_that_is_neither_the_own_caption_nor_a_near_duplicate(data):
+    count, queries, size = data.draw(st.integers(2, 40)), data.draw(st.integers(1, 6)), data.draw(st.integers(2, 6))
+    limit = data.draw(st.sampled_from([None, 0.9, 0.5, -0.5]))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    texts = [f"caption {i}" for i in rng.permutation(count)]
+    rows, asked = unit(rng, count, size), unit(rng, queries, size)
+    # Own captions may be the nearest, any other, or, without a limit, none of the texts (as for held-out pairs).
+    own = [data.draw(st.sampled_from([*texts, "elsewhere"] if limit is None else texts)) for _ in range(queries)]
+    own[0] = texts[int(np.argmax(rows @ asked[0]))]
+    found = CaptionIndex(texts, rows).nearest(asked, own, limit)
+    for query, mine, row in zip(asked, own, found, strict=True):
+        cosines = {i: float(rows[i] @ query) for i, text in enumerate(texts) if text != mine}
+        if limit is not None:
+            cosines = {i: c for i, c in cosines.items() if rows[i] @ rows[texts.index(mine)] <= limit}
+        assert (row == -1) == (not cosines)
+        if cosines:
+            assert cosines[row] >= max(cosines.values()) - 1e-6
 
 
-def caption(data: Path, checkpoint: Path, *more: str) -> int:
-    return cli.run([
-        "caption", f"--data={data / 'rows.json'}", f"--images={data}", f"--checkpoint={checkpoint}", "--dtype=fp32",
-        f"--to={data / 'out.jsonl'}", f"--question={QUESTION}", "--new-tokens=5", "--batch=3", *more,
-    ])  # fmt: skip
+def test_worked_example():
+    index = CaptionIndex(["east", "north", "north-east"], np.array([[1, 0], [0, 1], [0.8, 0.6]], np.float32))
+    queries = np.array([[1, 0], [1, 0], [0, 1], [0.1, 0.99]], np.float32)
+    assert index.nearest(queries, ["east", "west", "north", "north-east"]).tolist() == [2, 0, 2, 1]
+    # Above 0.7 to "east": itself and "north-east"; to "north", itself alone.
+    assert index.nearest(queries[[0, 2]], ["east", "north"], 0.7).tolist() == [1, 2]
+    assert index.nearest(queries[:1], ["north-east"], 0.5).tolist() == [-1]
 
 
-def expected(data: Path, checkpoint: Path, again: bool) -> list[dict]:
-    """Each picture asked about alone."""
-    model = tga_jax.load(checkpoint, "float32")
-    rows = json.loads((data / "rows.json").read_text())
-    for row in rows:
-        if "image" in row and (again or "image_caption" not in row):
-            answer = model.generate([f"<s>w5 <image>\n{QUESTION} w6"], [[data / row["image"]]], new_tokens=5)[0]
-            row["image_caption"] = " ".join(answer.split())
-    return rows
+@pytest.mark.parametrize("method", ["exact", "flat"])
+def test_equal_embeddings_still_never_give_the_own_caption(method):
+    index = CaptionIndex(["a", "b"], np.ones((2, 1), np.float32), method)
+    assert index.nearest(np.ones((2, 1), np.float32), ["a", "b"]).tolist() == [1, 0]
 
 
-@pytest.mark.parametrize("again", [False, True])
-def test_every_picture_gets_its_caption(data, checkpoint, again):
-    assert caption(data, checkpoint, *(["--again"] if again else [])) == 0
-    found = [json.loads(line) for line in (data / "out.jsonl").read_text().splitlines()]
-    assert found == expected(data, checkpoint, again)
-    assert len({row["image_caption"] for row in found if "image_caption" in row}) > 2
+def test_captions_that_differ_in_case_blanks_and_punctuation_are_the_same():
+    assert plain("A dog,  on the\tGrass!") == plain("a dog on the grass.") == "adogonthegrass"
+    assert plain("ﬁne “straße”") == plain("FINE STRASSE")
+    assert len({plain(x) for x in ("🍎", "🍌", "a+b", "ab", "का", "की", "1", "2")}) == 8
+    texts = ["A dog.", "a  dog", "A DOG!", "a cat"]
+    rows = np.array([[1, 0], [1, 0], [1, 0], [0, 1]], np.float32)
+    assert CaptionIndex(texts, rows).nearest(rows[:1], ["a dog"]).tolist() == [3]
 
 
-def test_a_missing_picture_is_named_and_the_work_is_kept(data, checkpoint, capsys):
-    (data / "5.png").rename(data / "away.png")
-    assert caption(data, checkpoint) == 2
-    error = capsys.readouterr().err
-    assert "rows.json: line 1, item 6: sample 's5': " in error
-    assert "has no file '5.png'" in error
-    assert not (data / "out.jsonl").exists()
-    (data / "away.png").rename(data / "5.png")
-    assert caption(data, checkpoint, "--new-tokens=6") == 2
-    assert "new_tokens is 5 there and 6 now" in capsys.readouterr().err
-    assert caption(data, checkpoint) == 0
-    found = [json.loads(line) for line in (data / "out.jsonl").read_text().splitlines()]
-    assert found == expected(data, checkpoint, again=False)
+def test_further_away_texts_are_looked_at_up_to_a_limit(monkeypatch):
+    monkeypatch.setattr(captions, "_MOST", 40)
+    angles = np.linspace(0, 1.5, 60)
+    rows = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
+    index = CaptionIndex([f"caption {i}" for i in range(60)], rows)
+    excluded = [float(rows[0] @ rows[i]) - 1e-4 for i in (20, 39, 40)]  # all before the i-th
+    assert [int(index.nearest(rows[:1], ["caption 0"], limit)[0]) for limit in excluded] == [21, -1, -1]
 
 
-def test_what_cannot_caption_is_named(data, checkpoint, capsys):
-    assert caption(data, checkpoint, "--template=plain") == 2
-    assert "--template: 'plain', expected one of vicuna_v1, llama_2" in capsys.readouterr().err
-    assert cli.run(["caption", f"--data={data / 'rows.json'}"]) == 2
-    assert capsys.readouterr().err.strip() == "tga caption: --images: missing"
+def test_duplicate_texts_and_wrong_counts_are_refused():
+    with pytest.raises(ValueError, match="3 texts, 2 different"):
+        CaptionIndex(["a", "b", "a"], np.eye(3, dtype=np.float32))
+    with pytest.raises(ValueError, match="2 embeddings"):
+        CaptionIndex(["a", "b", "c"], np.eye(2, dtype=np.float32))
+    with pytest.raises(ValueError, match="at least two"):
+        CaptionIndex(["a"], np.eye(1, dtype=np.float32))
+    with pytest.raises(ValueError, match="longer than argument 1"):  # as many own captions as queries
+        CaptionIndex(["a", "b"], np.eye(2, dtype=np.float32)).nearest(np.eye(2, dtype=np.float32), ["a"])

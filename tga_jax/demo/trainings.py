@@ -15,7 +15,7 @@ from tga_jax.data.templates import Record
 from tga_jax.data.tokens import padded, tokenize
 from tga_jax.demo.world import TRAINS, Row, Training, World
 from tga_jax.models import llava
-from tga_jax.retrieval import embed, index
+from tga_jax.retrieval import captions, embed
 
 
 def slots(world: World, retrieved: bool, text_only: bool, answers: bool) -> int:
@@ -89,12 +89,13 @@ def attach(world: World, clip_dir: Path) -> Path:
     corpus = sorted({str(caption) for caption in world.split("train").captions})
     rows = [tokenize(Record(c, (("", c),), template="clip"), world.vocabulary, 0).tokens for c in corpus]
     tokens = padded(rows, world.caption_length() + 1, world.vocabulary.pad_id)
-    captions = index.CaptionIndex(corpus, embed.embed_texts(world.model, params, tokens))
+    index = captions.CaptionIndex(corpus, embed.embed_texts(world.model.clip, params, tokens))
     for name in emoji_scenes.SPLITS:
         split = world.split(name)
         with world.console.status(f"vision features of {len(split)} pictures ({name})"):
-            features, embeddings = embed.embed_images(world.model, params, split.images)
-            emoji_source.attach(folder, name, features, captions.nearest(embeddings, [str(c) for c in split.captions]))
+            features, embeddings = embed.features_and_embeddings(world.model, params, split.images)
+            nearest = index.nearest(embeddings, [str(c) for c in split.captions])
+            emoji_source.attach(folder, name, features, [corpus[row] for row in nearest])
     return folder
 
 

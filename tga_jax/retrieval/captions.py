@@ -1,72 +1,65 @@
-"""`tga caption`: what each sample's picture shows, told by a LLaVA-type checkpoint."""
+"""R of a picture: the nearest text of a corpus that is neither the picture's own caption nor nearly the same."""
 
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import rich.console
+import numpy as np
 
-from tga_jax.data import images, llava_json, media
-from tga_jax.data.rewrite import rewrite
-from tga_jax.data.samples import SampleFile
-from tga_jax.data.templates import IMAGE, TEMPLATES, Record, pieces, text_of
-from tga_jax.errors import UserError
-from tga_jax.model import load
+from tga_jax.retrieval.index import open_index
 
-QUESTION = "Describe this image in one sentence."
+_FIRST, _MOST = 8, 2048  # nearest texts that are looked at: at first, and at most
 
 
-def run(
-    data: Path,
-    folder: Path,
-    checkpoint: Path,
-    target: Path,
-    console: rich.console.Console,
-    *,
-    question: str = QUESTION,
-    template: str = "chat",
-    dtype: str | None = None,
-    new_tokens: int = 64,
-    batch: int = 16,
-    again: bool = False,
-) -> None:
-    """Writes the samples of `data`, those with a picture with `image_caption`; of several pictures it is the first's.
+def plain(text: str) -> str:
+    """Without case, blanks and punctuation: texts that agree in it are the same caption."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(c for c in folded if unicodedata.category(c)[0] not in "PZC")
 
-    folder: where the pictures lie; template: of the prompt, "chat" for the checkpoint's own; again: replace captions
-    that are there. Answers are greedy, one line, without blanks around. Raises UserError naming the sample.
-    """
-    if template not in TEMPLATES or template in ("clip", "plain"):
-        known = ", ".join(name for name in TEMPLATES if name not in ("clip", "plain"))
-        raise UserError(f"--template: {template!r}, expected one of {known}")
-    file, store = SampleFile(data), media.open_store(folder)
-    model = load(checkpoint, dtype)
-    spec = model.processor.image
-    if spec is None or not spec.tokens:
-        raise UserError(f"{checkpoint}: expected a checkpoint with a vision tower and a language model")
-    size, mode = spec.size, spec.mode
-    record = Record("question", ((f"{IMAGE}\n{question}", None),), (lambda: None,), template=template)
-    prompt = text_of(pieces(record, model.processor.tokenizer, prompt_only=True))
 
-    def make(numbers: Sequence[int]) -> list[dict[str, Any]]:
-        rows = [file[i] for i in numbers]
-        asked, pictures = [], []
-        for i, row in zip(numbers, rows, strict=True):
-            sample = llava_json.parse(row, file.where(i))
-            if sample.images and (again or not sample.caption):
-                name = sample.images[0]
-                try:
-                    pictures.append(images.decode(store.read(name), name))
-                except UserError as error:
-                    raise UserError(f"{file.where(i)}: sample {sample.id!r}: {error}") from error
-                asked.append(row)
-        if asked:
-            answers = model.generate(
-                [prompt] * len(asked), [[p] for p in pictures], new_tokens=new_tokens, batch_size=batch
-            )
-            for row, answer in zip(asked, answers, strict=True):
-                row["image_caption"] = " ".join(answer.split())
-        return rows
+class CaptionIndex:
+    """N different texts and their unit embeddings [N, E], which may be float16 and memory-mapped."""
 
-    settings = {"checkpoint": str(checkpoint), "question": question, "template": template, "dtype": dtype}
-    settings |= {"new_tokens": new_tokens, "again": again, "images": str(folder), "size": size, "mode": mode}
-    rewrite(file, target, settings, make, batch, console)
+    def __init__(
+        self,
+        texts: Sequence[str],
+        embeddings: np.ndarray,
+        method: str = "auto",
+        sample: np.ndarray | None = None,
+        file: Path | None = None,
+    ):
+        """method, sample, file: as `open_index` takes them."""
+        self._row = {text: i for i, text in enumerate(texts)}
+        if len(self._row) != len(texts) or len(texts) != len(embeddings):
+            raise ValueError(f"{len(texts)} texts, {len(self._row)} different, {len(embeddings)} embeddings")
+        if len(texts) < 2:
+            raise ValueError(f"{len(texts)} text(s), expected at least two: one may be the picture's own")
+        self.texts, self._embeddings = list(texts), embeddings
+        self._index = open_index(embeddings, method, sample, file)
+
+    @property
+    def what(self) -> str:
+        return self._index.what
+
+    def nearest(self, queries: np.ndarray, own: Sequence[str], near_duplicate: float | None = None) -> np.ndarray:
+        """int64 [M]: for each picture [M, E] the row of the nearest text that may be its R, -1 if there is none.
+
+        own: the picture's caption, which no R may equal (`plain`); near_duplicate: the cosine to it that no R may
+        exceed, all of `own` being among the texts; None: any. There is none if all of the 2048 nearest are excluded.
+        """
+        found, left = np.full(len(queries), -1), np.arange(len(queries))
+        mine = [plain(text) for text, _ in zip(own, queries, strict=True)]
+        most, k = min(_MOST, len(self.texts)), min(_FIRST, len(self.texts))
+        while True:
+            _, rows = self._index.search(queries[left], k)
+            good = rows >= 0
+            if near_duplicate is not None:
+                captions = self._embeddings[[self._row[own[int(i)]] for i in left]].astype(np.float32)
+                texts = self._embeddings[rows].astype(np.float32)
+                good &= (texts @ captions[:, :, None])[:, :, 0] <= near_duplicate
+            for i, row, may in zip(left, rows, good, strict=True):
+                found[i] = next((r for r in row[may] if plain(self.texts[r]) != mine[i]), -1)
+            left = left[found[left] < 0]
+            if not len(left) or k == most:
+                return found
+            k = min(4 * k, most)

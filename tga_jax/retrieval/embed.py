@@ -1,4 +1,7 @@
-"""What later trainings need of a picture, computed once by the frozen CLIP: vision features and embeddings."""
+"""CLIP's unit embeddings of many pictures and texts, in chunks of one static size.
+
+Dimension letters: N pictures or texts, I image size, T tokens, P patches, D hidden size, E embedding.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,10 +12,15 @@ import numpy as np
 
 from tga_jax.models import clip, layers, llava
 
+Array = jax.Array
+
 
 def in_chunks(function: Callable[[Any], Any], rows: np.ndarray, size: int = 256) -> Any:
-    """`function` over `rows` in chunks of one static size (the last one filled up), results joined on the host."""
-    parts = []
+    """`function` over `rows` in chunks of one static size (the last one filled up), results joined on the host.
+
+    Fewer rows than `size` are a chunk of their own size.
+    """
+    parts, size = [], min(size, len(rows))
     for start in range(0, len(rows), size):
         chunk = rows[start : start + size]
         filled = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), axis=0)])
@@ -21,20 +29,37 @@ def in_chunks(function: Callable[[Any], Any], rows: np.ndarray, size: int = 256)
     return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
 
 
-def embed_images(config: llava.LlavaConfig, params: dict, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [N, I, I, 3] -> (vision features float16 [N, P, D] as the projector reads them, unit embeddings [N, E])."""
-
-    @jax.jit
-    def run(chunk):
-        features = llava.image_features(config, params, chunk[:, None])[:, 0]
-        pixels = llava.normalize_pixels(chunk)
-        embeddings = layers.apply(clip.Clip(config.clip), params, pixels, method="embed_images")
-        return features.astype("float16"), embeddings
-
-    return in_chunks(run, images)
+def _images(config: clip.ClipConfig, params: dict, images: Array) -> Array:
+    pixels = llava.normalize_pixels(images)
+    return layers.apply(clip.Clip(config), params, pixels, method="embed_images").astype("float32")
 
 
-def embed_texts(config: llava.LlavaConfig, params: dict, tokens: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
-    """int32 tokens [N, T], each with an end token -> unit embeddings [N, E]."""
-    embed = partial(layers.apply, clip.Clip(config.clip), params, method="embed_texts")
-    return in_chunks(jax.jit(embed), np.asarray(tokens))
+@partial(jax.jit, static_argnames="config")
+def _texts(config: clip.ClipConfig, params: dict, tokens: Array) -> Array:
+    return layers.apply(clip.Clip(config), params, tokens, method="embed_texts").astype("float32")
+
+
+@partial(jax.jit, static_argnames="config")
+def _features_and_embeddings(config: llava.LlavaConfig, params: dict, images: Array) -> tuple[Array, Array]:
+    features = llava.image_features(config, params, images[:, None])[:, 0]
+    return features.astype("float16"), _images(config.clip, params, images)
+
+
+_embed_images = jax.jit(_images, static_argnames="config")
+
+
+def embed_images(config: clip.ClipConfig, params: dict, images: np.ndarray) -> np.ndarray:
+    """uint8 [N, I, I, 3] -> float32 [N, E]. params: of both towers."""
+    return in_chunks(partial(_embed_images, config, params), images)
+
+
+def embed_texts(config: clip.ClipConfig, params: dict, tokens: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+    """int32 tokens [N, T], each with an end token -> float32 [N, E]. params: of both towers."""
+    return in_chunks(partial(_texts, config, params), np.asarray(tokens, np.int32))
+
+
+def features_and_embeddings(
+    config: llava.LlavaConfig, params: dict, images: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `embed_images`, and with it, of the same pass, the vision features float16 [N, P, D] for the projector."""
+    return in_chunks(partial(_features_and_embeddings, config, params), images)

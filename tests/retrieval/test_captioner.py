@@ -1,0 +1,94 @@
+"""`tga caption`: a tiny LLaVA tells each picture; continued after a missing one."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tga_jax
+from tga_jax import cli
+
+sys.path.append(str(Path(__file__).parents[1] / "weights"))
+import hub_support
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+TEMPLATE = "{{ bos_token }}{% for m in messages %}w5 {{ m['content'] }} w6{% endfor %}"
+QUESTION = "w7 w8"
+
+
+@pytest.fixture(scope="module", name="checkpoint")
+def fixture_checkpoint(tmp_path_factory) -> Path:
+    folder = hub_support.save(hub_support.model("llava", seed=8), tmp_path_factory.mktemp("llava"))
+    tokenizer = hub_support.tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(name="data")
+def fixture_data(tmp_path) -> Path:
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(7):
+        turns = [{"from": "human", "value": "w9"}, {"from": "gpt", "value": "w10"}]
+        row = {"id": f"s{i}", "conversations": turns, "kept": i}
+        if i != 2:
+            turns[0]["value"] = "<image>\nw9"
+            row["image"] = f"{i}.png"
+            Image.fromarray(rng.integers(0, 256, (9 + i, 30, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+        if i == 4:
+            row["image_caption"] = "its own"
+        rows.append(row)
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    return tmp_path
+
+
+def caption(data: Path, checkpoint: Path, *more: str) -> int:
+    return cli.run([
+        "caption", f"--data={data / 'rows.json'}", f"--images={data}", f"--checkpoint={checkpoint}", "--dtype=fp32",
+        f"--to={data / 'out.jsonl'}", f"--question={QUESTION}", "--new-tokens=5", "--batch=3", *more,
+    ])  # fmt: skip
+
+
+def expected(data: Path, checkpoint: Path, again: bool) -> list[dict]:
+    """Each picture asked about alone."""
+    model = tga_jax.load(checkpoint, "float32")
+    rows = json.loads((data / "rows.json").read_text())
+    for row in rows:
+        if "image" in row and (again or "image_caption" not in row):
+            answer = model.generate([f"<s>w5 <image>\n{QUESTION} w6"], [[data / row["image"]]], new_tokens=5)[0]
+            row["image_caption"] = " ".join(answer.split())
+    return rows
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_every_picture_gets_its_caption(data, checkpoint, again):
+    assert caption(data, checkpoint, *(["--again"] if again else [])) == 0
+    found = [json.loads(line) for line in (data / "out.jsonl").read_text().splitlines()]
+    assert found == expected(data, checkpoint, again)
+    assert len({row["image_caption"] for row in found if "image_caption" in row}) > 2
+
+
+def test_a_missing_picture_is_named_and_the_work_is_kept(data, checkpoint, capsys):
+    (data / "5.png").rename(data / "away.png")
+    assert caption(data, checkpoint) == 2
+    error = capsys.readouterr().err
+    assert "rows.json: line 1, item 6: sample 's5': " in error
+    assert "has no file '5.png'" in error
+    assert not (data / "out.jsonl").exists()
+    (data / "away.png").rename(data / "5.png")
+    assert caption(data, checkpoint, "--new-tokens=6") == 2
+    assert "new_tokens is 5 there and 6 now" in capsys.readouterr().err
+    assert caption(data, checkpoint) == 0
+    found = [json.loads(line) for line in (data / "out.jsonl").read_text().splitlines()]
+    assert found == expected(data, checkpoint, again=False)
+
+
+def test_what_cannot_caption_is_named(data, checkpoint, capsys):
+    assert caption(data, checkpoint, "--template=plain") == 2
+    assert "--template: 'plain', expected one of vicuna_v1, llama_2" in capsys.readouterr().err
+    assert cli.run(["caption", f"--data={data / 'rows.json'}"]) == 2
+    assert capsys.readouterr().err.strip() == "tga caption: --images: missing"

@@ -1,0 +1,72 @@
+"""`tga caption`: what each sample's picture shows, told by a LLaVA-type checkpoint."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import rich.console
+
+from tga_jax.data import images, llava_json, media
+from tga_jax.data.rewrite import rewrite
+from tga_jax.data.samples import SampleFile
+from tga_jax.data.templates import IMAGE, TEMPLATES, Record, pieces, text_of
+from tga_jax.errors import UserError
+from tga_jax.model import load
+
+QUESTION = "Describe this image in one sentence."
+
+
+def run(
+    data: Path,
+    folder: Path,
+    checkpoint: Path,
+    target: Path,
+    console: rich.console.Console,
+    *,
+    question: str = QUESTION,
+    template: str = "chat",
+    dtype: str | None = None,
+    new_tokens: int = 64,
+    batch: int = 16,
+    again: bool = False,
+) -> None:
+    """Writes the samples of `data`, those with a picture with `image_caption`; of several pictures it is the first's.
+
+    folder: where the pictures lie; template: of the prompt, "chat" for the checkpoint's own; again: replace captions
+    that are there. Answers are greedy, one line, without blanks around. Raises UserError naming the sample.
+    """
+    if template not in TEMPLATES or template in ("clip", "plain"):
+        known = ", ".join(name for name in TEMPLATES if name not in ("clip", "plain"))
+        raise UserError(f"--template: {template!r}, expected one of {known}")
+    file, store = SampleFile(data), media.open_store(folder)
+    model = load(checkpoint, dtype)
+    spec = model.processor.image
+    if spec is None or not spec.tokens:
+        raise UserError(f"{checkpoint}: expected a checkpoint with a vision tower and a language model")
+    size, mode = spec.size, spec.mode
+    record = Record("question", ((f"{IMAGE}\n{question}", None),), (lambda: None,), template=template)
+    prompt = text_of(pieces(record, model.processor.tokenizer, prompt_only=True))
+
+    def make(numbers: Sequence[int]) -> list[dict[str, Any]]:
+        rows = [file[i] for i in numbers]
+        asked, pictures = [], []
+        for i, row in zip(numbers, rows, strict=True):
+            sample = llava_json.parse(row, file.where(i))
+            if sample.images and (again or not sample.caption):
+                name = sample.images[0]
+                try:
+                    pictures.append(images.decode(store.read(name), name))
+                except UserError as error:
+                    raise UserError(f"{file.where(i)}: sample {sample.id!r}: {error}") from error
+                asked.append(row)
+        if asked:
+            answers = model.generate(
+                [prompt] * len(asked), [[p] for p in pictures], new_tokens=new_tokens, batch_size=batch
+            )
+            for row, answer in zip(asked, answers, strict=True):
+                row["image_caption"] = " ".join(answer.split())
+        return rows
+
+    settings = {"checkpoint": str(checkpoint), "question": question, "template": template, "dtype": dtype}
+    settings |= {"new_tokens": new_tokens, "again": again, "images": str(folder), "size": size, "mode": mode}
+    rewrite(file, target, settings, make, batch, console)
