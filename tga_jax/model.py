@@ -18,7 +18,7 @@ from tga_jax.data.batch import Batch
 from tga_jax.data.processor import Picture, Processor
 from tga_jax.errors import UserError
 from tga_jax.generate import generate_all, language_model, stream
-from tga_jax.models import clip, layers, llama, llava
+from tga_jax.models import clip, llama, llava
 from tga_jax.retrieval import embed
 from tga_jax.sampling import Sampling
 from tga_jax.weights import checkpoint, convert, description
