@@ -83,7 +83,7 @@ def preprocess(image: Image.Image, size: int, mode: str = "pad", fast: bool = Fa
     """uint8 [size, size, 3]: the shortest edge resized bicubically, the centre cut out.
 
     mode: "pad" makes the image a square first, as LLaVA-1.5 does, so that nothing is cut; "crop" is CLIP's own.
-    fast: with "pad", the margins are left out of the resizing; pixels may differ by 1 of 255.
+    fast: with "pad", the margins are left out of the resizing; a few values differ, by 2 of 255 at most.
     """
     if mode not in MODES:
         raise ValueError(f"mode: {mode!r}, expected one of {', '.join(MODES)}")
