@@ -75,6 +75,11 @@ def test_pictures_are_read_when_they_are_asked_for(folder, path, store):
         np.testing.assert_array_equal(image(), images.load(folder / "pictures" / name, 12))
 
 
+def test_a_sample_without_id_is_called_by_its_line(folder):
+    (folder / "none.jsonl").write_text(json.dumps({"conversations": TURNS[2:]}))
+    assert records(folder, "none.jsonl")[0].id == f"{folder / 'none.jsonl'}: line 1"
+
+
 def test_a_built_folder_gives_the_same(folder):
     llava_tfds.build(folder / "samples.json", folder / "pictures", folder / "built", shards=2)
     made = LlavaRecords(LlavaSource(str(folder / "built")), 12, "pad", fast=False)
@@ -99,7 +104,7 @@ def test_a_bad_sample_and_a_missing_picture_are_named(folder):
     source = LlavaRecords(LlavaSource(str(path), str(folder)), 12, "pad", fast=False)
     with pytest.raises(UserError, match=r"bad\.jsonl: line 2: sample 'one' has a last question without an answer"):
         source[1]
-    with pytest.raises(UserError, match=r"has no file 'a/1\.png'"):
+    with pytest.raises(UserError, match=r"^.*bad\.jsonl: line 1: .*: has no file 'a/1\.png'$"):
         source[0].images[0]()
     bare = LlavaRecords(LlavaSource(str(path)), 12, "pad", fast=False)
     with pytest.raises(UserError, match=r"line 1: sample 'one' has an image, expected data\.llava\.images"):

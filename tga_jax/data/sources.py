@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import grain
+import numpy as np
 
 from tga_jax.data import emoji_source, images, llava_json, media
 from tga_jax.data.llava_tfds import ArrayRecords
@@ -86,9 +87,12 @@ class LlavaRecords:
     def __len__(self) -> int:
         return len(self._file)
 
-    def _image(self, name: str):
+    def _image(self, name: str, where: str) -> np.ndarray:
         assert self._store is not None
-        return images.read(self._store.read(name), name, self._size, self._mode, self._fast)
+        try:
+            return images.read(self._store.read(name), name, self._size, self._mode, self._fast)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
 
     def __getitem__(self, index: int) -> Record:
         where = self._file.where(index)
@@ -99,9 +103,9 @@ class LlavaRecords:
         if self._source.template == "plain":
             turns = ((IMAGE * len(sample.images) or turns[0][0], turns[0][1]),)
         return Record(
-            sample.id,
+            sample.id or where,
             turns,
-            tuple(partial(self._image, name) for name in sample.images),
+            tuple(partial(self._image, name, where) for name in sample.images),
             sample.caption,
             sample.retrieved,
             bool(sample.retrieved) and self._source.retrieved_in_prompt,
