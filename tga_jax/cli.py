@@ -255,12 +255,8 @@ def _retrieve(arguments: list[str]) -> None:
         raise UserError(f"--near-duplicate: {flags['near_duplicate']}, expected a cosine above 0 and up to 1")
     import rich.console
 
-    clip, cache, dtype, console = (
-        Path(flags["clip"]),
-        Path(flags["cache"]),
-        _DTYPES[flags["dtype"]],
-        rich.console.Console(),
-    )
+    clip, cache, dtype = Path(flags["clip"]), Path(flags["cache"]), _DTYPES[flags["dtype"]]
+    console = rich.console.Console()
     if flags["query"]:
         from tga_jax.retrieval import lookup
 
@@ -268,10 +264,10 @@ def _retrieve(arguments: list[str]) -> None:
         return
     from tga_jax.retrieval import attach
 
-    places = [Path(flags[name]) for name in ("data", "images", "clip", "to")]
+    data, pictures, target = (Path(flags[name]) for name in ("data", "images", "to"))
     corpora = [Path(path) for path in flags["corpus"]]
     how = {"near_duplicate": flags["near_duplicate"], "method": flags["method"], "dtype": dtype}
-    attach.run(*places, corpora, cache, console, **how)
+    attach.run(data, pictures, clip, target, corpora, cache, console, **how)
 
 
 def _counts(arguments: list[str], counts: dict[str, int], others: dict[str, Any], **choices: Any) -> dict[str, Any]:
