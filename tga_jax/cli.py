@@ -55,6 +55,9 @@ commands:
             --peer              transformers and torch on the same folder, in turns, and the ratio
           bench data: pictures a second of one core, and the memory of a long file
             --rows=N, --repeats=N
+          bench retrieve: exact search and IVF against faiss flat, on made-up vectors
+            --rows=N, --dim=N, --queries=N, --repeats=N
+            --cosines=0.9,0.6   of the queries to the rows they are made from
   chat    a conversation in the terminal
             --checkpoint=DIR    a checkpoint of ours or a hub folder
             --image=FILE        a picture to talk about; --question=TEXT asks it and ends
@@ -230,12 +233,8 @@ def _retrieve(arguments: list[str]) -> None:
         raise UserError(f"--near-duplicate: {flags['near_duplicate']}, expected a cosine above 0 and up to 1")
     import rich.console
 
-    clip, cache, dtype, console = (
-        Path(flags["clip"]),
-        Path(flags["cache"]),
-        _DTYPES[flags["dtype"]],
-        rich.console.Console(),
-    )
+    clip, cache, dtype = Path(flags["clip"]), Path(flags["cache"]), _DTYPES[flags["dtype"]]
+    console = rich.console.Console()
     if flags["query"]:
         from tga_jax.retrieval import lookup
 
@@ -243,10 +242,10 @@ def _retrieve(arguments: list[str]) -> None:
         return
     from tga_jax.retrieval import attach
 
-    places = [Path(flags[name]) for name in ("data", "images", "clip", "to")]
+    data, images, target = (Path(flags[name]) for name in ("data", "images", "to"))
     corpora = [Path(path) for path in flags["corpus"]]
     how = {"near_duplicate": flags["near_duplicate"], "method": flags["method"], "dtype": dtype}
-    attach.run(*places, corpora, cache, console, **how)
+    attach.run(data, images, clip, target, corpora, cache, console, **how)
 
 
 def _counts(arguments: list[str], counts: dict[str, int], others: dict[str, Any], **choices: Any) -> dict[str, Any]:
@@ -283,7 +282,27 @@ def _bench_data(arguments: list[str]) -> None:
     data.report(rich.console.Console(), flags.pop("json"), **flags)
 
 
-_BENCHES: dict[str, Callable[[list[str]], None]] = {"decode": _bench_decode, "data": _bench_data}
+def _bench_retrieve(arguments: list[str]) -> None:
+    counts = {"rows": 300_000, "dim": 768, "queries": 1024, "repeats": 5}
+    flags = _counts(arguments, counts, {"cosines": "0.95,0.9,0.8,0.6,0.3"})
+    try:
+        flags["cosines"] = [float(cosine) for cosine in flags["cosines"].split(",")]
+    except ValueError as error:
+        raise UserError(f"--cosines: {flags['cosines']!r}, expected numbers such as 0.9,0.6") from error
+    if not all(0 <= cosine <= 1 for cosine in flags["cosines"]):
+        raise UserError(f"--cosines: {flags['cosines']}, expected numbers from 0 to 1")
+    import rich.console
+
+    from tga_jax.bench import retrieve
+
+    retrieve.report(rich.console.Console(), flags.pop("json"), **flags)
+
+
+_BENCHES: dict[str, Callable[[list[str]], None]] = {
+    "decode": _bench_decode,
+    "data": _bench_data,
+    "retrieve": _bench_retrieve,
+}
 
 
 def _bench(arguments: list[str]) -> None:

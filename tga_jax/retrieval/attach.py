@@ -37,8 +37,8 @@ def run(
 
     It is the nearest text to the sample's first picture, by the checkpoint `clip`, among all captions of the file and
     the lines of `corpora`; never the sample's own caption, nor a text whose cosine to it is above `near_duplicate`
-    (1: any may be); "" where no text is left. All that takes long is kept in `folder` as it is made, so that the same command goes on
-    where it was stopped.
+    (1: any may be); "" where no text is left. All that takes long is kept in `folder` as it is made, so that the same
+    command goes on where it was stopped.
 
     Raises UserError naming the file, line and sample; `target` is then as it was.
     """
