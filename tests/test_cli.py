@@ -273,7 +273,7 @@ def test_a_folder_of_something_else_is_left_alone(capsys, elsewhere):
         (["chat"], "--checkpoint: missing"),
         (["chat", "--checkpoint=nowhere"], "nowhere/config.json: no such file"),
         (["chat", "--checkpoint=nowhere", "--seed=x"], "--seed=x"),
-        (["bench"], "unknown measurement '', expected one of decode, data"),
+        (["bench"], "expected one of decode, data, retrieve"),
         (["bench", "decode", "--peer"], "--peer: needs --checkpoint"),
         (["bench", "decode", "--batch=many"], "--batch=many"),
         (["bench", "decode", "--batch=0"], "--batch: 0, expected at least 1"),

@@ -58,6 +58,9 @@ commands:
             --peer              transformers and torch on the same folder, in turns, and the ratio
           bench data: pictures a second of one core, and the memory of a long file
             --rows=N, --repeats=N
+          bench retrieve: exact search and IVF against faiss flat, on made-up vectors
+            --rows=N, --dim=N, --queries=N, --repeats=N
+            --cosines=0.9,0.6   of the queries to the rows they are made from
   caption writes `image_caption` of every sample with a picture, as a LLaVA-type checkpoint tells it
             --data=FILE         LLaVA's JSON (.json, .jsonl); --images=DIR: where the pictures lie, or a .zip or .tar
             --checkpoint=DIR    a checkpoint of ours or a hub folder
@@ -304,7 +307,27 @@ def _bench_data(arguments: list[str]) -> None:
     data.report(rich.console.Console(), flags.pop("json"), **flags)
 
 
-_BENCHES: dict[str, Callable[[list[str]], None]] = {"decode": _bench_decode, "data": _bench_data}
+def _bench_retrieve(arguments: list[str]) -> None:
+    counts = {"rows": 300_000, "dim": 768, "queries": 1024, "repeats": 5}
+    flags = _counts(arguments, counts, {"cosines": "0.95,0.9,0.8,0.6,0.3"})
+    try:
+        flags["cosines"] = [float(cosine) for cosine in flags["cosines"].split(",")]
+    except ValueError as error:
+        raise UserError(f"--cosines: {flags['cosines']!r}, expected numbers such as 0.9,0.6") from error
+    if not all(0 <= cosine <= 1 for cosine in flags["cosines"]):
+        raise UserError(f"--cosines: {flags['cosines']}, expected numbers from 0 to 1")
+    import rich.console
+
+    from tga_jax.bench import retrieve
+
+    retrieve.report(rich.console.Console(), flags.pop("json"), **flags)
+
+
+_BENCHES: dict[str, Callable[[list[str]], None]] = {
+    "decode": _bench_decode,
+    "data": _bench_data,
+    "retrieve": _bench_retrieve,
+}
 
 
 def _bench(arguments: list[str]) -> None:

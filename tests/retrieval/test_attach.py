@@ -85,6 +85,10 @@ def retrieve(clip: Path, *more: str) -> int:
     return cli.run(["retrieve", *flags, "--corpus=more.txt", *more])
 
 
+def caption_of(row: dict[str, object]) -> str:
+    return (row.get("image_caption") or row["conversations"][-1]["value"]).strip()
+
+
 def expected(clip: Path, rows: list[dict[str, object]], near_duplicate: float) -> list[str | None]:
     """R of every row by its definition, in float64; None for rows without an image."""
     loaded = tga_jax.load(clip, "float32")
@@ -123,7 +127,7 @@ def test_the_nearest_other_text_and_all_else_as_it_was(data, clip, capsys):
 def test_no_near_duplicate_of_the_own_caption(data, clip, capsys):
     rows = read("samples.jsonl")
     loaded = tga_jax.load(clip, "float32")
-    texts = [r.get("image_caption") or r["conversations"][-1]["value"].strip() for r in rows if "image" in r] + MORE
+    texts = [caption_of(row) for row in rows if "image" in row] + MORE
     embedded = loaded.embed_texts(texts)
     between = np.sort((embedded @ embedded.T)[np.triu_indices(len(texts), 1)])
     free = [row for row in expected(clip, rows, 2) if row]
@@ -317,14 +321,11 @@ def test_neighbours_of_a_text_and_of_a_picture(data, clip, capsys):
     loaded = tga_jax.load(clip, "float32")
     texts = json.loads(next(Path("cache").glob("texts-*/texts.json")).read_text())
     rows = loaded.embed_texts(texts).astype(np.float64)
-    for asked, query in (
-        ("w50 w51", loaded.embed_texts(["w50 w51"])),
-        ("pictures/1.png", loaded.embed_images(["pictures/1.png"])),
-    ):
+    for asked, embed in (("w50 w51", loaded.embed_texts), ("pictures/1.png", loaded.embed_images)):
         flags = [f"--query={asked}", f"--clip={clip}", "--neighbours=3"]
         assert cli.run(["retrieve", *flags, "--cache=cache"]) == 0
         lines = [line.split("  ", 1) for line in capsys.readouterr().out.splitlines()]
-        scores = rows @ query[0].astype(np.float64)
+        scores = rows @ embed([asked])[0].astype(np.float64)
         near = np.argsort(-scores)[:3]
         assert [text for _, text in lines] == [texts[i] for i in near]
         np.testing.assert_allclose([float(score) for score, _ in lines], scores[near], atol=6e-4)

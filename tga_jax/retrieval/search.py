@@ -21,8 +21,18 @@ _BLOCK = 8  # B
 _ROWS = 2**16  # C at most
 _SPARE = 4  # blocks that a bound has looked into, beside one for every answer
 _SLACK = 1e-5  # above the rounding of float32 in a sum of at most 1
-_SHARES = (1 / 16, 1 / 8, 1 / 6, 1 / 4, 1 / 3, 1 / 2)  # of the coordinates, that are tried as the leading ones
-_SAMPLE_QUERIES, _SAMPLE_ROWS = 128, 2**14
+_SHARES = (
+    1 / 16,
+    1 / 12,
+    1 / 8,
+    1 / 6,
+    1 / 5,
+    1 / 4,
+    1 / 3,
+    1 / 2,
+)  # of the coordinates, that are tried as the leading ones
+_OVERHEAD = 0.05  # of choosing and looking into blocks, as a part of the cost of all products
+_SAMPLE = 128  # queries
 
 
 def _sizes() -> tuple[int, int, int]:
@@ -80,33 +90,39 @@ class Exact:
         """rows: of any float type, may be memory-mapped; sample: some of the queries [M, E], by which to choose D for
         `k` answers; None: all coordinates are used."""
         _, tile, _ = _sizes()
-        self._size = min(_ROWS, -(-len(rows) // tile) * tile)
+        parts = -(-len(rows) // _ROWS)
+        self._size = -(-len(rows) // (parts * tile)) * tile
         self._counts = [len(rows[i : i + self._size]) for i in range(0, len(rows), self._size)]
         self._rows = [
             jnp.asarray(_filled(rows[i : i + self._size], self._size)).reshape(-1, tile, rows.shape[1])
             for i in range(0, len(rows), self._size)
         ]
         self._basis, self._leading = None, self._rows
-        self.leading = rows.shape[1]  # D
-        if sample is not None and (basis := self._choose(rows, np.asarray(sample, np.float32), k)) is not None:
-            self._basis, self.leading = basis, basis.shape[1]
-            self._leading = [_leading(part, basis) for part in self._rows]
+        if sample is not None and len(sample) > 1:
+            self._basis = self._choose(rows, np.asarray(sample, np.float32), k)
+        if self._basis is not None:
+            self._leading = [_leading(part, self._basis) for part in self._rows]
+
+    @property
+    def leading(self) -> int:
+        """D, or E if no coordinate is left out at first."""
+        return self._rows[0].shape[-1] if self._basis is None else self._basis.shape[1]
 
     def _choose(self, rows: np.ndarray, sample: np.ndarray, k: int) -> np.ndarray | None:
         """The leading directions [E, D] with which queries like `sample` cost least; None if all are best."""
-        step = -(-len(rows) // _SAMPLE_ROWS)
-        some = np.asarray(rows[::step], np.float32)
+        some = np.asarray(rows[:: -(-len(rows) // _ROWS)], np.float32)  # as many as are on the device at a time
         # Directions that hold most of both; judged by other queries than those that they were made of.
         seen, sample = sample[::2], sample[1::2]
         moments = some.T @ some / len(some) + seen.T @ seen / len(seen)
-        sample = sample[:: -(-len(sample) // _SAMPLE_QUERIES)]
-        worst = self.search(sample, k)[0][:, -1:]
         directions = np.linalg.eigh(moments)[1][:, ::-1].astype(np.float32)
-        best, chosen = 0.9, None  # a part of the cost in full: a smaller gain is not worth the memory
+        sample = sample[:: -(-len(sample) // _SAMPLE)]
+        worst = self.search(sample, k)[0][:, -1:]
+        best, chosen = 1.0, None
         for share in _SHARES:
             basis = directions[:, : max(1, int(share * rows.shape[1]))]
             near = np.asarray(_leading(sample, basis)) @ np.asarray(_leading(some, basis)).T > worst
-            cost = share + np.mean(near.sum(1) * step > k + _SPARE)
+            # Some chunk has twice as many near rows as this one, and then more than can be looked into.
+            cost = _OVERHEAD + share + np.mean(near.sum(1) > (k + _SPARE) / 2)
             if cost < best:
                 best, chosen = cost, basis
         return chosen
@@ -131,11 +147,14 @@ class Exact:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As `_nearest`, for all queries and rows; bounding: of the rows, what `leading` [M, D] is of the queries."""
         most, _, gathered = _sizes()
-        batch = min(most, max(32, 1 << (len(queries) - 1).bit_length()))
         scores = np.full((len(queries), k), -np.inf, np.float32)
         ids, rest = np.full((len(queries), k), -1), np.full(len(queries), -np.inf, np.float32)
-        for start in range(0, len(queries), batch):
+        start = 0
+        while start < len(queries):
+            # Powers of two, of which the last is filled up: few shapes to compile, and little to spare.
+            batch = min(most, max(32, 1 << (len(queries) - start).bit_length() - 1))
             here = slice(start, start + batch)
+            start += batch
             asked, lead = (jnp.asarray(_filled(x[here], batch)) for x in (queries, leading))
             for i, part in enumerate(self._rows):
                 how = {"k": k, "blocks": min(blocks, self._size // _BLOCK), "gathered": gathered}
