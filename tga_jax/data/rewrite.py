@@ -29,6 +29,14 @@ def _kept(aside: Path) -> int:
     return lines
 
 
+def check_target(target: Path) -> None:
+    """Raises UserError for a file that is there already or has another ending; for before long work, too."""
+    if target.suffix != ".jsonl":
+        raise UserError(f"{target}: expected a name in .jsonl")
+    if target.exists():
+        raise UserError(f"{target}: is there already, expected a new file")
+
+
 def rewrite(
     file: SampleFile, target: Path, settings: dict[str, Any], make: Make, batch: int, console: rich.console.Console
 ) -> None:
@@ -37,10 +45,7 @@ def rewrite(
     settings: what the result depends on; an unfinished file of other settings is refused. Raises UserError for that, a
     target that is there already or has another ending, a full disk, and what `make` raises; what was made is kept.
     """
-    if target.suffix != ".jsonl":
-        raise UserError(f"{target}: expected a name in .jsonl")
-    if target.exists():
-        raise UserError(f"{target}: is there already, expected a new file")
+    check_target(target)
     aside, beside = (target.with_name(f".{target.name}.{end}") for end in ("unfinished", "settings"))
     settings = {**settings, "data": str(file.path), "samples": len(file)}
     with disk_errors(target.parent):

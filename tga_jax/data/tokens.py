@@ -50,10 +50,10 @@ class Vocabulary:
     def segment(self) -> Callable[[str], tuple[np.ndarray, np.ndarray]]:
         """(ids, index of the last character of each) of a text, both int32, no special tokens added.
 
-        Few different texts recur over a small world's training, so it caches.
+        Few different texts recur over a small world's training, so it caches; not so many that a long file's fill memory.
         """
 
-        @functools.lru_cache(65536)
+        @functools.lru_cache(4096)
         def found(text: str) -> tuple[np.ndarray, np.ndarray]:
             made = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
             ends = np.array([end for _, end in made["offset_mapping"]], np.int32).reshape(-1)
