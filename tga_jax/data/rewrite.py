@@ -10,7 +10,7 @@ import rich.progress
 
 from tga_jax.data.samples import SampleFile
 from tga_jax.errors import UserError
-from tga_jax.workdir import disk_errors, first_difference, read_json, write_json
+from tga_jax.workdir import differences, disk_errors, read_json, write_json
 
 Make = Callable[[Sequence[int]], Sequence[dict[str, Any]]]  # numbers of samples -> the samples to write
 
@@ -51,9 +51,8 @@ def rewrite(
     with disk_errors(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         if beside.exists():
-            found = first_difference(read_json(beside, "the settings of an unfinished run"), settings, "it")
-            if found is not None:
-                raise UserError(f"{aside} is unfinished: {found}; remove it, or choose another --to")
+            if found := differences(read_json(beside, "the settings of an unfinished run"), settings, "it"):
+                raise UserError(f"{aside} is unfinished: {', '.join(found)}; remove it, or choose another --to")
         else:
             aside.unlink(missing_ok=True)
             write_json(beside, settings)

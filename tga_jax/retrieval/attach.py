@@ -11,8 +11,8 @@ from tga_jax.data.media import open_store
 from tga_jax.data.rewrite import check_target, rewrite
 from tga_jax.errors import UserError
 from tga_jax.retrieval import corpus
-from tga_jax.retrieval.embedder import Embedder
 from tga_jax.retrieval.captions import CaptionIndex
+from tga_jax.retrieval.embedder import Embedder
 
 NEAR_DUPLICATE = 0.95
 _BATCH = 4096  # samples
