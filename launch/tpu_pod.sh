@@ -22,8 +22,8 @@ usage: [VARIABLE=VALUE ...] bash launch/tpu_pod.sh COMMAND
 
   create              the slice, or the request for it (QUEUED=1)
   setup               copies the files that git tracks here to ~/tga_jax on every host, and installs them
-  run FLAGS           `tga train --distributed FLAGS` on every host, and shows what they write; after a broken
-                      connection the training goes on, and the same command shows it again
+  run FLAGS           `tga train --distributed FLAGS` on every host, and shows what they write; the training goes on
+                      if the connection breaks, and the same command shows it again
   stop                tells the training to save its state and end; `run` with the same flags resumes
   status              of the slice, and what runs on its hosts
   delete              the slice, with all that is on its hosts
@@ -56,6 +56,9 @@ tpus() {
 on_hosts() {
   tpus tpu-vm ssh "$TPU_NAME" --worker=all "--command=$1"
 }
+
+# Whether a training runs on a host, as a command in ~/tga_jax there.
+running="[ -s run.pid ] && [ ! -s run.status ] && kill -0 \$(cat run.pid) 2>/dev/null"
 
 runtime_version() {
   case $ACCELERATOR_TYPE in
@@ -105,12 +108,13 @@ run() {
   training=$(printf '%q ' .venv/bin/tga train --distributed "$@")
   # In a session of its own, so that it outlives the connection.
   on_hosts "cd tga_jax || exit 2
-if ! pgrep -x tga >/dev/null; then
-  rm -f run.status
-  setsid bash -c $(printf %q "$training>run.log 2>&1; echo \$? >run.status") </dev/null >/dev/null 2>&1 &
-  sleep 1
-else
+if $running; then
   echo 'a training runs already; this is what it writes'
+else
+  rm -f run.status run.pid
+  setsid bash -c $(printf %q "$training>run.log 2>&1 & echo \$! >run.pid; wait \$!; echo \$? >run.status") \\
+    </dev/null >/dev/null 2>&1 &
+  until [ -s run.pid ]; do sleep 0.1; done
 fi
 tail -n +1 -f run.log & tail=\$!
 until [ -s run.status ]; do sleep 1; done
@@ -119,16 +123,16 @@ kill \$tail
 exit \$(cat run.status)"
 }
 
+stop() {
+  on_hosts "cd tga_jax && if $running; then kill -TERM \$(cat run.pid); else echo 'no training runs'; fi"
+}
+
 status() {
   if [[ $QUEUED == 1 ]]; then
     tpus queued-resources describe "$TPU_NAME" '--format=value(state.state)'
   fi
   tpus tpu-vm describe "$TPU_NAME" '--format=value(acceleratorType,state)'
-  on_hosts 'hostname; pgrep -xa tga || echo "no training runs"; tail -n 3 tga_jax/run.log 2>/dev/null || true'
-}
-
-stop() {
-  on_hosts 'pkill -TERM -x tga || echo "no training runs"'
+  on_hosts "hostname; cd tga_jax && if $running; then tail -n 3 run.log; else echo 'no training runs'; fi"
 }
 
 delete() {

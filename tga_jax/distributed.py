@@ -1,6 +1,8 @@
 """Joining the processes of one training, on one machine or many, through `jax.distributed`."""
 
 import os
+import re
+import socket
 import threading
 from typing import Any
 
@@ -11,18 +13,36 @@ from tga_jax.errors import UserError
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
+def _check_free(address: str) -> None:
+    """Raises UserError if process 0 cannot listen at HOST:PORT; JAX says so too, unless it crashes over it."""
+    host, port = address.rsplit(":", 1)
+    host = "" if host == "[::]" else host.strip("[]")  # "": any address of this machine, also where it has no IPv6
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as place:
+            place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            place.bind((host, int(port)))
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"process 0 cannot listen at {address} ({error}), expected a free port of its machine"
+        ) from error
+
+
 def _arguments(named: dict[str, str]) -> dict[str, Any]:
     """What the variables of `VARIABLES` that are set say to `jax.distributed.initialize`, which reads the address
     itself, and no other of them. Raises UserError for values that cannot be."""
-    address, count, process = (named.get(name) for name in VARIABLES)
-    if address is not None and ":" not in address:
-        raise UserError(f"JAX_COORDINATOR_ADDRESS: {address!r}, expected HOST:PORT")
-    if count is None and process is None:
+    if not re.fullmatch(r".+:\d+", named.get(VARIABLES[0], "any:0")):
+        raise UserError(f"JAX_COORDINATOR_ADDRESS: {named[VARIABLES[0]]!r}, expected HOST:PORT")
+    if named.keys() <= {VARIABLES[0]}:
         return {}
     if missing := [name for name in VARIABLES if name not in named]:
         raise UserError(f"{missing[0]}: not set, expected beside {' and '.join(named)}")
+    address, count, process = (named[name] for name in VARIABLES)
     if not (count.isdecimal() and process.isdecimal() and int(process) < int(count)):
-        raise UserError(f"JAX_PROCESS_ID {process!r} of JAX_NUM_PROCESSES {count!r}: expected a number from 0, below it")
+        raise UserError(
+            f"JAX_PROCESS_ID {process!r} of JAX_NUM_PROCESSES {count!r}: expected a number from 0, below it"
+        )
+    if int(process) == 0:
+        _check_free(os.environ.get("JAX_COORDINATOR_BIND_ADDRESS") or "[::]:" + address.rsplit(":", 1)[1])
     # Deactivated, or within a SLURM job every process would get one GPU of SLURM's choice.
     return {"num_processes": int(count), "process_id": int(process), "cluster_detection_method": "deactivate"}
 
