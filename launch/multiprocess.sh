@@ -58,8 +58,10 @@ start() {
   local i=$1
   shift
   export JAX_PROCESS_ID=$i
-  ((per_process == 0)) || export JAX_LOCAL_DEVICE_IDS
-  ((per_process == 0)) || JAX_LOCAL_DEVICE_IDS=$(seq -s, $((i * per_process)) $(((i + 1) * per_process - 1)))
+  if ((per_process > 0)); then
+    JAX_LOCAL_DEVICE_IDS=$(seq -s, $((i * per_process)) $(((i + 1) * per_process - 1)))
+    export JAX_LOCAL_DEVICE_IDS
+  fi
   set -m
   if ((i == 0)); then
     bash launch/local.sh "$@" </dev/null &
@@ -102,8 +104,10 @@ ended() {
   local i=$1 code=$2 signal=""
   ((status == 0)) || return 0
   status=$code
-  ((code <= 128 || requests > 0)) || signal=" (SIG$(kill -l "$code"))" # `tga` itself ends with 130 if told to
-  say "process $i ended with status $code$signal"
+  if ((code > 128 && requests == 0)); then # `tga` itself ends with 130 if told to
+    signal=$(kill -l "$code" 2>/dev/null) || signal=""
+  fi
+  say "process $i ended with status $code${signal:+ (SIG$signal)}"
   deadline=$((SECONDS + 30))
   ((requests == 0)) || return 0 # they all have been told to end
   if ((i > 0)); then
