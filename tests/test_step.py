@@ -528,7 +528,7 @@ def test_an_accumulated_step_equals_the_whole_one(parts):
         found.append(run(state, batch, KEY))
     (state, metrics), (other, accumulated) = found
     # Adam's first step is lr * g / (|g| + eps): moments say more about the gradient than the parameters.
-    assert_trees_close(state.opt_state[1].mu, other.opt_state[1].mu, rtol=1e-4, atol=1e-7)
+    assert_trees_close(state.opt_state[1].mu, other.opt_state[1].mu, rtol=1e-4, atol=2e-6)
     for name in metrics.keys() - {"cos_mismatched"}:
         np.testing.assert_allclose(metrics[name], accumulated[name], rtol=1e-5, err_msg=name)
 

@@ -1,5 +1,6 @@
 """`tga <command>`: thin; what a command needs is imported when it runs."""
 
+import dataclasses
 import os
 import sys
 from collections.abc import Callable
@@ -25,6 +26,7 @@ commands:
   train   one training from a config
             --config=FILE       such as configs/own_data.py
             --workdir=DIR       checkpoints and metrics go here; the same command resumes
+            --distributed       one process of several; launch/ has scripts that start them
   convert a hub checkpoint (safetensors, .bin, GGUF, LLaVA's LoRA) to one of ours, or back
             --from=PATH         a hub folder or .gguf file; with --to-hub a checkpoint of ours
             --to=DIR            ours is written here
@@ -85,7 +87,7 @@ def _reason(error: BaseException) -> str:
     return last if isinstance(error, OSError) else f"{type(error).__name__}: {last}"
 
 
-def _flags(arguments: list[str], defaults: dict[str, str], config: Path | None):
+def _flags(arguments: list[str], defaults: dict[str, str | bool], config: Path | None):
     """(parsed ConfigDict, flag values). Raises UserError for an unknown flag or config field."""
     from absl import flags
     from ml_collections import config_flags
@@ -98,7 +100,8 @@ def _flags(arguments: list[str], defaults: dict[str, str], config: Path | None):
         default = str(config) if config else None
         config_flags.DEFINE_config_file("config", default, "a config file", flag_values=values, sys_argv=argv)
         for name, value in defaults.items():
-            flags.DEFINE_string(name, value, name, flag_values=values)
+            define: Any = flags.DEFINE_boolean if isinstance(value, bool) else flags.DEFINE_string
+            define(name, value, name, flag_values=values)
         rest = values(argv)[1:]
         found = values.config
         if found is not None:
@@ -147,12 +150,26 @@ def _sweep(arguments: list[str]) -> None:
 
 
 def _train(arguments: list[str]) -> None:
-    found, values = _flags(arguments, {"workdir": ""}, None)
+    found, values = _flags(arguments, {"workdir": "", "distributed": False}, None)
     if not values.workdir:
         raise UserError("--workdir: missing, expected a folder for checkpoints and metrics")
-    from tga_jax import config, train, training
+    import jax
+    import rich.console
 
-    train.run(config.build(training.TrainConfig, found), Path(values.workdir))
+    from tga_jax import config, distributed, train, training
+
+    built = config.build(training.TrainConfig, found)
+    distributed.initialize(values.distributed)
+    console = rich.console.Console(quiet=jax.process_index() > 0)
+    console.print_json(data=dataclasses.asdict(built))
+    try:
+        train.run(built, Path(values.workdir), console)
+    except train.Interrupted as stopped:
+        jax.distributed.shutdown()  # waits for the others; `main` leaves without it, and they would be aborted
+        if not stopped.preempted:
+            raise
+        # To the scheduler that asked for it all went well.
+        print(f"tga train: {stopped}", file=sys.stderr)
 
 
 def _plain_flags(
