@@ -57,14 +57,6 @@ def lines(workdir: Path) -> list[dict]:
     return [{k: v for k, v in line.items() if not k.startswith(("speed/", "memory/"))} for line in found]
 
 
-def trained(workdir: Path, config: training.TrainConfig) -> dict[str, np.ndarray]:
-    model = presets.get("tiny", sources.vocabulary(config.data).size)
-    like = jax.eval_shape(lambda: llava.init(model, jax.random.key(0)))
-    parts = sorted(path.name for path in (workdir / "params").iterdir())
-    found = {part: checkpoints.load_params(workdir, part, like[part]) for part in parts}
-    return {path: np.asarray(x) for path, x in flatten_dict(found, sep="/").items()}
-
-
 def steps_kept(workdir: Path) -> list[int]:
     return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit())
 
@@ -72,7 +64,7 @@ def steps_kept(workdir: Path) -> list[int]:
 def assert_same_run(workdir: Path, other: Path, config: training.TrainConfig) -> None:
     """Bit for bit: parameters and metrics."""
     assert lines(workdir) == lines(other)
-    one, two = trained(workdir, config), trained(other, config)
+    one, two = train_support.trained(workdir, config), train_support.trained(other, config)
     assert one.keys() == two.keys()
     for path in one:
         np.testing.assert_array_equal(one[path], two[path], err_msg=path)
@@ -88,14 +80,14 @@ def whole(tmp_path_factory, data) -> Path:
     return workdir
 
 
-def test_a_training_leaves_metrics_and_the_parts_it_trained(whole, data):
+def test_a_training_leaves_metrics_and_the_parts_it_train_support.trained(whole, data):
     config = train_support.config(data)
     found = lines(whole)
     assert [line["step"] for line in found] == [1, 2, 3, 4]
     expected = {"loss", "lm", "accuracy", "guide", "cos_image_caption", "cos_mismatched", "grad_norm"}
     assert all(line.keys() >= expected for line in found)
     assert all(np.isfinite(value) for line in found for value in line.values())
-    params = trained(whole, config)
+    params = train_support.trained(whole, config)
     assert {path.split("/")[0] for path in params} == {"projector", "llm"}
     model = presets.get("tiny", sources.vocabulary(config.data).size)
     before = flatten_dict(jax.jit(lambda: llava.init(model, jax.random.key(config.seed)))(), sep="/")
@@ -268,6 +260,6 @@ def test_a_later_training_starts_from_the_parts_of_an_earlier_one(whole, data, t
     optimizer = dataclasses.replace(train_support.config(data).optim, learning_rate=0.0)
     config = train_support.config(data, init=init, optim=optimizer, steps=1)
     run(config, tmp_path / "next")
-    one, two = trained(whole, config), trained(tmp_path / "next", config)
+    one, two = train_support.trained(whole, config), train_support.trained(tmp_path / "next", config)
     for path in one:
         np.testing.assert_array_equal(one[path], two[path], err_msg=path)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 from PIL import Image
 
 from tga_jax import checkpoints, sharding, train
-from tga_jax.data import emoji_tasks
+from tga_jax.data import emoji_tasks, sources
 from tga_jax.data.sources import DataConfig, LlavaSource
 from tga_jax.losses import GuideConfig
 from tga_jax.models import clip, llama, llava, presets
@@ -73,6 +74,15 @@ def config(folder: Path, **fields) -> TrainConfig:
         "checkpoint_every": 3,
     }
     return TrainConfig(**{**defaults, **fields})
+
+
+def trained(workdir: Path, config: TrainConfig) -> dict[str, np.ndarray]:
+    """The parameters that a training of `model` left, by path."""
+    model = presets.get("tiny", sources.vocabulary(config.data).size)
+    like = jax.eval_shape(lambda: llava.init(model, jax.random.key(0)))
+    parts = sorted(path.name for path in (workdir / "params").iterdir())
+    found = {part: checkpoints.load_params(workdir, part, like[part]) for part in parts}
+    return {path: np.asarray(x) for path, x in flatten_dict(found, sep="/").items()}
 
 
 def at_step(number: int, act) -> None:

@@ -136,7 +136,7 @@ def _rounded(x: Any, dtype: str, key: jax.Array) -> Any:
     """float32 x in `dtype`; in bfloat16 up with the probability of what is cut off, so that the mean is x."""
     if dtype == "float32" or x.dtype != jnp.float32:
         return x
-    noise = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
+    noise = jax.random.bits(key, x.shape, jnp.uint32) >> 16
     bits = (jax.lax.bitcast_convert_type(x, jnp.uint32) + noise) & jnp.uint32(0xFFFF0000)
     return jnp.where(jnp.isfinite(x), jax.lax.bitcast_convert_type(bits, jnp.float32), x).astype(jnp.bfloat16)
 
@@ -150,23 +150,24 @@ def _float32(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, tree)
 
 
+class _Kept(NamedTuple):
+    step: Any  # int32 scalar
+    inner: Any
+
+
 def _kept_in(dtype: str, tx: optax.GradientTransformation) -> optax.GradientTransformation:
     """The same transformation, whose state is kept in `dtype` between steps."""
     if dtype == "float32":
         return tx
 
-    class Kept(NamedTuple):
-        step: Any  # int32 scalar
-        inner: Any
-
-    def init(params: Any) -> Kept:
+    def init(params: Any) -> _Kept:
         inner = jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, tx.init(params))
-        return Kept(jnp.zeros((), jnp.int32), inner)
+        return _Kept(jnp.zeros((), jnp.int32), inner)
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Kept]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, _Kept]:
         updates, inner = tx.update(updates, _float32(state.inner), params)
         key = jax.random.fold_in(jax.random.key(0), state.step)
-        return updates, Kept(state.step + 1, _all_rounded(inner, dtype, key))
+        return updates, _Kept(state.step + 1, _all_rounded(inner, dtype, key))
 
     return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
 

@@ -1,0 +1,21 @@
+"""TGA on Mistral-7B-Instruct-v0.2, as the paper's main model.
+
+Run, on one accelerator of 141 GB or more (see launch/ for many):
+    bash launch/local.sh train --config=configs/mistral_7b.py:stage1 --workdir=runs/stage1
+    bash launch/local.sh train --config=configs/mistral_7b.py:stage2 --workdir=runs/stage2 --config.init.projector=runs/stage1
+`:baseline` is stage 2 without the guide. Any field can be given: --config.data.llava.llava.path=mine.jsonl.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import llava
+
+
+def get_config(variant: str = "stage1") -> ConfigDict:
+    return llava.get_config(
+        variant,
+        model="tga-mistral-7b",
+        template="mistral_instruct",
+        llm="checkpoints/Mistral-7B-Instruct-v0.2",
+        clip="checkpoints/clip-vit-large-patch14-336",
+    )

@@ -1,0 +1,142 @@
+"""A real training of several processes through launch/multiprocess.sh: the same as one; killed, stopped and continued."""
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import train_support
+from test_multiprocess_sh import ROOT, Copy
+
+from tga_jax.models import presets
+from tga_jax.optim import OptimConfig
+
+pytestmark = pytest.mark.slow
+
+# The real command, with the tests' tiny model among its presets. PAUSE: seconds before each step.
+TGA = """#!{python}
+import os, pathlib, sys, time
+sys.path[:0] = [{root!r}, {tests!r}]
+import train_support
+pids = pathlib.Path(os.environ["PIDS"])
+if len(sys.argv) > 1 and sys.argv[1] == "train":
+    new = pids / (os.environ["JAX_PROCESS_ID"] + ".new")
+    new.write_text(str(os.getpid()))
+    new.rename(new.with_suffix(""))
+    os.chdir({root!r})
+    import jax
+    jax.config.update("jax_disable_most_optimizations", True)
+    from tga_jax import cli, sharding
+    from tga_jax.models import presets
+    presets.LLAVA["tiny"] = train_support.model
+    place = sharding.place_batch
+    def slowly(*arguments):
+        time.sleep(float(os.environ.get("PAUSE", "0")))
+        return place(*arguments)
+    sharding.place_batch = slowly
+    cli.main()
+"""
+CONFIG = """import json
+from ml_collections import ConfigDict
+
+def get_config():
+    return ConfigDict(json.loads({text!r}))
+"""
+
+
+class Cluster:
+    def __init__(self, folder: Path):
+        train_support.write_data(folder / "data")
+        self._copy = Copy(folder, TGA.format(python=sys.executable, root=str(ROOT), tests=str(ROOT / "tests")))
+        self._folder = folder
+        optimizer = OptimConfig(1e-3, ((r"clip/.*", 0.0), (r".*", 1.0)), warmup=0.0)
+        config = train_support.config(
+            folder / "data", optim=optimizer, batch_size=4, steps=6, checkpoint_every=2, log_every=1
+        )
+        self.config = config
+        (folder / "config.py").write_text(CONFIG.format(text=json.dumps(dataclasses.asdict(config))))
+
+    def start(self, count: int, name: str, pause: float = 0):
+        for file in self._copy.pids.iterdir():
+            file.unlink()
+        flags = [f"--config={self._folder / 'config.py'}", f"--workdir={self._folder / name}"]
+        # One device each: with several, JAX's collectives over the network (gloo) now and then mix up on CPUs.
+        return self._copy.start(str(count), "train", *flags, DEVICES_PER_PROCESS="1", PAUSE=str(pause))
+
+    def pid(self, process: int) -> int:
+        return int((self._copy.pids / str(process)).read_text())
+
+    def train(self, count: int, name: str) -> dict[str, np.ndarray]:
+        process = self.start(count, name)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err + out
+        return self.params(name)
+
+    def params(self, name: str) -> dict[str, np.ndarray]:
+        return train_support.trained(self._folder / name, self.config)
+
+    def lines(self, name: str) -> list[dict]:
+        lines = [json.loads(line) for line in (self._folder / name / "metrics.jsonl").read_text().splitlines()]
+        return [{k: v for k, v in line.items() if not k.startswith(("speed/", "memory/"))} for line in lines]
+
+    def until_saved(self, name: str, step: int) -> None:
+        start = time.monotonic()
+        while not (self._folder / name / "checkpoints" / str(step)).exists():
+            assert time.monotonic() - start < 200
+            time.sleep(0.05)
+
+
+def assert_close(one: dict, other: dict, lines: list[dict], others: list[dict]) -> None:
+    assert one.keys() == other.keys()
+    for path in one:
+        np.testing.assert_allclose(one[path], other[path], atol=1e-5, err_msg=path)
+    for a, b in zip(lines, others, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setitem(presets.LLAVA, "tiny", train_support.model)
+
+
+def test_two_and_four_processes_train_as_one_does(tmp_path):
+    cluster = Cluster(tmp_path)
+    one = cluster.train(1, "one")
+    for count in (2, 4):
+        assert_close(one, cluster.train(count, str(count)), cluster.lines("one"), cluster.lines(str(count)))
+
+
+def test_killed_and_stopped_processes_continue_to_identical_parameters(tmp_path):
+    cluster = Cluster(tmp_path)
+    whole = cluster.train(2, "whole")
+
+    killed = cluster.start(2, "again", pause=1)
+    cluster.until_saved("again", 2)
+    os.kill(cluster.pid(1), signal.SIGKILL)
+    _, err = killed.communicate(timeout=200)
+    assert killed.returncode == 128 + signal.SIGKILL
+    assert "process 1 ended with status 137 (SIGKILL)" in err
+
+    stopped = cluster.start(2, "again", pause=1)
+    cluster.until_saved("again", 4)
+    stopped.send_signal(signal.SIGTERM)  # as a scheduler does before it takes the machines away
+    _, err = stopped.communicate(timeout=200)
+    assert stopped.returncode == 0, err
+    assert "the same command continues there" in err
+    assert not (tmp_path / "again" / "params").exists()
+
+    again = cluster.train(2, "again")
+    assert again.keys() == whole.keys()
+    for path in whole:
+        np.testing.assert_array_equal(again[path], whole[path], err_msg=path)
+    assert cluster.lines("again") == cluster.lines("whole")
