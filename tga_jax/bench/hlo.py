@@ -1,0 +1,102 @@
+"""What a compiled program sends between devices, read from its HLO text."""
+
+import collections
+import dataclasses
+import math
+import re
+from collections.abc import Iterable
+
+KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
+
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
+_CALL = re.compile(r"(body|condition|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_TRIPS = re.compile(r'known_trip_count"?:\s*\{"?n"?:\s*"?(\d+)')
+_COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\(")
+_ARRAY = re.compile(r"\b(pred|bf16|[suf]\d+\w*)\[([\d,]*)\]")
+_GROUPS = re.compile(r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]*)\})")
+_NAME = re.compile(r'op_name="([^"]*)"')
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One instruction. elements, sizes: of each whole array, gathered or before it is scattered; sizes are bytes."""
+
+    kind: str
+    elements: tuple[int, ...]
+    sizes: tuple[int, ...]
+    times: int  # how often a run of the program comes here
+    op_name: str  # where it is from in the program's source
+
+
+def _bits(dtype: str) -> int:
+    return 8 if dtype == "pred" else int(re.findall(r"\d+", dtype)[0])
+
+
+def _instruction(line: str) -> Collective | None:
+    found = _COLLECTIVE.search(line)
+    if found is None:
+        return None
+    kind, start = found[2], bool(found[3])
+    arrays = [(_bits(d), math.prod(int(n) for n in dims.split(",") if n)) for d, dims in _ARRAY.findall(found[1])]
+    if start and kind == "all-gather":
+        arrays = arrays[len(arrays) // 2 :]  # the operands come first
+    elif start and kind == "collective-permute":
+        arrays = arrays[:1]  # then the result and two counters
+    groups = _GROUPS.search(line)
+    size = 1
+    if groups is not None and kind == "reduce-scatter":  # its result is one device's part of what it takes
+        size = int(groups[1]) if groups[1] else len(groups[2].split(","))
+    name = _NAME.search(line)
+    elements = tuple(size * count for _, count in arrays)
+    sizes = tuple(math.ceil(size * count * bits / 8) for bits, count in arrays)
+    return Collective(kind, elements, sizes, 1, name[1] if name else "")
+
+
+def collectives(text: str) -> list[Collective]:
+    """Every collective instruction of an HLO module, with how often it runs: loops by the trip counts that XLA knows.
+
+    A loop whose count is not known is taken as run once.
+    """
+    found: dict[str, list[Collective]] = collections.defaultdict(list)
+    calls: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)  # caller -> (callee, times)
+    here, entry = "", ""
+    for line in text.splitlines():
+        if head := _COMPUTATION.match(line):
+            here = head[2]
+            entry = here if head[1] else entry
+            continue
+        if "(" not in line:
+            continue
+        trips = _TRIPS.search(line) if " while(" in line else None
+        for role, name in _CALL.findall(line):
+            calls[here].append((name, int(trips[1]) if trips and role == "body" else 1))
+        if branches := _BRANCHES.search(line):
+            calls[here] += [(name.strip().lstrip("%"), 1) for name in branches[1].split(",")]
+        if (made := _instruction(line)) is not None:
+            found[here].append(made)
+
+    times: dict[str, int] = collections.Counter()
+
+    def visit(name: str, count: int) -> None:
+        times[name] += count
+        for callee, each in calls[name]:
+            visit(callee, count * each)
+
+    visit(entry, 1)
+    return [dataclasses.replace(c, times=times[name]) for name in found for c in found[name] if times[name]]
+
+
+def totals(found: Iterable[Collective], parameters: set[int]) -> dict[str, dict[str, float]]:
+    """Bytes of one run by kind, of "parameters" and of "activations".
+
+    parameters: how many elements arrays of parameters, or of one layer of them, have: an array of such a size counts as
+    one of them. Bytes are of the whole array at every device: gathered, or before it is scattered or reduced.
+    """
+    sums = {kind: {"parameters": 0.0, "activations": 0.0, "instructions": 0} for kind in KINDS}
+    for c in found:
+        for elements, size in zip(c.elements, c.sizes, strict=True):
+            what = "parameters" if elements in parameters else "activations"
+            sums[c.kind][what] += size * c.times
+        sums[c.kind]["instructions"] += c.times
+    return {kind: {k: int(v) for k, v in s.items()} for kind, s in sums.items()}
