@@ -14,7 +14,9 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'known_trip_count"?:\s*\{"?n"?:\s*"?(\d+)')
 _COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\(")
 _ARRAY = re.compile(r"\b(pred|bf16|[suf]\d+\w*)\[([\d,]*)\]")
-_GROUPS = re.compile(r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]*)\})")
+_LIMIT = re.compile(r" = s32\[\]\S* constant\((\d+)\)")
+# The size of a group, its members, or a mesh and the axes that a group spans.
+_GROUPS = re.compile(r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]*)\}|mesh\[(.*?)\] \{(.*?)\})")
 _NAME = re.compile(r'op_name="([^"]*)"')
 
 
@@ -33,6 +35,17 @@ def _bits(dtype: str) -> int:
     return 8 if dtype == "pred" else int(re.findall(r"\d+", dtype)[0])
 
 
+def _group_size(line: str) -> int:
+    found = _GROUPS.search(line)
+    if found is None:
+        return 1
+    size, members, mesh, axes = found.groups()
+    if mesh:
+        sizes = dict(re.findall(r"('\w+')=(\d+)", mesh))
+        return math.prod(int(sizes[axis]) for axis in axes.split(","))
+    return int(size) if size else len(members.split(","))
+
+
 def _instruction(line: str) -> Collective | None:
     found = _COLLECTIVE.search(line)
     if found is None:
@@ -43,10 +56,7 @@ def _instruction(line: str) -> Collective | None:
         arrays = arrays[len(arrays) // 2 :]  # the operands come first
     elif start and kind == "collective-permute":
         arrays = arrays[:1]  # then the result and two counters
-    groups = _GROUPS.search(line)
-    size = 1
-    if groups is not None and kind == "reduce-scatter":  # its result is one device's part of what it takes
-        size = int(groups[1]) if groups[1] else len(groups[2].split(","))
+    size = _group_size(line) if kind == "reduce-scatter" else 1  # its result is one device's part of what it takes
     name = _NAME.search(line)
     elements = tuple(size * count for _, count in arrays)
     sizes = tuple(math.ceil(size * count * bits / 8) for bits, count in arrays)
@@ -54,12 +64,15 @@ def _instruction(line: str) -> Collective | None:
 
 
 def collectives(text: str) -> list[Collective]:
-    """Every collective instruction of an HLO module, with how often it runs: loops by the trip counts that XLA knows.
+    """Every collective instruction of an HLO module, with how often it runs.
 
-    A loop whose count is not known is taken as run once.
+    A loop's trip count is what XLA notes there, or, as TPU's compiler notes none, the one constant that its condition
+    compares with: right for scans. A loop without either is taken as run once.
     """
     found: dict[str, list[Collective]] = collections.defaultdict(list)
     calls: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)  # caller -> (callee, times)
+    limits: dict[str, list[int]] = collections.defaultdict(list)  # of a condition: its constants
+    loops: list[tuple[str, str, str]] = []  # caller, condition, body
     here, entry = "", ""
     for line in text.splitlines():
         if head := _COMPUTATION.match(line):
@@ -68,14 +81,20 @@ def collectives(text: str) -> list[Collective]:
             continue
         if "(" not in line:
             continue
-        trips = _TRIPS.search(line) if " while(" in line else None
-        for role, name in _CALL.findall(line):
-            calls[here].append((name, int(trips[1]) if trips and role == "body" else 1))
+        if limit := _LIMIT.search(line):
+            limits[here].append(int(limit[1]))
+        called = dict(_CALL.findall(line))
+        trips = _TRIPS.search(line)
+        if " while(" in line and trips is None:
+            loops.append((here, called.pop("condition"), called.pop("body")))
+        calls[here] += [(name, int(trips[1]) if trips and role == "body" else 1) for role, name in called.items()]
         if branches := _BRANCHES.search(line):
             calls[here] += [(name.strip().lstrip("%"), 1) for name in branches[1].split(",")]
         if (made := _instruction(line)) is not None:
             found[here].append(made)
 
+    for caller, condition, body in loops:
+        calls[caller].append((body, limits[condition][0] if len(limits[condition]) == 1 else 1))
     times: dict[str, int] = collections.Counter()
 
     def visit(name: str, count: int) -> None:
