@@ -14,7 +14,7 @@ import pytest
 from tga_jax import flops, optim, step
 from tga_jax.data.batch import Batch
 from tga_jax.losses import GuideConfig
-from tga_jax.models import clip, layers, llama, llava, presets
+from tga_jax.models import attention, clip, layers, llama, llava, presets
 from tga_jax.models.llava import ResamplerConfig
 
 # Of real widths: only shapes are needed.
@@ -35,8 +35,10 @@ def remat(model: llava.LlavaConfig, policy: str) -> llava.LlavaConfig:
 TRAINS = {  # what trains -> which paths
     "projector": ((r"projector/.*", 1.0), (r".*", 0.0)),
     "both": ((r"clip/.*", 0.0), (r".*", 1.0)),
-    "llm": ((r"llm/.*", 1.0), (r".*", 0.0)),
+    "lora": ((r".*_lora/.*", 1.0), (r".*", 0.0)),
+    "projector and lora": ((r".*_lora/.*|projector/.*", 1.0), (r".*", 0.0)),
 }
+PARTS = {name: frozenset({"projector", "llm"} if name == "both" else name.split(" and ")) for name in TRAINS}
 
 
 def abstract_batch(b: int, t: int, c: int, m: int, size: int) -> Batch:
@@ -59,7 +61,7 @@ def lowered_step(model, loss, trains: str, b: int, t: int, c: int, m: int):
 
 
 @pytest.mark.parametrize("trains", ["projector", "both"])
-@pytest.mark.parametrize("policy", ["none", "full"])
+@pytest.mark.parametrize("policy", ["none", "names", "full"])
 @pytest.mark.parametrize(
     ("b", "t", "c", "m", "caption"), [(8, 776, 128, 1, True), (4, 1176, 256, 1, False), (2, 1280, 64, 2, True)], ids=str
 )
@@ -67,8 +69,26 @@ def test_the_step_as_xla_counts_it(trains, policy, b, t, c, m, caption):
     guide = GuideConfig(layers=(0, 1)) if caption else None
     model = remat(one_block(MISTRAL), policy)
     found = lowered_step(model, step.LossConfig(guide=guide), trains, b, t, c, m).cost_analysis()["flops"]
-    shape = flops.Step(b, t, c, m, caption_blocks=int(caption), llm=trains == "both", remat=policy)
+    shape = flops.Step(b, t, c, m, caption_blocks=int(caption), trains=PARTS[trains])
     assert found == pytest.approx(flops.step(model, shape, causal=False).hardware, rel=0.004)
+
+
+@pytest.mark.parametrize(
+    ("trains", "policy", "targets"),
+    [
+        ("lora", "none", layers.LoraConfig.targets),
+        ("lora", "full", layers.LoraConfig.targets),
+        ("projector and lora", "none", ("query", "down")),
+        ("projector and lora", "names", ("value", "up", "down")),
+        ("projector and lora", "full", layers.LoraConfig.targets),
+    ],
+)
+def test_lora(trains, policy, targets):
+    model = remat(one_block(MISTRAL), policy)
+    model = dataclasses.replace(model, llm=dataclasses.replace(model.llm, lora=layers.LoraConfig(128, 256, targets)))
+    found = lowered_step(model, step.LossConfig(guide=GuideConfig(layers=(1,))), trains, 8, 776, 128, 1)
+    expected = flops.step(model, flops.Step(8, 776, 128, caption_blocks=1, trains=PARTS[trains]), causal=False)
+    assert found.cost_analysis()["flops"] == pytest.approx(expected.hardware, rel=0.004)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +106,7 @@ def test_other_projectors(changed):
     model = one_block(dataclasses.replace(MISTRAL, llm=llm, **changed))
     for trains in ("projector", "both"):
         found = lowered_step(model, step.LossConfig(), trains, 4, 704, 1, 1).cost_analysis()["flops"]
-        expected = flops.step(model, flops.Step(4, 704, llm=trains == "both"), causal=False)
+        expected = flops.step(model, flops.Step(4, 704, trains=PARTS[trains]), causal=False)
         assert found == pytest.approx(expected.hardware, rel=0.02)
         assert expected.parts["projector"] > 0.015 * expected.hardware
 
@@ -95,7 +115,7 @@ def test_words_that_the_guide_reads_and_blocks_left_out():
     """Without the language loss the blocks above the last guide layer, and the logits, are not computed."""
     guide = GuideConfig("tiled", layers=(0,), vocab_weight=0.2)
     found = lowered_step(one_block(MISTRAL), step.LossConfig(lm=0.0, guide=guide), "projector", 4, 776, 64, 1)
-    expected = flops.step(one_block(MISTRAL), flops.Step(4, 776, blocks=0, guided_words=576, llm=False))
+    expected = flops.step(one_block(MISTRAL), flops.Step(4, 776, blocks=0, guided_words=576, trains=PARTS["projector"]))
     assert found.cost_analysis()["flops"] == pytest.approx(expected.hardware, rel=0.01)
 
 
@@ -128,14 +148,14 @@ def test_the_compiled_program_is_the_lowered_one():
     vision = clip.VisionConfig(192, 2, 6, 768, image_size=56, patch_size=14)
     model = llava.LlavaConfig(clip.ClipConfig(vision, None, None), small, projector_hidden=320)
     lowered = lowered_step(model, step.LossConfig(), "projector", 6, 160, 1, 1)
-    expected = flops.step(model, flops.Step(6, 160, llm=False, remat="full"), causal=False).hardware
+    expected = flops.step(model, flops.Step(6, 160, trains=PARTS["projector"]), causal=False).hardware
     assert lowered.compile().cost_analysis()["flops"] == pytest.approx(expected, rel=0.02)
 
 
 @pytest.mark.parametrize("window", [None, 1, 5, 12, 13, 40])
 def test_scores_are_what_the_mask_lets_through(window):
     places = jnp.arange(13)[None]
-    mask = layers.causal_mask(places, places, places >= 0, window)
+    mask = attention.causal_mask(places, places, places >= 0, window)
     assert flops.scores(13, True, window) == int(mask.sum())
     assert flops.scores(13, False, window) == 169
 
@@ -145,8 +165,8 @@ def test_scores_are_what_the_mask_lets_through(window):
 )
 def test_figures_of_clip_l_and_mistral_7b(t, c, stage2, recomputed, stage1):
     """TFLOP a sample of the two stages, as they are quoted."""
-    both = flops.step(MISTRAL, flops.Step(1, t, c, caption_blocks=18, remat="full"))
-    projector = flops.step(MISTRAL, flops.Step(1, t, c, caption_blocks=18, llm=False))
+    both = flops.step(remat(MISTRAL, "full"), flops.Step(1, t, c, caption_blocks=18))
+    projector = flops.step(MISTRAL, flops.Step(1, t, c, caption_blocks=18, trains=PARTS["projector"]))
     assert both.model / 1e12 == pytest.approx(stage2, rel=0.002)
     assert both.hardware / 1e12 == pytest.approx(recomputed, rel=0.002)
     assert projector.model / 1e12 == pytest.approx(stage1, rel=0.002)

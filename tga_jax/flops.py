@@ -47,7 +47,7 @@ class Step:
 
     blocks: L that the sequence passes, None for all; caption_blocks: those of the caption's forward pass, up to the
     last guide layer; labels: K, None for T; guided_words: image tokens read through the vocabulary by the guide.
-    projector, llm: what trains. lora_rank: r of adapters that train beside a frozen decoder's matrices, 0 for none.
+    trains: the projector, the decoder's own parameters ("llm"), LoRA's beside them ("lora").
     """
 
     rows: int
@@ -58,10 +58,7 @@ class Step:
     blocks: int | None = None
     caption_blocks: int = 0
     guided_words: int = 0
-    projector: bool = True
-    llm: bool = True
-    lora_rank: int = 0
-    remat: str = "none"
+    trains: frozenset[str] = frozenset({"projector", "llm"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,28 +104,34 @@ def decoder_block(c: LlamaConfig, t: int, causal: bool) -> Work:
     return Work(2 * t * _products(c), 4 * scores(t, causal, c.sliding_window) * h)
 
 
-def recomputed(c: LlamaConfig, t: int, causal: bool) -> dict[str, float]:
-    """FLOPs that the backward pass of a block repeats, by remat policy.
+def adapters(c: LlamaConfig, t: int) -> tuple[Work, Work]:
+    """LoRA's products in a block: 2 T r inputs of every target, and 2 T r outputs."""
+    if c.lora is None:
+        return Work(), Work()
+    down, up = (sum(matrices(c)[name][i] for name in c.lora.targets) for i in (0, 1))
+    return Work(2 * t * c.lora.rank * down), Work(2 * t * c.lora.rank * up)
+
+
+def recomputed(c: LlamaConfig, t: int, causal: bool) -> float:
+    """FLOPs that the backward pass of a block repeats, by the remat policy.
 
     "full": all but the last product, whose result no gradient needs. "names" keeps query, key, value, the context and
-    its projection: the scores, gate and up are left.
+    its projection: the scores, gate and up are left. Of LoRA the "up" half of these, and all "down" halves.
     """
-    work = decoder_block(c, t, causal)
-    return {
-        "none": 0.0,
-        "names": 2 * t * _products(c, ("gate", "up")) + work.attention / 2,
-        "full": work.forward - 2 * t * _products(c, ("down",)),
-    }
+    if c.remat == "none":
+        return 0.0
+    work, (down, _) = decoder_block(c, t, causal), adapters(c, t)
+    targets = () if c.lora is None else c.lora.targets
+    rank = 0 if c.lora is None else c.lora.rank
+    again = ("gate", "up") if c.remat == "names" else tuple(name for name in matrices(c) if name != "down")
+    ups = 2 * t * rank * sum(matrices(c)[name][1] for name in targets if name in again)
+    attention = work.attention / 2 if c.remat == "names" else work.attention
+    return 2 * t * _products(c, again) + attention + down.forward + ups
 
 
 def head(c: LlamaConfig, k: int) -> Work:
     """2 K D V."""
     return Work(2 * k * c.hidden_size * c.vocab_size)
-
-
-def adapters(c: LlamaConfig, t: int, rank: int) -> Work:
-    """2 T r (inputs + outputs) for every matrix of a block."""
-    return Work(2 * t * rank * sum(i + o for i, o in matrices(c).values()))
 
 
 def vision(c: VisionConfig, feature_layer: int) -> Work:
@@ -157,33 +160,74 @@ def projector(c: LlavaConfig) -> tuple[Work, Work]:
 def step(model: LlavaConfig, s: Step, causal: bool = True) -> StepFlops:
     """FLOPs of one step.
 
-    With the projector trained, gradients pass the whole decoder: its input's (dx) always, its parameters' (dW) if it
-    trains too. Else they end at the first trained block's attention.
+    Gradients pass the whole decoder: its inputs' (dx) always, its parameters' (dW) if it trains. The scan over blocks
+    computes the first block's dx even where nothing below it learns.
     """
     c, t = model.llm, s.positions
     blocks = c.num_layers if s.blocks is None else s.blocks
     decoder = decoder_block(c, t, causal) * blocks
+    lora = sum(adapters(c, t), Work()) * blocks
     logits = head(c, t if s.labels is None else s.labels) if blocks == c.num_layers else Work()
     words = head(c, s.guided_words)
-    lora = adapters(c, t, s.lora_rank) * blocks
     first, rest = (work * s.pictures for work in projector(model))
+    caption = decoder_block(c, s.caption, causal) + sum(adapters(c, s.caption), Work())
     parts = {
         "decoder": decoder + lora,
         "logits": logits + words,
         "projector": first + rest,
-        "caption": (decoder_block(c, s.caption, causal) + adapters(c, s.caption, s.lora_rank)) * s.caption_blocks,
+        "caption": caption * s.caption_blocks,
         "vision": vision(model.clip.vision, model.feature_layer) * s.pictures,
     }
-    below = s.projector or s.llm  # the embedding is a part of the decoder that trains with it
-    learns = below or s.lora_rank > 0
-    backward = 0.0
-    if learns:
-        backward += decoder.backward(True, s.llm) + logits.backward(True, s.llm) + lora.backward()
-    if not below:
-        backward -= 2 * t * _products(c, ("query", "key", "value")) if learns else 0.0
-    if s.projector:
+    backward, again = 0.0, 0.0
+    if s.trains:
+        llm = "llm" in s.trains
+        backward = decoder.backward(True, llm) + logits.backward(True, llm) + lora.backward(True, "lora" in s.trains)
+        again = recomputed(c, t, causal) * blocks
+    if "projector" in s.trains:
         backward += first.backward(inputs=False) + rest.backward() + words.backward(parameters=False)
     forward = sum(work.forward for work in parts.values())
-    again = recomputed(c, t, causal)[s.remat] * blocks if learns else 0.0
     named = {name: s.rows * work.forward for name, work in parts.items()}
     return StepFlops(s.rows * (forward + backward), s.rows * (forward + backward + again), named)
+
+
+def kept(model: LlavaConfig, s: Step, causal: bool, itemsize: int = 2) -> float:
+    """Estimated bytes of activations at the fullest moment of a step's backward pass, of all rows.
+
+    Of every block what the remat policy keeps, D for its input and more; and of one block, or of the logits with their
+    gradient, all that is in use there: 5 F for the feed-forward part, 4 D in float32 for the norms, and, where the
+    scores are written out (not `causal`), two of their squares in float32 and one in `itemsize`.
+    """
+    c, t = model.llm, s.positions
+    h, g = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+    squares = 0 if causal else c.num_heads * t * t * (8 + itemsize)
+    names = t * itemsize * (2 * c.hidden_size + 2 * h + 2 * g)
+    used = t * (itemsize * 5 * c.mlp_size + 16 * c.hidden_size) + squares
+    each = {"full": t * itemsize * c.hidden_size, "names": names, "none": names + used}[c.remat]
+    logits = 8 * (t if s.labels is None else s.labels) * c.vocab_size
+    blocks = c.num_layers if s.blocks is None else s.blocks
+    return s.rows * (blocks * each + max(used, logits))
+
+
+def gathering(model: LlavaConfig, itemsize: int = 2, tensor: int = 1) -> float:
+    """Estimated bytes that FSDP has gathered at one time: two blocks, one in use and one on its way, their gradients, and
+    the head with its gradient in float32."""
+    c = model.llm
+    return (4 * itemsize * _products(c) + (itemsize + 4) * c.hidden_size * c.vocab_size) / tensor
+
+
+def gathered(model: LlavaConfig, s: Step, itemsize: int = 2, tensor: int = 1) -> float:
+    """Bytes of parameters that FSDP gathers to every device in a step, or in each of its accumulated parts.
+
+    itemsize: bytes of a parameter in the computation; tensor: devices that divide the matrices of the transformers.
+
+    A block's once for the forward and once for the backward pass, where recomputing shares the second, and once more for
+    the caption's; the tower's, the projector's and the head's, which both passes use in turn, once. The table of
+    embeddings stays where it is: its rows are sent, not the table.
+    """
+    c, v = model.llm, model.clip.vision
+    blocks = c.num_layers if s.blocks is None else s.blocks
+    passes = (2 if s.trains else 1) * blocks + s.caption_blocks
+    tower = vision(v, model.feature_layer).weights / (2 * (v.num_patches + 1))
+    first, rest = (work.weights / (2 * model.image_tokens) for work in projector(model))
+    logits = 0 if blocks < c.num_layers else c.hidden_size * c.vocab_size
+    return itemsize * ((passes * _products(c) + logits + tower) / tensor + first + rest)

@@ -36,6 +36,7 @@ ENTRY %main.9 (x: f32[2]) -> f32[2] {
   %both = ((f32[2]{0}, pred[3]{0}), (f32[8]{0}, pred[12]{0})) all-gather-start(%x, %y), dimensions={0}
   %while.1 = (s32[], bf16[4,16]) while(%x), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"5"}}
   %s = ((f32[4,16]), f32[1,16], u32[]) async-start(%g), calls=%scattered
+  %rss = ((f32[8,2], f32[16]), (f32[2,2], f32[4])) reduce-scatter-start(%g, %h), replica_groups=[2,4]<=[8], to_apply=%add
   %cp = (s8[7]{0}, s8[7]{0}, u32[], u32[]) collective-permute-start(%z), source_target_pairs={{0,1}}
   %while.3 = (s32[]{:T(128)}, f32[8]) while(%x), condition=%less, body=%tpu_body, metadata={op_name="jit(step)/while"}
   %a2a = (f32[2,3]{1,0}, f32[2,3]{1,0}) all-to-all(%q, %r), replica_groups={{0,1}}
@@ -49,6 +50,7 @@ def test_every_kind_with_its_bytes_and_the_trips_of_its_loops():
         ("all-gather", (128,)): ((64,), 5, "jit(step)/up"),
         ("all-reduce", (32,)): ((8,), 15, ""),  # a loop in a loop
         ("reduce-scatter", (256,)): ((64,), 1, ""),  # of four devices' parts
+        ("reduce-scatter", (64, 64)): ((16, 16), 1, ""),  # begun, with what it takes
         ("reduce-scatter", (36,)): ((18,), 7, ""),  # the count is in the condition, the groups are axes of a mesh
         ("all-gather", (32, 12)): ((8, 12), 1, ""),  # two at once
         ("collective-permute", (7,)): ((7,), 1, ""),
@@ -59,7 +61,7 @@ def test_every_kind_with_its_bytes_and_the_trips_of_its_loops():
 def test_totals_tell_parameters_by_their_size():
     totals = hlo.totals(hlo.collectives(TEXT), parameters={64})
     assert totals["all-gather"] == {"parameters": 5 * 128, "activations": 44, "instructions": 6}
-    assert totals["reduce-scatter"] == {"parameters": 256, "activations": 252, "instructions": 8}
+    assert totals["reduce-scatter"] == {"parameters": 256, "activations": 380, "instructions": 9}
     assert totals["all-reduce"] == {"parameters": 0, "activations": 480, "instructions": 15}
 
 

@@ -54,9 +54,12 @@ def _instruction(line: str) -> Collective | None:
     arrays = [(_bits(d), math.prod(int(n) for n in dims.split(",") if n)) for d, dims in _ARRAY.findall(found[1])]
     if start and kind == "all-gather":
         arrays = arrays[len(arrays) // 2 :]  # the operands come first
+    elif start and kind == "reduce-scatter":
+        arrays = arrays[: len(arrays) // 2]
     elif start and kind == "collective-permute":
         arrays = arrays[:1]  # then the result and two counters
-    size = _group_size(line) if kind == "reduce-scatter" else 1  # its result is one device's part of what it takes
+    # The result of a reduce-scatter is one device's part of what it takes.
+    size = _group_size(line) if kind == "reduce-scatter" and not start else 1
     name = _NAME.search(line)
     elements = tuple(size * count for _, count in arrays)
     sizes = tuple(math.ceil(size * count * bits / 8) for bits, count in arrays)

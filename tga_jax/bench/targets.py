@@ -97,21 +97,22 @@ def _check_installed(platform: str) -> None:
     raise UserError(f"compiling for {platform} needs its compiler; install it: {how[platform]}")
 
 
-def prepare(target: Target) -> None:
-    """Sets the environment in which JAX compiles for `target` and runs on this machine's CPU.
+def prepare(target: Target, compiles: bool = True) -> None:
+    """Sets the environment in which JAX runs on this machine's CPU, with as many fake devices as the target has chips,
+    and, if it `compiles`, can do so for the target.
 
-    To be called before JAX is imported. Raises UserError if the compiler is not installed.
+    To be called before JAX is imported. Raises UserError if the target's compiler is not installed.
     """
-    flags, name = [os.environ.get("XLA_FLAGS", "")], target.chip.platform if target.chip else "cpu"
+    flags = [os.environ.get("XLA_FLAGS", ""), f"--xla_force_host_platform_device_count={target.count}"]
     os.environ["JAX_PLATFORMS"] = "cpu"
-    if name == "cpu":
-        flags.append(f"--xla_force_host_platform_device_count={target.count}")
-    else:
-        _check_installed(name)
-    if name == "cuda":
+    platform = target.chip.platform if target.chip and compiles else "cpu"
+    if platform != "cpu":
+        _check_installed(platform)
+    if platform == "cuda":
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-        flags.append("--xla_gpu_autotune_level=0")  # it would time kernels on the GPU
-    if name == "tpu":
+        # Tuning would time kernels on the GPU; Triton's products, untuned, may get tiles that they cannot have.
+        flags += ["--xla_gpu_autotune_level=0", "--xla_gpu_enable_triton_gemm=false"]
+    if platform == "tpu":
         os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # there is no metadata server to ask
     os.environ["XLA_FLAGS"] = " ".join(flags).strip()
 
