@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tga_jax import cli, train
+from tga_jax import cli, train, training
 from tga_jax.demo import main as demo
 from tga_jax.demo.world import DemoConfig
 from tga_jax.workdir import claim
@@ -186,7 +186,7 @@ def test_a_forked_config_file_may_have_fields_that_the_default_has_not(monkeypat
 
 def test_a_stopped_command_says_so_and_ends_with_130(monkeypatch, capsys):
     def stop(*_):
-        raise train.Interrupted("stopped at step 3 of clip; the same command continues there")
+        raise train.Interrupted("stopped at step 3 of clip; the same command continues there", False)
 
     monkeypatch.setattr(demo, "run", stop)
     assert call("demo") == 130
@@ -198,7 +198,7 @@ def test_own_data_config_builds(monkeypatch):
     monkeypatch.setattr(train, "run", lambda built, workdir: calls.append((built, workdir)))
     assert call("train", OWN_DATA, "--workdir=w", "--config.data.llava.own.path=x.json") == 0
     built, workdir = calls[0]
-    assert isinstance(built, train.TrainConfig)
+    assert isinstance(built, training.TrainConfig)
     assert (built.data.llava["own"].path, workdir) == ("x.json", Path("w"))
     assert isinstance(built.loss.guide.layers, tuple)
 

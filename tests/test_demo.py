@@ -11,7 +11,7 @@ import pytest
 import rich.console
 from ml_collections import ConfigDict
 
-from tga_jax import config, train
+from tga_jax import config, train, training
 from tga_jax.analysis.plots import TEXT_LABEL
 from tga_jax.data import emoji_source, emoji_tasks, sources
 from tga_jax.data.emoji_concepts import COLORS, CONCEPTS, SCENES, caption
@@ -64,7 +64,7 @@ def stand_in_attachments(world: World, clip_dir: Path) -> Path:
     return folder
 
 
-def recorded(world: World, monkeypatch) -> tuple[dict[str, train.TrainConfig], dict[str, Path]]:
+def recorded(world: World, monkeypatch) -> tuple[dict[str, training.TrainConfig], dict[str, Path]]:
     """The trainings that the demo makes and their folders, by row and name, without training."""
     configs, folders = {}, {}
     prefix = ""
@@ -337,8 +337,8 @@ def tiny() -> DemoConfig:
     """A few steps each on one picture for each pair, at the size that the preset's vision tower has."""
     values = demo_values(image_size=64)
     trained = [values.clip, values.text, *(stage for row in values.rows.values() for stage in row.stages.values())]
-    for training in trained:
-        training.update({"steps": 3, "batch_size": 4})
+    for one in trained:
+        one.update({"steps": 3, "batch_size": 4})
     values.new_tokens = 4
     return config.build(DemoConfig, values)
 

@@ -44,12 +44,17 @@ def lm_reference(logits: np.ndarray, tokens: np.ndarray, targets: np.ndarray) ->
     return float(np.mean(found)), float(np.mean(hits))
 
 
+def lm_loss(logits, tokens, targets):
+    """Position t predicts token t + 1."""
+    return losses.lm_loss(jnp.asarray(logits)[:, :-1], jnp.asarray(tokens)[:, 1:], jnp.asarray(targets)[:, 1:])
+
+
 def test_lm_loss_against_float64():
     rng = np.random.default_rng(0)
     logits, tokens = 3 * normal(1, 3, 7, 11), rng.integers(0, 11, (3, 7), dtype=np.int32)
     targets = rng.random((3, 7)) < 0.5
     tokens[0, 1:] = np.argmax(logits[0, :-1], -1)  # some hits
-    loss, metrics = losses.lm_loss(jnp.array(logits), jnp.array(tokens), jnp.array(targets))
+    loss, metrics = lm_loss(logits, tokens, targets)
     expected, accuracy = lm_reference(logits, tokens, targets)
     assert accuracy > 0
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
@@ -59,17 +64,17 @@ def test_lm_loss_against_float64():
 def test_lm_loss_literal():
     """Uniform logits cost log V a target, however many targets there are; position 0 predicts token 1."""
     tokens, targets = np.array([[0, 1, 2, 3]]), np.array([[0, 0, 1, 1]], bool)
-    loss, _ = losses.lm_loss(jnp.zeros((1, 4, 4)), jnp.array(tokens), jnp.array(targets))
+    loss, _ = lm_loss(jnp.zeros((1, 4, 4)), tokens, targets)
     np.testing.assert_allclose(loss, np.log(4), rtol=1e-6)
     sure = 100.0 * jax.nn.one_hot(jnp.array([[3, 2, 3, 0]]), 4)  # right only about the targets
-    loss, metrics = losses.lm_loss(sure, jnp.array(tokens), jnp.array(targets))
+    loss, metrics = lm_loss(sure, tokens, targets)
     assert float(loss) == 0.0
     assert float(metrics["accuracy"]) == 1.0
 
 
 def test_lm_loss_without_target_is_zero_with_zero_gradient():
     tokens, targets = jnp.zeros((2, 3), jnp.int32), jnp.zeros((2, 3), bool)
-    value, grad = jax.value_and_grad(lambda x: losses.lm_loss(x, tokens, targets)[0])(jnp.array(normal(2, 2, 3, 4)))
+    value, grad = jax.value_and_grad(lambda x: lm_loss(x, tokens, targets)[0])(jnp.array(normal(2, 2, 3, 4)))
     assert float(value) == 0.0
     assert not np.any(grad)
 
@@ -77,7 +82,7 @@ def test_lm_loss_without_target_is_zero_with_zero_gradient():
 def test_lm_loss_of_half_precision_logits_is_taken_in_float32():
     logits = jnp.array(normal(3, 2, 5, 7)).astype(jnp.bfloat16)
     tokens, targets = np.ones((2, 5), np.int32), np.ones((2, 5), bool)
-    loss, _ = losses.lm_loss(logits, jnp.array(tokens), jnp.array(targets))
+    loss, _ = lm_loss(logits, tokens, targets)
     assert loss.dtype == jnp.float32
     expected, _ = lm_reference(np.asarray(logits.astype(jnp.float32)), tokens, targets)
     np.testing.assert_allclose(loss, expected, rtol=1e-6)

@@ -28,14 +28,23 @@ def test_a_strange_folder_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"not empty and without config\.json"):
         workdir.claim(tmp_path, {})
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match=r"config\.json: not JSON"):
+    with pytest.raises(UserError, match=r"config\.json: cannot be read .* expected a run's config"):
         workdir.claim(tmp_path, {})
 
 
-def test_first_difference():
-    assert workdir.first_difference({"a": 1, "b": {"c": [1]}}, {"a": 1, "b": {"c": [1]}}) is None
-    assert workdir.first_difference({"b": {"c": [1]}}, {"b": {"c": [2]}}) == "config.b.c is [1] there and [2] now"
-    assert workdir.first_difference({}, {"z": 1}) == "config.z is null there and 1 now"
+def test_differences():
+    assert workdir.differences({"a": 1, "b": {"c": [1]}}, {"a": 1, "b": {"c": [1]}}) == []
+    assert workdir.differences({"b": {"c": [1]}}, {"b": {"c": [2]}}) == ["config.b.c is [1] there and [2] now"]
+    found = workdir.differences({"b": {"c": 1, "d": 0}}, {"b": {"c": 2, "d": 0}, "z": 1})
+    assert found == ["config.b.c is 1 there and 2 now", "config.z is null there and 1 now"]
+
+
+def test_what_may_change_does_not_make_another_run(tmp_path):
+    folder = tmp_path / "run"
+    workdir.claim(folder, {"steps": 4, "keep": 2})
+    assert workdir.holds(folder, {"steps": 4, "keep": 3}, may_change=("keep",))
+    with pytest.raises(UserError, match="config.steps is 4 there and 5 now; choose another --workdir"):
+        workdir.holds(folder, {"steps": 5, "keep": 3}, may_change=("keep",))
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from tga_jax.losses import GuideConfig
 from tga_jax.models import clip, llama, llava, presets
 from tga_jax.optim import OptimConfig
 from tga_jax.step import LossConfig
-from tga_jax.train import TrainConfig
+from tga_jax.training import TrainConfig
 
 CAPTIONS = ("a cat on a red background", "a dog on a blue background", "a gun on a green background")
 

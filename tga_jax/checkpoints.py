@@ -1,4 +1,4 @@
-"""Checkpoints on disk; the only importer of orbax.
+"""Checkpoints on disk; the only importer of orbax. Of several processes, all call every function here.
 
 A training keeps `<workdir>/checkpoints/<step>` (state and data position, to resume) and, when it has ended,
 `<workdir>/params/<part>` for each part it trained (`clip`, `projector`, `llm`), which later trainings start from.
@@ -11,31 +11,46 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from tga_jax.errors import UserError
 from tga_jax.workdir import disk_errors
 
 
-class Checkpoints:
-    """The resumable states of one training, the newest two."""
+def wait_for_all(what: str) -> None:
+    """Until every process is here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
 
-    def __init__(self, workdir: Path):
+
+class Checkpoints:
+    """The resumable states of one training: the newest `keep`, and those whose step `keep_every` divides (0: none)."""
+
+    def __init__(self, workdir: Path, keep: int, keep_every: int = 0):
         self.folder = workdir.absolute() / "checkpoints"
         with disk_errors(workdir):
-            options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, enable_async_checkpointing=False)
+            options = ocp.CheckpointManagerOptions(max_to_keep=keep, keep_period=keep_every or None, create=True)
             self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any, data: dict[str, Any]) -> None:
-        """state: pytree of arrays; data: the input iterator's JSON state. Raises UserError if the disk is full."""
+        """Copies the state and returns; it is written while the training goes on.
+
+        state: pytree of arrays; data: the input iterator's JSON state. Raises UserError if the disk was full, at this
+        save or at the one before.
+        """
         if step in self._manager.all_steps():
             return
         with disk_errors(self.folder):
             self._manager.save(
                 step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data))
             )
+
+    def wait(self) -> None:
+        """Until what was saved is on disk. Raises UserError if the disk is full."""
+        with disk_errors(self.folder):
             self._manager.wait_until_finished()
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
@@ -60,11 +75,16 @@ def save_params(workdir: Path, params: dict[str, Any]) -> None:
     folder = workdir.absolute() / "params"
     aside = workdir.absolute() / ".params-unfinished"
     with disk_errors(folder):
-        shutil.rmtree(aside, ignore_errors=True)
+        if jax.process_index() == 0:
+            shutil.rmtree(aside, ignore_errors=True)
+        wait_for_all("params have a place")
         with ocp.StandardCheckpointer() as checkpointer:
             for part, tree in params.items():
                 checkpointer.save(aside / part, tree)
-        aside.rename(folder)
+        wait_for_all("params are written")
+        if jax.process_index() == 0:
+            aside.rename(folder)
+        wait_for_all("params are there")
 
 
 def has_params(workdir: Path) -> bool:

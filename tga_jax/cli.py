@@ -172,9 +172,9 @@ def _train(arguments: list[str]) -> None:
     found, values = _flags(arguments, {"workdir": ""}, None)
     if not values.workdir:
         raise UserError("--workdir: missing, expected a folder for checkpoints and metrics")
-    from tga_jax import config, train
+    from tga_jax import config, train, training
 
-    train.run(config.build(train.TrainConfig, found), Path(values.workdir))
+    train.run(config.build(training.TrainConfig, found), Path(values.workdir))
 
 
 def _plain_flags(

@@ -84,15 +84,14 @@ def cosine(a: Array, b: Array, eps: float = 1e-12) -> Array:
     return jnp.sum(a * b, -1) * jax.lax.rsqrt(norms)
 
 
-def lm_loss(logits: Array, tokens: Array, targets: Array) -> tuple[Array, dict[str, Array]]:
-    """Next-token cross-entropy in nats, mean over the target tokens of the batch.
+def lm_loss(logits: Array, labels: Array, mask: Array) -> tuple[Array, dict[str, Array]]:
+    """Cross-entropy in nats, mean over the labels that count.
 
-    logits [B, T, V] (position t predicts token t+1), tokens int32 [B, T], targets bool [B, T]: tokens to be predicted.
+    logits [B, K, V]; labels int32 [B, K]; mask bool [B, K]: those that count.
     """
-    log_probs = jax.nn.log_softmax(logits[:, :-1].astype(jnp.float32))
-    following, mask = tokens[:, 1:], targets[:, 1:]
-    losses = -jnp.take_along_axis(log_probs, following[..., None], axis=-1)[..., 0]
-    accuracy = masked_mean((jnp.argmax(log_probs, -1) == following).astype(jnp.float32), mask)
+    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
+    losses = -jnp.take_along_axis(log_probs, labels[..., None], axis=-1)[..., 0]
+    accuracy = masked_mean((jnp.argmax(log_probs, -1) == labels).astype(jnp.float32), mask)
     return masked_mean(losses, mask), {"accuracy": accuracy}
 
 
@@ -118,24 +117,32 @@ def guide_loss(
     has_pair: Array,
     has_hinge: Array,
     progress: Array,
+    shares: tuple[Array | float, Array | float] = (1.0, 1.0),
 ) -> tuple[Array, dict[str, Array]]:
     """L_pair + L_hinge on pooled states (see GuideConfig; method of Xu et al., with `exp` that carries a gradient).
 
     image, caption, retrieved: I_j, C_j, R_j [J, B, D]; has_pair bool [B]: the sample has an image and a caption;
-    has_hinge bool [B]: and a retrieved text in its sequence; progress: s in 0..1.
+    has_hinge bool [B]: and a retrieved text in its sequence; progress: s in 0..1; shares: of this batch in all
+    pairs and all hinges of the step, if it is accumulated.
     """
     caption = jax.lax.stop_gradient(caption)
     phi = POOLED_FORMS[config.form]
     cos_image, cos_retrieved = cosine(image, caption), cosine(retrieved, caption)  # [J, B]
     everywhere = jnp.ones_like(cos_image, bool)
-    pair = masked_mean(phi(-cos_image), everywhere & has_pair)
-    hinge = masked_mean(phi(cos_retrieved - cos_image), everywhere & has_hinge)
+    pair = shares[0] * masked_mean(phi(-cos_image), everywhere & has_pair)
+    hinge = shares[1] * masked_mean(phi(cos_retrieved - cos_image), everywhere & has_hinge)
     loss = config.pair_weight * DECAYS[config.pair_decay](progress) * pair
     loss += config.hinge_weight * DECAYS[config.hinge_decay](progress) * hinge
     metrics = {
-        "cos_image_caption": masked_mean(cos_image, everywhere & has_pair),
+        "guide_pair": pair,
+        "guide_hinge": hinge,
+        "cos_image_caption": shares[0] * masked_mean(cos_image, everywhere & has_pair),
+        **{
+            f"cos_image_caption/{layer}": shares[0] * masked_mean(cos_image[j], has_pair)
+            for j, layer in enumerate(config.layers)
+        },
         # Different captions' states are close to each other too: a cosine means something only against this one.
-        "cos_mismatched": masked_mean(cosine(image, jnp.roll(caption, 1, axis=1)), everywhere & has_pair),
+        "cos_mismatched": shares[0] * masked_mean(cosine(image, jnp.roll(caption, 1, axis=1)), everywhere & has_pair),
     }
     return (jax.lax.stop_gradient(loss) if config.stop_gradient else loss), metrics
 

@@ -1,10 +1,16 @@
-"""Training metrics to disk: JSON lines and TensorBoard events."""
+"""Training metrics: JSON lines, TensorBoard events and, if wanted, Weights & Biases; and how fast a training is."""
 
+import contextlib
 import json
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import jax
 from tensorboardX import SummaryWriter
 
+from tga_jax.errors import UserError
 from tga_jax.workdir import disk_errors, write_text
 
 
@@ -12,9 +18,13 @@ class MetricsWriter:
     """Appends to `<workdir>/metrics.jsonl` and to TensorBoard events beside it.
 
     start: the step a resumed run continues from; lines of later steps, which the run will write again, are dropped.
+    wandb: a project there, "" for none. Raises UserError if that is not installed.
     """
 
-    def __init__(self, workdir: Path, start: int):
+    def __init__(
+        self, workdir: Path, start: int, name: str = "", wandb: str = "", config: dict[str, Any] | None = None
+    ):
+        self._run = _open_wandb(workdir, name, wandb, config) if wandb else None
         self._path = workdir / "metrics.jsonl"
         kept = []
         if self._path.exists():
@@ -33,8 +43,65 @@ class MetricsWriter:
             self._lines.write(json.dumps({"step": step, **values}) + "\n")
             for name, value in values.items():
                 self._events.add_scalar(name, value, step)
+        if self._run is not None:
+            self._run.log(values, step=step)
 
     def close(self) -> None:
         with disk_errors(self._path.parent):
             self._lines.close()
             self._events.close()
+        if self._run is not None:
+            self._run.finish()
+
+
+def _open_wandb(workdir: Path, name: str, project: str, config: dict[str, Any] | None) -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError('wandb: is not installed, expected `pip install wandb` or --config.wandb=""') from error
+    # The workdir names the run, so that a resumed one goes on there.
+    run = "-".join(workdir.absolute().parts[-2:])
+    return wandb.init(project=project, name=name, id=run, resume="allow", dir=str(workdir), config=config)
+
+
+class Speed:
+    """Rates since the last `read`; the first step, which compiles, is left out."""
+
+    def __init__(self, batch_size: int):
+        self._batch_size = batch_size
+        self._start: float | None = None
+        self._steps, self._tokens, self._waited = 0, 0.0, 0.0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around the wait for data."""
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
+
+    def step(self, tokens: float) -> None:
+        """A step has ended. tokens: of all its rows, without padding."""
+        if self._start is None:
+            self._reset()
+            return
+        self._steps, self._tokens = self._steps + 1, self._tokens + tokens
+
+    def _reset(self) -> None:
+        self._start, self._steps, self._tokens, self._waited = time.perf_counter(), 0, 0.0, 0.0
+
+    def read(self) -> dict[str, float]:
+        """Rates a second, the share of time spent waiting for data, and the device's peak memory where it tells."""
+        found = {}
+        if self._start is not None and self._steps:
+            seconds = time.perf_counter() - self._start
+            found = {
+                "speed/seconds_per_step": seconds / self._steps,
+                "speed/samples_per_second": self._steps * self._batch_size / seconds,
+                "speed/tokens_per_second": self._tokens / seconds,
+                "speed/waiting": self._waited / seconds,
+            }
+            self._reset()
+        stats = jax.local_devices()[0].memory_stats()
+        if stats and "peak_bytes_in_use" in stats:
+            found["memory/peak_gib"] = stats["peak_bytes_in_use"] / 2**30
+        return found

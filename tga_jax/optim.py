@@ -2,8 +2,9 @@
 
 import dataclasses
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -12,6 +13,7 @@ from optax import contrib
 from tga_jax.errors import UserError
 
 KINDS = ("adam", "muon")
+DTYPES = ("float32", "bfloat16")
 Flat = dict[str, Any]  # parameter path, such as "llm/blocks/query/kernel" -> array
 
 
@@ -24,7 +26,8 @@ class OptimConfig:
     scratch then need fewer steps.
 
     `schedule` is a list of (pattern, multiplier): the first pattern that matches the whole of a parameter's path
-    gives the multiplier of its learning rate; 0 freezes it. A parameter that none matches is an error.
+    gives the multiplier of its learning rate; 0 freezes it. A parameter that none matches is an error, and a pattern
+    that matches none.
     """
 
     learning_rate: float
@@ -36,27 +39,44 @@ class OptimConfig:
     b1: float = 0.9
     b2: float = 0.98
     kind: str = "adam"
+    # How the trainable parameters and the optimizer's moments are kept between steps. What bfloat16 cannot hold of a
+    # step is rounded up or down at random, so that small steps add up.
+    param_dtype: str = "float32"  # or "bfloat16"
+    moment_dtype: str = "float32"  # or "bfloat16"
+    accumulate: int = 1  # parts of a batch that are computed one after another; their gradients are added up
 
     def __post_init__(self):
         if self.kind not in KINDS:
             raise ValueError(f"optim.kind: {self.kind!r}, expected one of {', '.join(KINDS)}")
+        for name in ("param_dtype", "moment_dtype"):
+            if getattr(self, name) not in DTYPES:
+                raise ValueError(f"optim.{name}: {getattr(self, name)!r}, expected one of {', '.join(DTYPES)}")
+        if self.accumulate < 1:
+            raise ValueError(f"optim.accumulate: {self.accumulate}, expected at least 1")
+
+
+def _multiplier(config: OptimConfig, path: str) -> float:
+    for pattern, multiplier in config.schedule:
+        if re.fullmatch(pattern, path):
+            return multiplier
+    raise UserError(f"optim.schedule: no pattern covers parameter {path!r}")
 
 
 def multipliers(config: OptimConfig, paths: list[str]) -> dict[str, float]:
-    """The learning-rate multiplier of every path. Raises UserError naming a path that no pattern covers."""
-    found = {}
-    for path in paths:
-        rule = next((m for pattern, m in config.schedule if re.fullmatch(pattern, path)), None)
-        if rule is None:
-            raise UserError(f"optim.schedule: no pattern covers parameter {path!r}")
-        found[path] = rule
-    return found
+    """The learning-rate multiplier of every path. Raises UserError naming a path that no pattern covers, or a pattern
+    that no path matches."""
+    for pattern, _ in config.schedule:
+        if not any(re.fullmatch(pattern, path) for path in paths):
+            raise UserError(f"optim.schedule: no parameter matches {pattern!r}")
+    return {path: _multiplier(config, path) for path in paths}
 
 
 def partition(config: OptimConfig, params: dict) -> tuple[Flat, Flat]:
     """(trainable, frozen) parameters by path: only the first are differentiated and have moments."""
     flat: Flat = flatten_dict(params, sep="/")
     rules = multipliers(config, list(flat))
+    if not any(rules.values()):
+        raise UserError("optim.schedule: freezes every parameter, expected some to train")
     return {p: v for p, v in flat.items() if rules[p]}, {p: v for p, v in flat.items() if not rules[p]}
 
 
@@ -91,7 +111,7 @@ def _input_and_output(path: str, x: Any) -> contrib.MuonDimensionNumbers | None:
     if not path.endswith("/kernel"):
         return None
     axes = tuple(range("/blocks/" in path, x.ndim))
-    split = 1 if path.split("/")[-2].startswith(("query", "key", "value")) else -1
+    split = 1 if re.search(r"/(query|key|value)[^/]*(/(down|up))?/kernel$", path) else -1
     return contrib.MuonDimensionNumbers(axes[:split], axes[split:])
 
 
@@ -112,13 +132,61 @@ def _scale_by(config: OptimConfig) -> optax.GradientTransformation:
     )
 
 
+def _rounded(x: Any, dtype: str, key: jax.Array) -> Any:
+    """float32 x in `dtype`; in bfloat16 up with the probability of what is cut off, so that the mean is x."""
+    if dtype == "float32" or x.dtype != jnp.float32:
+        return x
+    noise = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
+    bits = (jax.lax.bitcast_convert_type(x, jnp.uint32) + noise) & jnp.uint32(0xFFFF0000)
+    return jnp.where(jnp.isfinite(x), jax.lax.bitcast_convert_type(bits, jnp.float32), x).astype(jnp.bfloat16)
+
+
+def _all_rounded(tree: Any, dtype: str, key: jax.Array) -> Any:
+    leaves, structure = jax.tree.flatten(tree)
+    return structure.unflatten([_rounded(x, dtype, jax.random.fold_in(key, i)) for i, x in enumerate(leaves)])
+
+
+def _float32(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, tree)
+
+
+def _kept_in(dtype: str, tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same transformation, whose state is kept in `dtype` between steps."""
+    if dtype == "float32":
+        return tx
+
+    class Kept(NamedTuple):
+        step: Any  # int32 scalar
+        inner: Any
+
+    def init(params: Any) -> Kept:
+        inner = jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, tx.init(params))
+        return Kept(jnp.zeros((), jnp.int32), inner)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Kept]:
+        updates, inner = tx.update(updates, _float32(state.inner), params)
+        key = jax.random.fold_in(jax.random.key(0), state.step)
+        return updates, Kept(state.step + 1, _all_rounded(inner, dtype, key))
+
+    return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
+
+
 def make_optimizer(config: OptimConfig, steps: int, trainable: Flat) -> optax.GradientTransformation:
     """The configured optimizer over the flat tree of trainable parameters."""
-    rules = multipliers(config, list(trainable))
+    rules = {path: _multiplier(config, path) for path in trainable}
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
-        _scale_by(config),
+        _kept_in(config.moment_dtype, _scale_by(config)),
         optax.add_decayed_weights(config.weight_decay, mask=_matrices),
         _scale_by_path(rules),
         optax.scale_by_learning_rate(learning_rate(config, steps)),
     )
+
+
+def update(
+    config: OptimConfig, steps: int, grads: Flat, state: Any, trainable: Flat, key: jax.Array
+) -> tuple[Flat, Any]:
+    """(parameters after the step, state of the optimizer). grads: float32; key: of the rounding to `param_dtype`."""
+    precise = _float32(trainable)
+    updates, state = make_optimizer(config, steps, trainable).update(grads, state, precise)  # pyright: ignore
+    return _all_rounded(optax.apply_updates(precise, updates), config.param_dtype, key), state  # pyright: ignore

@@ -1,7 +1,7 @@
 """The one train step: state and batch in, state and metrics out. Pure."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -34,10 +34,27 @@ class TrainState:
     opt_state: Any
 
 
+class Shares(NamedTuple):
+    """Of a batch, in all that the step averages over: 1 unless it is one of several that are accumulated."""
+
+    labels: Array | float = 1.0
+    pairs: Array | float = 1.0
+    hinges: Array | float = 1.0
+
+
+_WHOLE = Shares()
+
+
 def init_state(params: dict, config: optim.OptimConfig, steps: int) -> TrainState:
     trainable, frozen = optim.partition(config, params)
     opt_state = optim.make_optimizer(config, steps, trainable).init(trainable)  # pyright: ignore[reportArgumentType]
     return TrainState(jnp.zeros((), jnp.int32), trainable, frozen, opt_state)
+
+
+def _has(batch: Batch) -> tuple[Array, Array]:
+    """bool [B] each: which samples have an image and a caption, and which a retrieved text as well."""
+    pair = batch.image_mask.any(1) & batch.caption_mask.any(1)
+    return pair, pair & batch.retrieved_mask.any(1)
 
 
 def _contrastive(model: llava.LlavaConfig, params: dict, batch: Batch) -> tuple[Array, dict[str, Array]]:
@@ -61,14 +78,12 @@ def _text_states(
     return layers.apply(decoder, llm, x, positions, valid, words)
 
 
-def _guide_pooled(model, guide, params, batch: Batch, means: Array, progress: Array):
+def _guide_pooled(model, guide, params, batch: Batch, means: Array, progress: Array, shares: Shares):
     valid = batch.caption_mask.at[:, 0].set(True)
     caption = _text_states(model, guide, params["llm"], batch.caption_tokens, valid, batch.caption_mask[:, None])
     layers = jnp.array(guide.layers)
-    has_pair = batch.image_mask.any(1) & batch.caption_mask.any(1)
-    has_hinge = has_pair & batch.retrieved_mask.any(1)
     image, retrieved = means[layers, :, 0], means[layers, :, 1]
-    return losses.guide_loss(guide, image, caption.means[layers, :, 0], retrieved, has_pair, has_hinge, progress)
+    return losses.guide_loss(guide, image, caption.means[layers, :, 0], retrieved, *_has(batch), progress, shares[1:])
 
 
 def _guide_by_token(model, guide, params, batch: Batch, states: Array, image_tokens: int, progress: Array):
@@ -88,12 +103,28 @@ def _guide_by_token(model, guide, params, batch: Batch, states: Array, image_tok
         words, counts = (jnp.take_along_axis(x, where, axis=1) for x in (tokens, batch.image_mask))
         vocab = image @ table.T, words, counts
     layers = jnp.array(guide.layers)
-    has_pair = batch.image_mask.any(1) & batch.caption_mask.any(1)
-    return losses.token_guide_loss(guide, states[layers], twin[layers], mask, vocab, has_pair, progress)
+    return losses.token_guide_loss(guide, states[layers], twin[layers], mask, vocab, _has(batch)[0], progress)
+
+
+def _lm(decoder: llama.Decoder, llm: dict, batch: Batch, hidden: Array) -> tuple[Array, dict[str, Array]]:
+    """hidden [B, T, D], after the final norm. Logits are computed where the batch says that they are needed."""
+    if batch.label_positions is None:
+        logits = layers.apply(decoder, llm, hidden, method="logits")[:, :-1]
+        return losses.lm_loss(logits, batch.tokens[:, 1:], batch.targets[:, 1:])
+    at = jnp.maximum(batch.label_positions, 0)
+    logits = layers.apply(decoder, llm, jnp.take_along_axis(hidden, at[..., None], axis=1), method="logits")
+    labels = jnp.take_along_axis(batch.tokens, at + 1, axis=1)
+    return losses.lm_loss(logits, labels, batch.label_positions >= 0)
 
 
 def _language(
-    model: llava.LlavaConfig, config: LossConfig, params: dict, batch: Batch, key: Array, progress: Array
+    model: llava.LlavaConfig,
+    config: LossConfig,
+    params: dict,
+    batch: Batch,
+    key: Array,
+    progress: Array,
+    shares: Shares,
 ) -> tuple[Array, dict[str, Array]]:
     features = batch.image_features
     if features is None and batch.images is not None:
@@ -113,21 +144,27 @@ def _language(
     out = layers.apply(decoder, llm, x, positions, batch.valid, segments)
     loss, metrics = jnp.zeros(()), {}
     if config.lm:
-        logits = layers.apply(decoder, llm, out.hidden, method="logits")
-        lm, metrics = losses.lm_loss(logits, batch.tokens, batch.targets)
-        loss, metrics = config.lm * lm, {"lm": lm, **metrics}
+        lm, metrics = _lm(decoder, llm, batch, out.hidden)
+        metrics = {name: shares.labels * value for name, value in {"lm": lm, **metrics}.items()}
+        loss = config.lm * metrics["lm"]
     if guide is not None and features is not None:
         if guide.by_token:
             count = features.shape[1] * model.image_tokens
             value, extra = _guide_by_token(model, guide, params, batch, out.states, count, progress)
         else:
-            value, extra = _guide_pooled(model, guide, params, batch, out.means, progress)
+            value, extra = _guide_pooled(model, guide, params, batch, out.means, progress, shares)
         loss, metrics = loss + value, {**metrics, "guide": value, **extra}
     return loss, metrics
 
 
 def loss_fn(
-    model: llava.LlavaConfig, config: LossConfig, params: dict, batch: Batch, key: Array, progress: Array
+    model: llava.LlavaConfig,
+    config: LossConfig,
+    params: dict,
+    batch: Batch,
+    key: Array,
+    progress: Array,
+    shares: Shares = _WHOLE,
 ) -> tuple[Array, dict[str, Array]]:
     """The sum of the configured losses. key: of the embedding noise; progress: s = step / total steps."""
     loss, metrics = jnp.zeros(()), {}
@@ -135,9 +172,31 @@ def loss_fn(
         value, extra = _contrastive(model, params, batch)
         loss, metrics = loss + config.contrastive * value, {**metrics, "contrastive": value, **extra}
     if config.lm or config.guide:
-        value, extra = _language(model, config, params, batch, key, progress)
+        value, extra = _language(model, config, params, batch, key, progress, shares)
         loss, metrics = loss + value, {**metrics, **extra}
     return loss, {"loss": loss, **metrics}
+
+
+def _shares(batches: Batch) -> Shares:
+    """[A] each, of A batches [A, B, ...]."""
+
+    def counts(batch: Batch) -> Shares:
+        pairs, hinges = _has(batch)
+        return Shares(batch.targets[:, 1:].sum(), pairs.sum(), hinges.sum())
+
+    return jax.tree.map(lambda n: n / jnp.maximum(n.sum(), 1), jax.vmap(counts)(batches))
+
+
+def _divided(batch: Batch, count: int) -> Batch:
+    """[B, ...] -> [A, B/A, ...]: every A-th row, so that rows stay on the devices that hold them."""
+    return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0), batch)
+
+
+def _norms(grads: optim.Flat) -> dict[str, Array]:
+    """The gradient's norm, and that of each part's."""
+    parts = sorted({path.split("/")[0] for path in grads})
+    by_part = {p: optax.global_norm([g for path, g in grads.items() if path.startswith(f"{p}/")]) for p in parts}
+    return {"grad_norm": optax.global_norm(grads), **{f"grad_norm/{part}": norm for part, norm in by_part.items()}}
 
 
 def train_step(
@@ -150,16 +209,32 @@ def train_step(
     key: Array,
 ) -> tuple[TrainState, dict[str, Array]]:
     """One step of any of the trainings. Only `state.trainable` is differentiated; `key` is folded with the step."""
+    key, progress = jax.random.fold_in(key, state.step), state.step / steps
 
-    def loss_of(trainable: optim.Flat):
-        params = optim.combine(trainable, state.frozen)
-        return loss_fn(model, config, params, batch, jax.random.fold_in(key, state.step), state.step / steps)
+    def gradient(batch: Batch, key: Array, shares: Shares = _WHOLE) -> tuple[optim.Flat, dict[str, Array]]:
+        def loss_of(trainable: optim.Flat):
+            params = optim.combine(trainable, state.frozen)
+            return loss_fn(model, config, params, batch, key, progress, shares)
 
-    grads, metrics = jax.grad(loss_of, has_aux=True)(state.trainable)
-    tx = optim.make_optimizer(optimizer, steps, state.trainable)
-    updates, opt_state = tx.update(grads, state.opt_state, state.trainable)
-    trainable = optax.apply_updates(state.trainable, updates)
-    metrics["grad_norm"] = optax.global_norm(grads)
+        grads, metrics = jax.grad(loss_of, has_aux=True)(state.trainable)
+        return jax.tree.map(lambda g: g.astype(jnp.float32), grads), metrics
+
+    if optimizer.accumulate == 1:
+        grads, metrics = gradient(batch, key)
+    else:
+        batches = _divided(batch, optimizer.accumulate)
+        keys = jax.random.split(key, optimizer.accumulate)
+        found = jax.eval_shape(gradient, *jax.tree.map(lambda x: x[0], (batches, keys)))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), found)
+
+        def add(total, one):
+            return jax.tree.map(jnp.add, total, gradient(*one)), None
+
+        (grads, metrics), _ = jax.lax.scan(add, zeros, (batches, keys, _shares(batches)))
+    rounding = jax.random.fold_in(key, 1)
+    trainable, opt_state = optim.update(optimizer, steps, grads, state.opt_state, state.trainable, rounding)
+    metrics |= _norms(grads)
+    metrics["tokens"] = batch.valid.sum().astype(jnp.float32)
     metrics["padding"] = 1 - batch.valid.mean()
     metrics["skipped"] = (~batch.valid.any(1)).sum().astype(jnp.float32)  # rows whose image could not be read
     return TrainState(state.step + 1, trainable, state.frozen, opt_state), metrics  # pyright: ignore

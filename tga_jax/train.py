@@ -1,71 +1,57 @@
-"""The training: a config and a work folder in, trained parameters out. Can be stopped and resumed at any time."""
+"""The training loop: a config and a work folder in, trained parameters out. Can be stopped and resumed at any time."""
 
 import contextlib
 import dataclasses
 import math
+import os
 import signal
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import rich.console
 import rich.progress
+from jax.experimental import multihost_utils
 
-from tga_jax import checkpoints, optim, sharding, step
+from tga_jax import checkpoints, sharding, step, training
 from tga_jax.data import pipeline, sources
 from tga_jax.errors import UserError
-from tga_jax.metrics import MetricsWriter
-from tga_jax.models import llava, presets
+from tga_jax.metrics import MetricsWriter, Speed
+from tga_jax.training import TrainConfig
 from tga_jax.workdir import claim, holds
 
-
-@dataclasses.dataclass(frozen=True)
-class MeshConfig:
-    data: int = -1  # -1: what the other axes leave
-    fsdp: int = 1
-    tensor: int = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """One training, whichever of the four it is.
-
-    init: where each part of the model starts from: the work folder of the training that made it, or "" for random
-    parameters. A part that is left out is not part of this training.
-    """
-
-    name: str
-    seed: int
-    model: str
-    init: dict[str, str]
-    steps: int
-    batch_size: int
-    loss: step.LossConfig
-    optim: optim.OptimConfig
-    data: sources.DataConfig
-    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
-    log_every: int = 20
-    checkpoint_every: int = 500
+# What a resumed run may have otherwise: where it runs, and what it writes.
+_MAY_CHANGE = ("mesh", "remat", "attention", "log_every", "checkpoint_every", "keep", "keep_every", "wandb")
 
 
 class Interrupted(KeyboardInterrupt):
-    """The person asked to stop; the state is saved."""
+    """Someone, or the machine's scheduler, asked to stop; the state is saved. preempted: by SIGTERM."""
+
+    def __init__(self, message: str, preempted: bool):
+        super().__init__(message)
+        self.preempted = preempted
 
 
 @contextlib.contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM instead of stopping in the middle of a step; a second one stops at once."""
+    """Collects SIGINT and SIGTERM instead of stopping in the middle of a step; a second one stops at once.
+
+    Of several processes all must stop after the same step: SIGTERM is left to jax, which has them agree on one, and
+    SIGINT becomes one.
+    """
     received: list[int] = []
 
     def handler(number: int, _: Any) -> None:
         if received:
             raise KeyboardInterrupt
         received.append(number)
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    previous = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
+    caught = (signal.SIGINT,) if jax.process_count() > 1 else (signal.SIGINT, signal.SIGTERM)
+    previous = {s: signal.signal(s, handler) for s in caught}
     try:
         yield received
     finally:
@@ -73,26 +59,11 @@ def _stop_requests() -> Iterator[list[int]]:
             signal.signal(number, old)
 
 
-def _initial_params(config: TrainConfig, model: llava.LlavaConfig) -> dict:
-    key = jax.random.key(config.seed)
-    params = {}
-    for part, folder in config.init.items():
-        if part not in ("clip", "projector", "llm"):
-            raise UserError(f"init: unknown part {part!r}, expected clip, projector or llm")
-        make = partial(llava.init, model, key, (part,))
-        params[part] = (
-            checkpoints.load_params(Path(folder), part, jax.eval_shape(make)[part]) if folder else make()[part]
-        )
-    return params
-
-
-def _check_fit(config: TrainConfig, model: llava.LlavaConfig, shards: int) -> None:
-    """Raises UserError where the config names layers that the model lacks or a batch that the mesh cannot share."""
-    guide, blocks = config.loss.guide, model.llm.num_layers
-    if guide is not None and max(guide.layers) > blocks:
-        raise UserError(f"loss.guide.layers: {guide.layers}, expected at most {blocks}, the blocks of {config.model!r}")
-    if config.batch_size < 1 or config.batch_size % shards:
-        raise UserError(f"batch_size: {config.batch_size}, expected a multiple of data * fsdp = {shards} of the mesh")
+def _stopping(received: list[int], number: int) -> bool:
+    """Whether all processes stop after step `number`; to be asked once a step."""
+    if jax.process_count() > 1:
+        return multihost_utils.reached_preemption_sync_point(number)
+    return bool(received)
 
 
 def _resumable(state: step.TrainState) -> dict[str, Any]:
@@ -106,11 +77,15 @@ def _check(metrics: dict[str, Any], number: int, saved: int | None) -> dict[str,
     A finite loss can have a gradient that is not, and its step would spoil every parameter.
     """
     values = {name: float(value) for name, value in metrics.items()}
+    wrong = [name for name, value in values.items() if not math.isfinite(value)]
     for name in ("loss", "grad_norm"):
-        if not math.isfinite(values[name]):
+        if name in wrong:
+            others = ", ".join(other for other in wrong if other != name)
             kept = f"the checkpoint of step {saved} is kept" if saved else "no checkpoint was written yet"
-            hint = "lower optim.learning_rate or check the data"
-            raise UserError(f"{name} is {values[name]} at step {number}; {kept}; {hint}")
+            raise UserError(
+                f"{name} is {values[name]} at step {number}{f' (so are {others})' if others else ''}; {kept}; "
+                "lower optim.learning_rate or check the data"
+            )
     return values
 
 
@@ -128,52 +103,54 @@ def _progress(console: rich.console.Console) -> rich.progress.Progress:
 def run(config: TrainConfig, workdir: Path, console: rich.console.Console | None = None) -> None:
     """Trains, or resumes, until `<workdir>/params` is written; returns at once if it is there.
 
+    Of several processes (`jax.distributed`) each runs this, with the same config and a workdir that all of them see.
     Raises UserError for a bad config, workdir, file or a loss that is not finite, and Interrupted, with the state
     saved, after SIGINT or SIGTERM.
     """
-    console = console or rich.console.Console()
-    if holds(workdir, dataclasses.asdict(config)) and checkpoints.has_params(workdir):
+    host, hosts = jax.process_index(), jax.process_count()
+    console = console or rich.console.Console(quiet=host > 0)
+    described = dataclasses.asdict(config)
+    if holds(workdir, described, may_change=_MAY_CHANGE) and checkpoints.has_params(workdir):
         return
     vocabulary = sources.vocabulary(config.data)
-    model = presets.get(config.model, vocabulary.size)
-    mesh = sharding.make_mesh(**dataclasses.asdict(config.mesh))
-    _check_fit(config, model, mesh.shape["data"] * mesh.shape["fsdp"])
+    mesh = training.make_mesh(config)
+    chosen, reason = training.choose_attention(config, mesh)
+    if reason is not None:
+        console.print(f"attention: {chosen}; {reason}", highlight=False)
+    model = training.make_model(config, vocabulary.size, chosen)
     records = sources.records(config.data, model.clip.vision.image_size, config.seed)
-    host, hosts = jax.process_index(), jax.process_count()
-    made = pipeline.Batches(
-        records, vocabulary, config.data.shape(model.image_tokens), config.batch_size, config.seed, config.data.policy,
-        host, hosts,
-    )  # fmt: skip
+    shape = config.data.shape(model.image_tokens)
+    made = pipeline.Batches(records, vocabulary, shape, config.batch_size, config.seed, config.data.policy, host, hosts)
     made[0]  # raises for a file or sample that does not fit
     batches = iter(pipeline.iterate(made, config.data.threads))
     with jax.set_mesh(mesh):
-        state = step.init_state(_initial_params(config, model), config.optim, config.steps)
-    claim(workdir, dataclasses.asdict(config))  # only now: a config that is found wrong leaves nothing behind
-    store = checkpoints.Checkpoints(workdir)
+        state = training.init_state(config, model, mesh)
+    if host == 0:  # only now: a config that is found wrong leaves nothing behind
+        claim(workdir, described, may_change=_MAY_CHANGE)
+    checkpoints.wait_for_all("the workdir is claimed")
+    store = checkpoints.Checkpoints(workdir, config.keep, config.keep_every)
     writer = None
     try:
-        with jax.set_mesh(mesh), _stop_requests() as stop:
-            placement = sharding.shardings(state, mesh)
-            state = jax.device_put(state, placement)
+        with jax.set_mesh(mesh), _stop_requests() as received:
             start = saved = store.latest_step() or 0
             if start:
                 saved_state, data_state = store.restore(start, _resumable(state))
                 state = state.replace(**saved_state)  # pyright: ignore[reportAttributeAccessIssue]
                 batches.set_state(data_state)
-            writer = MetricsWriter(workdir, start)
-            train_step = jax.jit(
-                partial(step.train_step, model, config.loss, config.optim, config.steps),
-                out_shardings=(placement, None),
-                donate_argnums=0,
-            )
+            if host == 0:
+                writer = MetricsWriter(workdir, start, config.name, config.wandb, described)
+            train_step = training.make_step(config, model, state)
             key = jax.random.key(config.seed)
+            speed = Speed(config.batch_size)
             with _progress(console) as progress:
                 task = progress.add_task(config.name, total=config.steps, completed=start, shown="")
 
                 def note(number: int, metrics: dict[str, Any]) -> float:
                     values = _check(metrics, number, saved)
+                    speed.step(values["tokens"])
                     if number % config.log_every == 0 or number == config.steps:
-                        writer.write(number, values)
+                        if writer is not None:
+                            writer.write(number, {**values, **speed.read()})
                         progress.update(task, shown=f"loss {values['loss']:.3f}")
                     progress.update(task, completed=number)
                     return values["loss"]
@@ -181,15 +158,16 @@ def run(config: TrainConfig, workdir: Path, console: rich.console.Console | None
                 last: dict[str, Any] | None = None  # the metrics of the step before, read while this one runs
                 told = time.monotonic()
                 for number in range(start + 1, config.steps + 1):
-                    batch = sharding.place_batch(next(batches), mesh)
-                    state, metrics = train_step(state, batch, key)
+                    with speed.waiting():
+                        batch = next(batches)
+                    state, metrics = train_step(state, sharding.place_batch(batch, mesh), key)
                     if last is not None:
                         loss = note(number - 1, last)
                         if not console.is_terminal and time.monotonic() - told > 15:
                             told = time.monotonic()
                             console.print(f"{config.name}: step {number - 1}/{config.steps}, loss {loss:.3f}")
                     last = metrics
-                    stopping = bool(stop)  # looked at once: a request that comes later ends the next step
+                    stopping = _stopping(received, number)
                     if stopping or number % config.checkpoint_every == 0 or number == config.steps:
                         note(number, metrics)  # before the save, so that a resumed run has this step's line
                         last = None
@@ -197,12 +175,12 @@ def run(config: TrainConfig, workdir: Path, console: rich.console.Console | None
                         saved = number
                     if stopping:
                         raise Interrupted(
-                            f"stopped at step {number} of {config.name}; the same command continues there"
+                            f"stopped at step {number} of {config.name}; the same command continues there",
+                            signal.SIGINT not in received,
                         )
                 progress.update(task, completed=config.steps)
-            params = optim.combine(state.trainable, state.frozen)
-            trained = {path.split("/")[0] for path in state.trainable}
-            checkpoints.save_params(workdir, {part: params[part] for part in sorted(trained)})
+            store.wait()
+            checkpoints.save_params(workdir, training.trained_params(config, model, state))
     finally:
         store.close()
         if writer is not None:

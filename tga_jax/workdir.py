@@ -5,7 +5,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,36 +84,33 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
-def first_difference(old: Any, new: Any, name: str = "config") -> str | None:
-    """The first field in which two JSON values differ, with both values; None if they are equal."""
+def differences(old: Any, new: Any, name: str = "config") -> list[str]:
+    """The fields in which two JSON values differ, each with both values."""
     if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted({*old, *new}):
-            if (found := first_difference(old.get(key), new.get(key), f"{name}.{key}")) is not None:
-                return found
-        return None
-    return None if old == new else f"{name} is {json.dumps(old)} there and {json.dumps(new)} now"
+        keys = sorted({*old, *new})
+        return [found for key in keys for found in differences(old.get(key), new.get(key), f"{name}.{key}")]
+    return [] if old == new else [f"{name} is {json.dumps(old)} there and {json.dumps(new)} now"]
 
 
-def holds(workdir: Path, config: dict[str, Any], flag: str = "--workdir") -> bool:
+def holds(workdir: Path, config: dict[str, Any], flag: str = "--workdir", may_change: Collection[str] = ()) -> bool:
     """Whether `workdir` is this config's own; False if it is new. Raises UserError if it holds another config's run.
 
-    flag: what the folder was given by.
+    flag: what the folder was given by; may_change: fields of the config that may be others in the same run.
     """
     path = workdir / "config.json"
     if path.exists():
-        try:
-            old = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}: not JSON ({error}); choose another workdir or remove this one") from error
-        if (difference := first_difference(old, json.loads(json.dumps(config)))) is not None:
-            raise UserError(f"{workdir} holds another run: {difference}; choose another {flag}")
+        old = read_json(path, "a run's config; choose another folder or remove this one")
+        new = json.loads(json.dumps(config))
+        found = differences(*({k: v for k, v in x.items() if k not in may_change} for x in (old, new)))
+        if found:
+            raise UserError(f"{workdir} holds another run: {', '.join(found)}; choose another {flag}")
         return True
     if workdir.exists() and any(workdir.iterdir()):
         raise UserError(f"{workdir}: not empty and without config.json, expected an empty folder or an earlier run's")
     return False
 
 
-def claim(workdir: Path, config: dict[str, Any], flag: str = "--workdir") -> None:
+def claim(workdir: Path, config: dict[str, Any], flag: str = "--workdir", may_change: Collection[str] = ()) -> None:
     """Makes `workdir` this config's own, or checks that it is. Raises UserError if it holds another config's run."""
-    if not holds(workdir, config, flag):
+    if not holds(workdir, config, flag, may_change):
         write_json(workdir / "config.json", config)

@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 
-from tga_jax.models import layers, llama
+from tga_jax.models import attention, layers, llama
 
 VOCAB = 29
 SHAPE = {
@@ -303,7 +303,7 @@ def test_grouped_attention_equals_repeated_keys_and_values(kv_heads, group):
             weights = np.exp(many_k[b, seen, h] @ flat[b, t, h] / np.sqrt(8))
             expected[b, t, h] = weights @ many_v[b, seen, h] / weights.sum()
 
-    ours = np.asarray(layers.attend(*(jnp.asarray(x, jnp.float32) for x in (q, k, v)), jnp.asarray(mask)))
+    ours = np.asarray(attention.attend(*(jnp.asarray(x, jnp.float32) for x in (q, k, v)), jnp.asarray(mask)))
     assert np.isfinite(ours).all()
     seen = mask.any(-1)
     np.testing.assert_allclose(ours.reshape(flat.shape)[seen], expected[seen], rtol=1e-5, atol=1e-6)
@@ -314,12 +314,12 @@ def test_causal_mask_worked_rows():
         return ["".join("01"[int(x)] for x in row) for row in mask]
 
     positions, valid = np.array([[0, 1, 2, 3]]), np.array([[True, True, True, False]])
-    assert rows(layers.causal_mask(positions, positions, valid)[0])[:3] == ["1000", "1100", "1110"]
-    assert rows(layers.causal_mask(positions, positions, valid, 2)[0])[:3] == ["1000", "1100", "0110"]
+    assert rows(attention.causal_mask(positions, positions, valid)[0])[:3] == ["1000", "1100", "1110"]
+    assert rows(attention.causal_mask(positions, positions, valid, 2)[0])[:3] == ["1000", "1100", "0110"]
     # One query at position 3 over slots that hold positions 2 0 1 3 and one slot never written.
     keys, written = np.array([[2, 0, 1, 3, 0]]), np.array([[True, True, True, True, False]])
-    assert rows(layers.causal_mask(np.array([[3]]), keys, written)[0]) == ["11110"]
-    assert rows(layers.causal_mask(np.array([[3]]), keys, written, 2)[0]) == ["10010"]
+    assert rows(attention.causal_mask(np.array([[3]]), keys, written)[0]) == ["11110"]
+    assert rows(attention.causal_mask(np.array([[3]]), keys, written, 2)[0]) == ["10010"]
 
 
 def test_rotary_angles_against_float64():

@@ -17,7 +17,7 @@ import numpy as np
 
 from tga_jax.data.batch import Batch
 from tga_jax.generate import Config, embed, language_model
-from tga_jax.models import layers, llama
+from tga_jax.models import attention, layers, llama
 
 Array = jax.Array
 
@@ -44,7 +44,7 @@ def patched(config: Config, params: dict, picture: Batch, twin: Batch, patch: Pa
     block = llama.DecoderBlock(c, emit_states=False)
     positions = jnp.broadcast_to(jnp.arange(picture.tokens.shape[1], dtype=jnp.int32), picture.tokens.shape)
     rope = layers.rope_angles(positions, c.head_dim, c.rope_theta, c.rope_scaling)
-    causal = layers.causal_mask(positions, positions, picture.valid, c.sliding_window)
+    causal = attention.causal_mask(positions, positions, picture.valid, c.sliding_window)
 
     def own(p: dict, x: Array) -> tuple[Array, tuple[Array, Array]]:
         """One block as it is: its output, and its keys and values [B, T, K, H]."""

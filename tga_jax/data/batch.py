@@ -25,6 +25,8 @@ class Batch(NamedTuple):
     caption_mask: Any  # bool [B, C]: the caption's own tokens
     images: Any = None  # uint8 [B, M, I, I, 3]
     image_features: Any = None  # float [B, M, P, D]: vision features computed beforehand, instead of images
+    # int32 [B, K]: the positions before the targets, in order, then -1; None: wherever `targets` says, of all T.
+    label_positions: Any = None
 
 
 def prompt_batch(tokens: np.ndarray, valid: np.ndarray, image_mask: np.ndarray, images: np.ndarray | None) -> Batch:

@@ -26,8 +26,11 @@ class Shape:
     lengths: tuple[int, ...]
     image_tokens: int  # P: tokens an image takes
     caption_length: int  # C, with its begin token
+    labels: tuple[int, ...] = ()  # K for each length: most targets of a row there; (): T, and no `label_positions`
 
     def __post_init__(self):
+        if self.labels and (len(self.labels) != len(self.lengths) or min(self.labels) < 1):
+            raise UserError(f"data.labels: {self.labels}, expected a positive number for each of {self.lengths}")
         if not self.lengths or list(self.lengths) != sorted(set(self.lengths)):
             raise UserError(f"data.lengths: {self.lengths}, expected ascending lengths")
 
@@ -67,6 +70,10 @@ def _fit(record: Record, row: Tokens, shape: Shape, policy: Policy) -> Tokens:
         raise UserError(
             f"sample {record.id!r}: caption of {len(row.caption) - 1} tokens, expected under {shape.caption_length}"
         )
+    if shape.labels and row.targets.sum() > shape.labels[-1]:
+        raise UserError(
+            f"sample {record.id!r}: {row.targets.sum()} targets, expected at most {shape.labels[-1]} (data.labels)"
+        )
     if len(row.tokens) <= longest:
         return row
     if policy.too_long == "fail":
@@ -77,6 +84,13 @@ def _fit(record: Record, row: Tokens, shape: Shape, policy: Policy) -> Tokens:
     if row.targets.any() and not cut.targets.any():
         raise UserError(f"sample {record.id!r}: cut to {longest} tokens it has no target left")
     return cut
+
+
+def _bucket(rows: Sequence[Tokens], shape: Shape) -> int:
+    """The first length that holds the rows and their labels."""
+    length, labels = max(len(row.tokens) for row in rows), max(row.targets.sum() for row in rows)
+    places = zip(shape.lengths, shape.labels or shape.lengths, strict=True)
+    return next(i for i, (t, k) in enumerate(places) if length <= t and labels <= k)
 
 
 class Batches:
@@ -141,15 +155,18 @@ class Batches:
 
     def __getitem__(self, number: int) -> Batch:
         rows = self._plan(number)
-        longest = max(len(tokens.tokens) for _, tokens in rows)
-        length = next(n for n in self._shape.lengths if n >= longest)
+        bucket = _bucket([tokens for _, tokens in rows], self._shape)
         own = rows[self._host :: self._hosts]
         media = [self._read(record) for record, _ in own]
         tokens = [
             _start(row, 0)._replace(caption=row.caption[:1]) if images is None else row
             for (_, row), images in zip(own, media, strict=True)
         ]
-        return collate(tokens, [m or [] for m in media], self._vocabulary, length, self._shape.caption_length)
+        shape = self._shape
+        labels = shape.labels[bucket] if shape.labels else None
+        return collate(
+            tokens, [m or [] for m in media], self._vocabulary, shape.lengths[bucket], shape.caption_length, labels
+        )
 
 
 def iterate(batches: Sequence[Batch] | Batches, threads: int = 1) -> grain.IterDataset[Batch]:

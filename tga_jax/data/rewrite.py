@@ -10,7 +10,7 @@ import rich.progress
 
 from tga_jax.data.samples import SampleFile
 from tga_jax.errors import UserError
-from tga_jax.workdir import disk_errors, first_difference, read_json, write_json
+from tga_jax.workdir import differences, disk_errors, read_json, write_json
 
 Make = Callable[[Sequence[int]], Sequence[dict[str, Any]]]  # numbers of samples -> the samples to write
 
@@ -29,6 +29,14 @@ def _kept(aside: Path) -> int:
     return lines
 
 
+def check_target(target: Path) -> None:
+    """Raises UserError for a file that is there already or has another ending; for before long work, too."""
+    if target.suffix != ".jsonl":
+        raise UserError(f"{target}: expected a name in .jsonl")
+    if target.exists():
+        raise UserError(f"{target}: is there already, expected a new file")
+
+
 def rewrite(
     file: SampleFile, target: Path, settings: dict[str, Any], make: Make, batch: int, console: rich.console.Console
 ) -> None:
@@ -37,18 +45,14 @@ def rewrite(
     settings: what the result depends on; an unfinished file of other settings is refused. Raises UserError for that, a
     target that is there already or has another ending, a full disk, and what `make` raises; what was made is kept.
     """
-    if target.suffix != ".jsonl":
-        raise UserError(f"{target}: expected a name in .jsonl")
-    if target.exists():
-        raise UserError(f"{target}: is there already, expected a new file")
+    check_target(target)
     aside, beside = (target.with_name(f".{target.name}.{end}") for end in ("unfinished", "settings"))
     settings = {**settings, "data": str(file.path), "samples": len(file)}
     with disk_errors(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         if beside.exists():
-            found = first_difference(read_json(beside, "the settings of an unfinished run"), settings, "it")
-            if found is not None:
-                raise UserError(f"{aside} is unfinished: {found}; remove it, or choose another --to")
+            if found := differences(read_json(beside, "the settings of an unfinished run"), settings, "it"):
+                raise UserError(f"{aside} is unfinished: {', '.join(found)}; remove it, or choose another --to")
         else:
             aside.unlink(missing_ok=True)
             write_json(beside, settings)

@@ -46,6 +46,9 @@ class DataConfig:
     tokenizer: str  # a folder with tokenizer.json
     lengths: tuple[int, ...]  # T, ascending; a batch is padded to the least that holds it, and each is compiled once
     caption_length: int  # C, tokens of a caption and its begin token
+    # K for each of `lengths`: the most target tokens of a row there, so that logits are computed for no more positions;
+    # a row with more goes to the next length. (): T.
+    labels: tuple[int, ...] = ()
     llava: dict[str, LlavaSource] = dataclasses.field(default_factory=dict)
     emoji: emoji_source.EmojiSource | None = None
     image_mode: str = "pad"  # or "crop"
@@ -62,7 +65,7 @@ class DataConfig:
             raise ValueError(f"data.threads: {self.threads}, expected at least 1")
 
     def shape(self, image_tokens: int) -> Shape:
-        return Shape(self.lengths, image_tokens, self.caption_length)
+        return Shape(self.lengths, image_tokens, self.caption_length, self.labels)
 
 
 def vocabulary(config: DataConfig) -> Vocabulary:

@@ -50,10 +50,10 @@ class Vocabulary:
     def segment(self) -> Callable[[str], tuple[np.ndarray, np.ndarray]]:
         """(ids, index of the last character of each) of a text, both int32, no special tokens added.
 
-        Few different texts recur over a small world's training, so it caches.
+        Few different texts recur over a small world's training, so it caches, but not so many that memory fills.
         """
 
-        @functools.lru_cache(65536)
+        @functools.lru_cache(4096)
         def found(text: str) -> tuple[np.ndarray, np.ndarray]:
             made = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
             ends = np.array([end for _, end in made["offset_mapping"]], np.int32).reshape(-1)
@@ -132,6 +132,11 @@ def tokenize(record: Record, vocabulary: Vocabulary, image_tokens: int, prompt_o
     return Tokens(tokens, targets, image_mask, retrieved_mask, caption)
 
 
+def before_targets(row: Tokens) -> np.ndarray:
+    """int32 [K]: the positions whose next token is a target."""
+    return np.flatnonzero(row.targets[1:]).astype(np.int32)
+
+
 def padded(rows: Sequence[np.ndarray], length: int, fill: int | bool) -> np.ndarray:
     """[B, length], each row right-padded with `fill`."""
     out = np.full((len(rows), length), fill, rows[0].dtype)
@@ -141,9 +146,14 @@ def padded(rows: Sequence[np.ndarray], length: int, fill: int | bool) -> np.ndar
 
 
 def collate(
-    rows: Sequence[Tokens], media: Sequence[Sequence[np.ndarray]], vocabulary: Vocabulary, length: int, captions: int
+    rows: Sequence[Tokens],
+    media: Sequence[Sequence[np.ndarray]],
+    vocabulary: Vocabulary,
+    length: int,
+    captions: int,
+    labels: int | None = None,
 ) -> Batch:
-    """Rows and their images as a Batch of `length` positions and `captions` caption positions.
+    """Rows and their images as a Batch of `length` positions, `captions` of captions and `labels` before targets.
 
     media: of each row, uint8 [I, I, 3] or float features [P, D]; a row with fewer than others gets zeros, which no
     image mask reads. Without any, the Batch has no images.
@@ -167,4 +177,5 @@ def collate(
         caption_mask=padded([np.arange(len(row.caption)) > 0 for row in rows], captions, False),
         images=None if is_features else stacked,
         image_features=stacked if is_features else None,
+        label_positions=None if labels is None else padded([before_targets(row) for row in rows], labels, -1),
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from tga_jax import checkpoints, optim, step, train
+from tga_jax import checkpoints, optim, step, training
 from tga_jax.data import emoji_scenes, emoji_source, emoji_tasks, sources
 from tga_jax.data.templates import Record
 from tga_jax.data.tokens import padded, tokenize
@@ -47,7 +47,7 @@ def _optimizer(c: Training, schedule: tuple[tuple[str, float], ...], warmup: flo
 def train_clip(world: World) -> Path:
     c = world.config
     return world.train(
-        train.TrainConfig(
+        training.TrainConfig(
             name="clip",
             seed=c.seed,
             model=c.model,
@@ -65,7 +65,7 @@ def train_text(world: World) -> Path:
     c = world.config
     length = slots(world, c.text.mix.retrieved > 0, text_only=True, answers=True)
     return world.train(
-        train.TrainConfig(
+        training.TrainConfig(
             name="text",
             seed=c.seed,
             model=c.model,
@@ -112,7 +112,7 @@ def train_row(world: World, name: str, row: Row, text_dir: Path, attachments: Pa
                 lengths.append(slots(world, world.config.text.mix.retrieved > 0, text_only=True, answers=True))
             length = max(lengths)
         folder = world.train(
-            train.TrainConfig(
+            training.TrainConfig(
                 name=stage_name,
                 seed=world.config.seed,
                 model=world.config.model,

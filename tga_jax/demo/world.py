@@ -14,6 +14,7 @@ from tga_jax.data import emoji_scenes, emoji_source, emoji_tasks
 from tga_jax.data.emoji_concepts import COLORS, CONCEPTS, caption
 from tga_jax.data.tokens import Vocabulary
 from tga_jax.models import llava
+from tga_jax.training import TrainConfig
 
 STAGE_TASKS = ("caption", "asked", "visual")
 TRAINS = {
@@ -122,7 +123,7 @@ class World:
         text = text.replace(json.dumps(f"{self.parts}/")[:-1], '"/')  # only where a string starts with it
         return self.parts / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
-    def train(self, config: train.TrainConfig) -> Path:
+    def train(self, config: TrainConfig) -> Path:
         workdir = self.folder(config.name, dataclasses.asdict(config))
         train.run(config, workdir, self.console)
         return workdir

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tga_jax.models import layers
+from tga_jax.models import attention, layers
 
 Array = jax.Array
 
@@ -23,6 +23,7 @@ class TowerConfig:
     activation: str = "quick_gelu"
     layer_norm_eps: float = 1e-5
     dtype: str = "float32"
+    attention: str = "xla"  # one of `attention.IMPLEMENTATIONS`; the text tower knows "xla" alone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +68,7 @@ class EncoderBlock(nn.Module):
 
         h = norm("attention_norm")(x)
         q, k, v = (nn.DenseGeneral((c.num_heads, head_dim), dtype=dtype, name=n)(h) for n in ("query", "key", "value"))
-        h = layers.attend(q[:, :, :, None], k, v, mask)[:, :, :, 0]
+        h = attention.attend(q[:, :, :, None], k, v, mask, c.attention)[:, :, :, 0]
         x = x + nn.DenseGeneral(c.hidden_size, axis=(-2, -1), dtype=dtype, name="out")(h)
         h = nn.Dense(c.mlp_size, dtype=dtype, name="up")(norm("mlp_norm")(x))
         x = x + nn.Dense(c.hidden_size, dtype=dtype, name="down")(layers.ACTIVATIONS[c.activation](h))

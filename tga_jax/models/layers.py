@@ -1,7 +1,6 @@
 """Layers shared by the CLIP towers and the decoder.
 
-Dimension letters: B batch, T query positions, S key positions, D hidden, K key/value heads, G query heads per
-key/value head, H head size, N segments, L layers.
+Dimension letters: B batch, T positions, D hidden, H head size, N segments, L layers.
 """
 
 import dataclasses
@@ -18,6 +17,12 @@ ACTIVATIONS = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "silu": jax.nn.silu,
 }
+
+
+REMAT = ("none", "names", "full")
+# By `jax.ad_checkpoint.checkpoint_name`: what attention reads and gives. The feed-forward part, three times as wide, is
+# cheaper to compute again than to keep.
+SAVED = ("query", "key", "value", "context", "out")
 
 
 class RMSNorm(nn.Module):
@@ -89,32 +94,45 @@ def apply_rope(x: Array, cos: Array, sin: Array) -> Array:
     return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x.dtype)
 
 
-def causal_mask(query_positions: Array, key_positions: Array, key_valid: Array, window: int | None = None) -> Array:
-    """Which key each query may see: bool [B, T, S], from positions and not from array slots.
-
-    `query_positions` [B, T] and `key_positions` [B, S] are integers, `key_valid` [B, S] is False on padding and on
-    cache slots not written yet. With positions 0 1 2 and one padded slot, the rows of T = S = 4 are
-    `1000 1100 1110 ----`; with `window=2` they are `1000 1100 0110 ----`.
-    """
-    distance = query_positions[:, :, None] - key_positions[:, None, :]
-    mask = (distance >= 0) & key_valid[:, None, :]
-    return mask if window is None else mask & (distance < window)
-
-
-def attend(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
-    """Grouped-query attention: q [B, T, K, G, H], k and v [B, S, K, H], mask bool [B, T, S] -> [B, T, K, G, H].
-
-    Scores and softmax are float32. A query without any visible key (padding) gets a finite average, not NaN.
-    """
-    scores = jnp.einsum("BTKGH,BSKH->BKGTS", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
-    if mask is not None:
-        scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
-    return jnp.einsum("BKGTS,BSKH->BTKGH", jax.nn.softmax(scores, axis=-1).astype(v.dtype), v)
-
-
 def apply(module: nn.Module, params: dict, *args: Any, method: str = "__call__") -> Any:
     """`module.<method>(*args)` with `params`, without linen's union of return types."""
     return module.apply({"params": params}, *args, method=method)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adaptation (Hu et al., 2021): to each target's kernel W [in, out], alpha / rank * down up is added, of
+    down [in, rank] and up [rank, out].
+
+    targets: of a decoder block's query, key, value, out, gate, up and down.
+    """
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...] = ("query", "key", "value", "out", "gate", "up", "down")
+
+    def __post_init__(self):
+        known = LoraConfig.targets
+        if self.rank < 1:
+            raise ValueError(f"lora.rank: {self.rank}, expected at least 1")
+        if unknown := [name for name in self.targets if name not in known]:
+            raise ValueError(f"lora.targets: {unknown[0]!r}, expected some of {', '.join(known)}")
+
+
+class Lora(nn.Module):
+    """What LoRA adds to a dense layer's output; nothing until it has learnt, since `up` starts at zero."""
+
+    config: LoraConfig
+    features: tuple[int, ...]
+    axis: tuple[int, ...]
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        low = nn.DenseGeneral(self.config.rank, axis=self.axis, use_bias=False, dtype=self.dtype, name="down")(x)
+        zeros = nn.initializers.zeros
+        up = nn.DenseGeneral(self.features, use_bias=False, dtype=self.dtype, kernel_init=zeros, name="up")
+        return self.config.alpha / self.config.rank * up(low)
 
 
 def segment_means(x: Array, segments: Array) -> Array:
@@ -133,12 +151,12 @@ def keep_blocks(params: dict, count: int) -> dict:
 def block_stack(block: type[nn.Module], length: int, in_axes: Any, remat: str = "none"):
     """`block` scanned over `length` layers whose parameters are stacked along axis 0.
 
-    remat: "none" keeps all activations for the backward pass, "full" recomputes each block.
+    remat: one of REMAT. For the backward pass "none" keeps all activations, "names" those of `SAVED`, "full" the
+    blocks' inputs alone; the rest is computed again.
     """
-    if remat == "full":
-        block = nn.remat(block, prevent_cse=False)
-    elif remat != "none":
-        raise ValueError(f"remat: {remat!r}, expected 'none' or 'full'")
+    if remat != "none":
+        policy = jax.checkpoint_policies.save_only_these_names(*SAVED) if remat == "names" else None
+        block = nn.remat(block, prevent_cse=False, policy=policy)
     return nn.scan(
         block, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=in_axes, out_axes=0, length=length
     )

@@ -13,8 +13,9 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
-from tga_jax.models import layers
+from tga_jax.models import attention, layers
 
 Array = jax.Array
 
@@ -37,9 +38,14 @@ class LlamaConfig:
     qkv_bias: bool = False  # Qwen2, and Llama's attention_bias
     out_bias: bool = False  # Llama's attention_bias
     mlp_bias: bool = False
-    remat: str = "none"
+    remat: str = "none"  # one of `layers.REMAT`
+    # One of `attention.IMPLEMENTATIONS`. All but "xla" take rows whose padding, if any, is at the end, and no cache.
+    attention: str = "xla"
+    lora: layers.LoraConfig | None = None
 
     def __post_init__(self):
+        if self.remat not in layers.REMAT:
+            raise ValueError(f"remat: {self.remat!r}, expected one of {', '.join(layers.REMAT)}")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_heads: {self.num_heads}, expected a multiple of num_kv_heads={self.num_kv_heads}")
 
@@ -81,28 +87,36 @@ class DecoderBlock(nn.Module):
     emit_states: bool
 
     @nn.compact
-    def __call__(self, x, kv, rope, mask, slot, segments):
+    def __call__(self, x, kv, rope, visible, slot, segments):
         """One layer: x [B, T, D] -> (x, (kv, means, states)).
 
-        kv: this layer's cached (k, v), each [B, S, K, H], into which the new ones are written at `slot`; or None.
+        kv: this layer's cached (k, v), each [B, S, K, H], into which the new ones are written at `slot`; or None;
+        visible: as `attention.attend` takes it.
         """
         c = self.config
         dtype = jnp.dtype(c.dtype)
         group = c.num_heads // c.num_kv_heads
 
-        def dense(features, name, bias: bool, axis: int | tuple[int, ...] = -1):
-            return nn.DenseGeneral(features, axis=axis, use_bias=bias, dtype=dtype, name=name)
+        def dense(features: int | tuple[int, ...], name: str, bias: bool, axis: tuple[int, ...] = (-1,)):
+            module = nn.DenseGeneral(features, axis=axis, use_bias=bias, dtype=dtype, name=name)
+            if c.lora is None or name not in c.lora.targets:
+                return module
+            features = features if isinstance(features, tuple) else (features,)
+            lora = layers.Lora(c.lora, features, axis, dtype, name=f"{name}_lora")
+            return lambda h: module(h) + lora(h)
 
         h = layers.RMSNorm(c.rms_norm_eps, dtype, name="attention_norm")(x)
         q = layers.apply_rope(dense((c.num_kv_heads, group, c.head_dim), "query", c.qkv_bias)(h), *rope)
         k = layers.apply_rope(dense((c.num_kv_heads, c.head_dim), "key", c.qkv_bias)(h), *rope)
         v = dense((c.num_kv_heads, c.head_dim), "value", c.qkv_bias)(h)
+        q, k, v = (checkpoint_name(y, name) for y, name in ((q, "query"), (k, "key"), (v, "value")))
         if kv is not None:
             k, v = (
                 jax.lax.dynamic_update_slice_in_dim(old, new, slot, axis=1) for old, new in zip(kv, (k, v), strict=True)
             )
             kv = (k, v)
-        x = x + dense(c.hidden_size, "out", c.out_bias, axis=(-3, -2, -1))(layers.attend(q, k, v, mask))
+        h = checkpoint_name(attention.attend(q, k, v, visible, c.attention, c.sliding_window), "context")
+        x = x + checkpoint_name(dense(c.hidden_size, "out", c.out_bias, axis=(-3, -2, -1))(h), "out")
         h = layers.RMSNorm(c.rms_norm_eps, dtype, name="mlp_norm")(x)
         h = jax.nn.silu(dense(c.mlp_size, "gate", c.mlp_bias)(h)) * dense(c.mlp_size, "up", c.mlp_bias)(h)
         x = x + dense(c.hidden_size, "down", c.mlp_bias)(h)
@@ -190,11 +204,14 @@ class Decoder(nn.Module):
             slot = cache.length
             key_positions = jax.lax.dynamic_update_slice_in_dim(cache.positions, positions, slot, axis=1)
             key_valid = jax.lax.dynamic_update_slice_in_dim(cache.valid, valid, slot, axis=1)
-        mask = layers.causal_mask(positions, key_positions, key_valid, c.sliding_window)
+        if c.attention == "xla":
+            visible = attention.causal_mask(positions, key_positions, key_valid, c.sliding_window)
+        else:
+            visible = valid.sum(1, dtype=jnp.int32)
         rope = layers.rope_angles(positions, c.head_dim, c.rope_theta, c.rope_scaling)
         kv, means, states = None if cache is None else (cache.k, cache.v), None, None
         if c.num_layers:
-            x, (kv, means, states) = self.blocks(x, kv, rope, mask, slot, segments)
+            x, (kv, means, states) = self.blocks(x, kv, rope, visible, slot, segments)
         if segments is not None:
             lowest = layers.segment_means(first, segments)[None]
             means = lowest if means is None else jnp.concatenate([lowest, means])
@@ -222,6 +239,19 @@ def separate_blocks(params: dict, free: bool = False) -> dict:
             stack.delete()
     blocks = {str(i): structure.unflatten(leaves) for i, leaves in enumerate(zip(*columns, strict=True))}
     return {**params, "blocks": blocks}
+
+
+def merge_lora(config: LlamaConfig, params: dict) -> dict:
+    """The same decoder without LoRA: what it adds is in the kernels. params: stacked blocks."""
+    assert config.lora is not None
+    merged = {name: value for name, value in params["blocks"].items() if not name.endswith("_lora")}
+    for name in config.lora.targets:
+        down, up = (params["blocks"][f"{name}_lora"][half]["kernel"] for half in ("down", "up"))
+        change = jax.vmap(lambda a, b: jnp.tensordot(a, b, 1))(down.astype(jnp.float32), up.astype(jnp.float32))
+        kernel = merged[name]["kernel"]
+        total = kernel.astype(jnp.float32) + config.lora.alpha / config.lora.rank * change
+        merged[name] = {**merged[name], "kernel": total.astype(kernel.dtype)}
+    return {**params, "blocks": merged}
 
 
 def are_separate(params: dict) -> bool:

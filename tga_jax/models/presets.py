@@ -40,26 +40,39 @@ LLM = {
     "llm-emoji": LlamaConfig(512, 128, 8, 4, 2, 32, 352, 1e4, 1e-5, None, True),
 }
 
+
+def _tower(name: str) -> ClipConfig:
+    """The vision tower alone, as a LLaVA has it."""
+    return ClipConfig(CLIP[name].vision, None, None)
+
+
 LLAVA: dict[str, Callable[[], LlavaConfig]] = {
-    "llava-v1.5-7b": lambda: LlavaConfig(CLIP["clip-vit-l-14-336"], LLM["vicuna-7b-v1.5"]),
-    "tga-mistral-7b": lambda: LlavaConfig(CLIP["clip-vit-l-14-336"], LLM["mistral-7b-v0.2"]),
-    "tga-llama-2-7b": lambda: LlavaConfig(CLIP["clip-vit-l-14-336"], LLM["llama-2-7b"]),
+    "llava-v1.5-7b": lambda: LlavaConfig(_tower("clip-vit-l-14-336"), LLM["vicuna-7b-v1.5"]),
+    "tga-mistral-7b": lambda: LlavaConfig(_tower("clip-vit-l-14-336"), LLM["mistral-7b-v0.2"]),
+    "tga-llama-2-7b": lambda: LlavaConfig(_tower("clip-vit-l-14-336"), LLM["llama-2-7b"]),
+    "tga-smollm2-135m": lambda: LlavaConfig(_tower("clip-vit-b-32"), LLM["smollm2-135m"]),
     # With CLS, and a projector that reads all patches for every image token: the patches of so small a tower know
     # little of the whole picture. As many image tokens as the longest caption has words.
     "emoji": lambda: LlavaConfig(CLIP["clip-emoji"], LLM["llm-emoji"], ResamplerConfig(10, 3, 4), 128, -1, "full"),
     "emoji-mlp": lambda: LlavaConfig(CLIP["clip-emoji"], LLM["llm-emoji"], "mlp2x_gelu", 512, -1, "full"),
 }
+_PUBLIC = ("llava-v1.5-7b", "tga-mistral-7b", "tga-llama-2-7b", "tga-smollm2-135m")
 
 
 def get(name: str, vocab_size: int | None = None) -> LlavaConfig:
-    """The preset `name`; `vocab_size` replaces the sizes of both vocabularies where a world brings its own tokenizer.
+    """The preset `name`.
 
-    Raises UserError for an unknown name.
+    vocab_size: of the tokenizer. It replaces the sizes of both vocabularies where a world brings its own; a public
+    checkpoint's stay and must hold it. Raises UserError if they do not, or for an unknown name.
     """
     if name not in LLAVA:
         raise UserError(f"model: unknown preset {name!r}, expected one of {', '.join(sorted(LLAVA))}")
     config = LLAVA[name]()
     if vocab_size is None:
+        return config
+    if name in _PUBLIC:
+        if vocab_size > config.llm.vocab_size:
+            raise UserError(f"{name}: has {config.llm.vocab_size} words and the tokenizer {vocab_size}")
         return config
     text = None if config.clip.text is None else dataclasses.replace(config.clip.text, vocab_size=vocab_size)
     return dataclasses.replace(

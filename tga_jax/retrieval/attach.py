@@ -1,22 +1,21 @@
 """`tga retrieve`: writes R, the nearest other text to each picture, into a file of samples."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import rich.console
 import rich.progress
 
 from tga_jax.data.media import open_store
+from tga_jax.data.rewrite import check_target, rewrite
 from tga_jax.errors import UserError
-from tga_jax.retrieval import cache, corpus
+from tga_jax.retrieval import corpus
 from tga_jax.retrieval.captions import CaptionIndex
 from tga_jax.retrieval.embedder import Embedder
-from tga_jax.workdir import replacing
 
 NEAR_DUPLICATE = 0.95
-_PART = 4096  # samples
+_BATCH = 4096  # samples
 _TUNING = 4096  # pictures that the index is tuned with
 
 
@@ -37,13 +36,12 @@ def run(
 
     It is the nearest text to the sample's first picture, by the checkpoint `clip`, among all captions of the file and
     the lines of `corpora`; never the sample's own caption, nor a text whose cosine to it is above `near_duplicate`
-    (1: any may be); "" where no text is left. All that takes long is kept in `folder` as it is made, so that the same
-    command goes on where it was stopped.
+    (1: any may be); "" where no text is left. Embeddings are kept in `folder` part by part and samples beside `target`
+    batch by batch, so that the same command goes on where it was stopped.
 
-    Raises UserError naming the file, line and sample; `target` is then as it was.
+    Raises UserError naming the file, line and sample; `target` is then not there.
     """
-    if target.suffix != ".jsonl":
-        raise UserError(f"{target}: expected a name in .jsonl, for a sample a line")
+    check_target(target)
     store = open_store(pictures)
     further = [text for path in corpora for text in corpus.read_texts(path)]
     with rich.progress.Progress(console=console) as bar:
@@ -54,28 +52,22 @@ def run(
         embedder = Embedder(clip, dtype, folder, bar)
         text_rows, text_home = embedder.texts(texts)
         picture_rows, picture_home = embedder.pictures(store, samples.names, samples.places)
-        index: list[CaptionIndex] = []
+    with console.status("index"):
+        tuning = picture_rows[:: -(-len(picture_rows) // _TUNING)]
+        index = CaptionIndex(texts, text_rows, method, tuning, text_home / "ivf.faiss")
+    console.print(f"{len(texts)} texts for {len(samples.rows)} samples with an image; search: {index.what}")
+    limit = near_duplicate if near_duplicate < 1 else None
+    of_row = {row: i for i, row in enumerate(samples.rows)}
 
-        def nearest(i: int) -> np.ndarray:
-            if not index:  # only now is it sure that there is something to search
-                tuning = picture_rows[:: -(-len(picture_rows) // _TUNING)]
-                index.append(CaptionIndex(texts, text_rows, method, tuning, text_home / "ivf.faiss"))
-                console.print(f"search: {index[0].what}")
-            shown, own = parts[i]
-            return index[0].nearest(picture_rows[shown], own, near_duplicate if near_duplicate < 1 else None)
+    def make(numbers: Sequence[int]) -> list[dict[str, Any]]:
+        values = [samples.file[n] for n in numbers]
+        shown = [(value, of_row[n]) for value, n in zip(values, numbers, strict=True) if n in of_row]
+        if shown:
+            queries = picture_rows[[samples.pictures[i] for _, i in shown]]
+            found = index.nearest(queries, [samples.captions[i] for _, i in shown], limit)
+            for (value, _), row in zip(shown, found, strict=True):
+                value["retrieved_caption"] = texts[row] if row >= 0 else ""
+        return values
 
-        parts = list(zip(cache.parts(samples.pictures, _PART), cache.parts(samples.captions, _PART), strict=True))
-        how = [text_home.name, picture_home.name, method, str(near_duplicate)]
-        keys = [cache.digest([*how, *map(str, shown), *own]) for shown, own in parts]
-        about = {"texts": text_home.name, "pictures": picture_home.name, "near_duplicate": near_duplicate}
-        found = cache.rows(folder, "found", keys, cache.shown(bar, "found", keys, nearest), about)
-        retrieved = dict(zip(samples.rows, found.tolist(), strict=True))
-        with replacing(target) as aside, aside.open("w", encoding="utf-8") as out:
-            for i in bar.track(range(len(samples.file)), description="samples written"):
-                value = samples.file[i]
-                if i in retrieved:
-                    value["retrieved_caption"] = texts[retrieved[i]] if retrieved[i] >= 0 else ""
-                out.write(json.dumps(value) + "\n")
-    console.print(f"{target}: {len(samples.file)} samples, {len(found)} with an image; {len(texts)} texts")
-    if without := int((found < 0).sum()):
-        console.print(f"{without} have no retrieved text: all that came near was excluded")
+    settings = {"texts": text_home.name, "pictures": picture_home.name, "near_duplicate": near_duplicate}
+    rewrite(samples.file, target, {**settings, "method": method}, make, _BATCH, console)

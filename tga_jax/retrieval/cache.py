@@ -1,4 +1,4 @@
-"""Arrays that take long to compute, kept on disk by what they are computed from."""
+"""Rows that take long to compute, kept on disk by what they are computed from."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rich.progress
 
 from tga_jax.errors import UserError
 from tga_jax.workdir import replacing, write_json
@@ -26,21 +25,6 @@ def digest(parts: Iterable[str | bytes]) -> str:
 
 def parts(values: Sequence[Any], size: int) -> list[Sequence[Any]]:
     return [values[i : i + size] for i in range(0, len(values), size)]
-
-
-def shown(
-    bar: rich.progress.Progress, what: str, keys: Sequence[str], make: Callable[[int], np.ndarray]
-) -> Callable[[int], np.ndarray]:
-    """`make` for `rows`, with its progress shown: parts that are there already count as soon as one is made."""
-    task = bar.add_task(what, total=len(keys), visible=False)
-
-    def made(i: int) -> np.ndarray:
-        bar.update(task, completed=i, visible=True)
-        result = make(i)
-        bar.update(task, completed=i + 1)
-        return result
-
-    return made
 
 
 def home(folder: Path, kind: str, keys: Sequence[str]) -> Path:
@@ -79,6 +63,7 @@ def rows(
 
 
 def read(file: Path) -> np.ndarray:
+    """Memory-mapped. Raises UserError naming the file if it cannot be read."""
     try:
         return np.load(file, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:

@@ -49,10 +49,15 @@ class Embedder:
         self._about = {"embedder": self._mark, "checkpoint": str(checkpoint), "compute_dtype": dtype}
 
     def _rows(self, kind: str, keys: list[str], make: Callable[[int], np.ndarray]) -> np.ndarray:
-        def stored(i: int) -> np.ndarray:
-            return make(i).astype(_STORED)
+        task = self._bar.add_task(f"{kind} embedded", total=len(keys), visible=False)
 
-        return cache.rows(self._folder, kind, keys, cache.shown(self._bar, kind, keys, stored), self._about)
+        def stored(i: int) -> np.ndarray:
+            self._bar.update(task, completed=i, visible=True)
+            made = make(i).astype(_STORED)
+            self._bar.update(task, completed=i + 1)
+            return made
+
+        return cache.rows(self._folder, kind, keys, stored, self._about)
 
     def texts(self, texts: list[str]) -> tuple[np.ndarray, Path]:
         """(float16 [N, E], the folder in which they and the texts are kept)."""

@@ -146,6 +146,15 @@ def load_params(workdir: Path, model: HubModel, mesh: Mesh | None) -> dict[str, 
     return {part: checkpoints.load_params(workdir, part, tree) for part, tree in like.items()}
 
 
+def load_part(folder: Path, part: str, like: dict[str, Any]) -> dict[str, Any]:
+    """One part of a hub folder, of a checkpoint of ours or of a finished training, in the shapes, types and places of
+    `like`, which may leave parameters out. Raises UserError naming the folder."""
+    if (folder / "params").exists() or not (folder.suffix == ".gguf" or (folder / "config.json").exists()):
+        return checkpoints.load_params(folder, part, like)
+    model, found = open_hub(folder)
+    return convert.load_like(model, found, str(folder), {part: like})[part]
+
+
 def _dtype(model: HubModel) -> str:
     return model.llm.dtype if model.llm is not None else model.clip.vision.dtype  # pyright: ignore
 

@@ -115,7 +115,7 @@ def _match(model: HubModel, found: dict[str, Tensor], where: str) -> dict[str, l
     return matched
 
 
-def _read(tensor: Tensor, rule: names.Rule, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+def _read(tensor: Tensor, rule: names.Rule, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     try:
         x = tensor.read()
     except UserError:
@@ -144,25 +144,47 @@ def load(
     where: names the checkpoint in errors; stacked: False keeps the decoder's blocks separate, as
     `llama.separate_blocks` does. Raises UserError if names or shapes do not fit the config, all at once.
     """
-    matched = _match(model, found, where)
     mesh = mesh or Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.AXES)
     like = shapes(model)
-    placement = _leaves(sharding.shardings(like, mesh))
+    like = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, dtype, sharding=s), like, sharding.shardings(like, mesh)
+    )
+    return load_like(model, found, where, like, stacked)
+
+
+def load_like(
+    model: HubModel, found: dict[str, Tensor], where: str, wanted: dict[str, Any], stacked: bool = True
+) -> dict[str, Any]:
+    """As `load`, of the parameters in `wanted` alone: by part, ShapeDtypeStructs with where each shall lie.
+
+    Raises UserError also if `wanted` has other shapes than the model.
+    """
+    matched = _match(model, found, where)
+    here, places = _leaves(shapes(model)), _leaves(wanted)
+    wrong = [f"missing {path}" for path in places if path not in here]
+    wrong += [
+        f"{path} is {list(here[path].shape)}, expected {list(x.shape)}"
+        for path, x in places.items()
+        if path in here and here[path].shape != x.shape
+    ]
+    if wrong:
+        more = f"; and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+        raise UserError(f"{where}: does not fit the configured model: " + "; ".join(wrong[:10]) + more)
     flat: dict[str, jax.Array] = {}
-    for path, rule, _, shape in _sources(model, _leaves(like)):
-        tensors, place = matched.pop(path), placement[path]
+    for path, rule, _, shape in _sources(model, places):
+        tensors, place, dtype = matched.pop(path), places[path].sharding, places[path].dtype
         if "*" not in rule.hub:
-            flat[path] = jax.device_put(_read(tensors[0], rule, shape, dtype), place)
+            flat[path] = sharding.place(_read(tensors[0], rule, shape, dtype), place)
             continue
-        layer_place = NamedSharding(mesh, P(*place.spec[1:]))
+        layer_place = NamedSharding(place.mesh, P(*place.spec[1:]))
         if path.startswith("llm/") and not stacked:
             for i, tensor in enumerate(tensors):
                 block = path.replace("/blocks/", f"/blocks/{i}/")
-                flat[block] = jax.device_put(_read(tensor, rule, shape, dtype), layer_place).block_until_ready()
+                flat[block] = sharding.place(_read(tensor, rule, shape, dtype), layer_place).block_until_ready()
             continue
         stack = jnp.zeros((len(tensors), *shape), dtype, device=place)
         for i, tensor in enumerate(tensors):
-            stack = _put(stack, jax.device_put(_read(tensor, rule, shape, dtype), layer_place), i)
+            stack = _put(stack, sharding.place(_read(tensor, rule, shape, dtype), layer_place), i)
             stack.block_until_ready()  # else all layers would wait in host memory
         flat[path] = stack
     params: dict[str, Any] = {}

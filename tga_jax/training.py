@@ -1,0 +1,230 @@
+"""One training from its config: the model, the state and where it lies, and the compiled step. `train` is its loop.
+
+All but `init_state` works from shapes alone, on devices that need not be there (`tga bench aot`).
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh
+
+from tga_jax import optim, sharding, step
+from tga_jax.data import sources
+from tga_jax.data.batch import Batch
+from tga_jax.errors import UserError
+from tga_jax.models import attention, layers, llama, llava, presets
+from tga_jax.weights import checkpoint
+
+PARTS = ("clip", "projector", "llm")
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """data: copies of the model; fsdp: parameters, their moments and the batch are divided; tensor: each matrix product
+    is. -1, at one of them: what the other axes leave."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """One training, whichever of the four it is. Raises ValueError for a value that none knows.
+
+    init: where each part of the model starts from: a hub folder, a checkpoint of ours, the work folder of the training
+    that made it, or "" for random parameters. A part that is left out is not part of this training.
+    """
+
+    name: str
+    seed: int
+    model: str  # of `presets.LLAVA`
+    init: dict[str, str]
+    steps: int
+    batch_size: int  # of all devices together
+    loss: step.LossConfig
+    optim: optim.OptimConfig
+    data: sources.DataConfig
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    dtype: str = "float32"  # of the computation and of frozen parameters; or "bfloat16"
+    remat: str = "none"  # of the decoder: one of `layers.REMAT`
+    attention: str = "auto"  # the fastest that the mesh's devices have, or one of `attention.IMPLEMENTATIONS`
+    lora: layers.LoraConfig | None = None  # of the decoder, merged into it at the end
+    log_every: int = 20
+    checkpoint_every: int = 500
+    keep: int = 2  # the newest checkpoints
+    keep_every: int = 0  # and those whose step it divides; 0: none
+    wandb: str = ""  # the project at Weights & Biases that gets the metrics as well
+
+    def __post_init__(self):
+        if unknown := sorted(self.init.keys() - set(PARTS)):
+            raise ValueError(f"init: unknown part {unknown[0]!r}, expected {', '.join(PARTS)}")
+        known = {
+            "dtype": optim.DTYPES,
+            "remat": layers.REMAT,
+            "attention": ("auto", *attention.IMPLEMENTATIONS),
+        }
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name}: {getattr(self, name)!r}, expected one of {', '.join(values)}")
+        if self.optim.accumulate > 1 and (self.loss.contrastive or (self.loss.guide and self.loss.guide.by_token)):
+            raise ValueError(
+                "optim.accumulate: the contrastive loss and guides by token need a whole batch, expected 1"
+            )
+        for name, least in (("log_every", 1), ("checkpoint_every", 1), ("keep", 1), ("keep_every", 0), ("steps", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: {getattr(self, name)}, expected at least {least}")
+
+
+def make_mesh(config: TrainConfig, devices: Any = None) -> Mesh:
+    """devices: other ones than this process's own, such as those of a topology. Raises UserError if they do not fit the
+    config's mesh, or the mesh the batch."""
+    mesh = sharding.make_mesh(**dataclasses.asdict(config.mesh), devices=devices)
+    shards = mesh.shape["data"] * mesh.shape["fsdp"] * config.optim.accumulate
+    if config.batch_size < 1 or config.batch_size % shards:
+        raise UserError(
+            f"batch_size: {config.batch_size}, expected a multiple of data * fsdp of the mesh times optim.accumulate, "
+            f"which is {shards}"
+        )
+    return mesh
+
+
+def choose_attention(config: TrainConfig, mesh: Mesh) -> tuple[str, str | None]:
+    """(the implementation to use, why not the fastest of these devices or None)."""
+    if config.attention != "auto":
+        return config.attention, None
+    platform = mesh.devices.flat[0].platform
+    if platform == "tpu":
+        odd = [length for length in config.data.lengths if length % attention.SPLASH_BLOCK]
+        if not odd:
+            return "splash", None
+        return "xla", f"splash: data.lengths has {odd[0]}, expected multiples of {attention.SPLASH_BLOCK}"
+    if platform in ("gpu", "cuda"):
+        if config.dtype != "bfloat16":
+            return "xla", f"cudnn: dtype is {config.dtype}, expected bfloat16"
+        is_here = mesh.devices.flat[0] in jax.local_devices()
+        reason = attention.works("cudnn") if is_here else None
+        return ("xla", f"cudnn: {reason}") if reason else ("cudnn", None)
+    return "xla", None
+
+
+def make_model(config: TrainConfig, vocab_size: int | None, chosen: str = "xla") -> llava.LlavaConfig:
+    """The model, checked against the rest of the config.
+
+    vocab_size: of the tokenizer; chosen: an implementation of attention. Raises UserError.
+    """
+    model = presets.get(config.model, vocab_size)
+    guide, blocks = config.loss.guide, model.llm.num_layers
+    if guide is not None and max(guide.layers) > blocks:
+        raise UserError(f"loss.guide.layers: {guide.layers}, expected at most {blocks}, the blocks of {config.model!r}")
+    vision = dataclasses.replace(model.clip.vision, dtype=config.dtype, attention=chosen)
+    text = None if model.clip.text is None else dataclasses.replace(model.clip.text, dtype=config.dtype)
+    llm = dataclasses.replace(model.llm, dtype=config.dtype, remat=config.remat, attention=chosen, lora=config.lora)
+    return dataclasses.replace(model, clip=dataclasses.replace(model.clip, vision=vision, text=text), llm=llm)
+
+
+def abstract_params(config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh) -> dict[str, Any]:
+    """Shapes, types and places of all parameters, nested."""
+    shapes = jax.eval_shape(lambda: llava.init(model, jax.random.key(config.seed), tuple(config.init)))
+    trainable, _ = optim.partition(config.optim, shapes)
+    places = flatten_dict(sharding.shardings(shapes, mesh), sep="/")
+    return unflatten_dict(
+        {
+            path: jax.ShapeDtypeStruct(
+                x.shape, config.optim.param_dtype if path in trainable else config.dtype, sharding=places[path]
+            )
+            for path, x in flatten_dict(shapes, sep="/").items()
+        },
+        sep="/",
+    )
+
+
+def _is_lora(path: str) -> bool:
+    return "_lora/" in path
+
+
+def init_state(config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh) -> step.TrainState:
+    """The state at step 0, on the mesh. Raises UserError naming a part that cannot be loaded."""
+    like = abstract_params(config, model, mesh)
+    flat = {}
+    for part, folder in config.init.items():
+        if folder:
+            wanted = {path: x for path, x in flatten_dict(like[part], sep="/").items() if not _is_lora(path)}
+            found = checkpoint.load_part(Path(folder), part, unflatten_dict(wanted, sep="/"))
+            flat |= flatten_dict({part: found}, sep="/")
+    rest = {path: x for path, x in flatten_dict(like, sep="/").items() if path not in flat}
+
+    def fill() -> optim.Flat:
+        made = flatten_dict(llava.init(model, jax.random.key(config.seed), tuple(config.init)), sep="/")
+        return {path: made[path].astype(x.dtype) for path, x in rest.items()}
+
+    flat |= jax.jit(fill, out_shardings={path: x.sharding for path, x in rest.items()})()
+    abstract = abstract_state(config, model, mesh)
+
+    def start(params: optim.Flat) -> Any:
+        state = step.init_state(unflatten_dict(params, sep="/"), config.optim, config.steps)
+        return state.step, state.opt_state
+
+    places = jax.tree.map(lambda x: x.sharding, (abstract.step, abstract.opt_state))
+    number, opt_state = jax.jit(start, out_shardings=places)(flat)
+    trainable, frozen = optim.partition(config.optim, unflatten_dict(flat, sep="/"))
+    return step.TrainState(number, trainable, frozen, opt_state)
+
+
+def abstract_state(config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh) -> step.TrainState:
+    """Shapes, types and places of `init_state`'s arrays."""
+    params = abstract_params(config, model, mesh)
+    state = jax.eval_shape(lambda: step.init_state(_zeros(params), config.optim, config.steps))
+    placed = sharding.shardings(state, mesh)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, placed)
+
+
+def _zeros(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
+
+
+def abstract_batch(
+    config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh, bucket: int = -1, images: int = 1
+) -> Batch:
+    """A batch of the length data.lengths[bucket], with `images` images a row."""
+    rows, size, length = config.batch_size, model.clip.vision.image_size, config.data.lengths[bucket]
+
+    def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=sharding.of_batch(mesh))
+
+    return Batch(
+        tokens=array(jnp.int32, length),
+        valid=array(bool, length),
+        targets=array(bool, length),
+        image_mask=array(bool, length),
+        retrieved_mask=array(bool, length),
+        caption_tokens=array(jnp.int32, config.data.caption_length),
+        caption_mask=array(bool, config.data.caption_length),
+        images=array(jnp.uint8, images, size, size, 3) if images else None,
+        label_positions=array(jnp.int32, config.data.labels[bucket]) if config.data.labels else None,
+    )
+
+
+def make_step(config: TrainConfig, model: llava.LlavaConfig, state: step.TrainState) -> Any:
+    """The jitted step `(state, batch, key) -> (state, metrics)`; it takes the place of the state that it is given.
+
+    state: real or abstract, for where its arrays lie.
+    """
+
+    def train_step(state: step.TrainState, batch: Batch, key: jax.Array) -> tuple[step.TrainState, dict[str, Any]]:
+        return step.train_step(model, config.loss, config.optim, config.steps, state, batch, key)
+
+    places = jax.tree.map(lambda x: x.sharding, state)
+    return jax.jit(train_step, out_shardings=(places, None), donate_argnums=0)
+
+
+def trained_params(config: TrainConfig, model: llava.LlavaConfig, state: step.TrainState) -> dict[str, Any]:
+    """The parts that were trained, whole, with LoRA merged into them."""
+    params = optim.combine(state.trainable, state.frozen)
+    if model.llm.lora is not None and "llm" in params:
+        params["llm"] = jax.jit(lambda p: llama.merge_lora(model.llm, p))(params["llm"])
+    return {part: params[part] for part in sorted({path.split("/")[0] for path in state.trainable})}
