@@ -209,8 +209,8 @@ def kept(model: LlavaConfig, s: Step, causal: bool, itemsize: int = 2) -> float:
 
 
 def gathering(model: LlavaConfig, itemsize: int = 2, tensor: int = 1) -> float:
-    """Estimated bytes that FSDP has gathered at one time: two blocks, one in use and one on its way, their gradients, and
-    the head with its gradient in float32."""
+    """Estimated bytes that FSDP has gathered at one time: two blocks, one in use and one on its way, their gradients,
+    and the head with its gradient in float32."""
     c = model.llm
     return (4 * itemsize * _products(c) + (itemsize + 4) * c.hidden_size * c.vocab_size) / tensor
 
@@ -219,15 +219,15 @@ def gathered(model: LlavaConfig, s: Step, itemsize: int = 2, tensor: int = 1) ->
     """Bytes of parameters that FSDP gathers to every device in a step, or in each of its accumulated parts.
 
     itemsize: bytes of a parameter in the computation; tensor: devices that divide the matrices of the transformers.
-
-    A block's once for the forward and once for the backward pass, where recomputing shares the second, and once more for
-    the caption's; the tower's, the projector's and the head's, which both passes use in turn, once. The table of
-    embeddings stays where it is: its rows are sent, not the table.
+    A block's once for the forward and once for the backward pass, where recomputing shares the second, and once more
+    for the caption's; the tower's, the projector's and the head's, which both passes use in turn, once. The table of
+    embeddings stays where it is: its rows are sent, not the table. A resampler is not divided.
     """
     c, v = model.llm, model.clip.vision
     blocks = c.num_layers if s.blocks is None else s.blocks
     passes = (2 if s.trains else 1) * blocks + s.caption_blocks
     tower = vision(v, model.feature_layer).weights / (2 * (v.num_patches + 1))
-    first, rest = (work.weights / (2 * model.image_tokens) for work in projector(model))
+    divided = not isinstance(model.projector, ResamplerConfig)
+    mapping = divided * sum(work.weights for work in projector(model)) / (2 * model.image_tokens)
     logits = 0 if blocks < c.num_layers else c.hidden_size * c.vocab_size
-    return itemsize * ((passes * _products(c) + logits + tower) / tensor + first + rest)
+    return itemsize * ((passes * _products(c) + logits + tower) / tensor + mapping)

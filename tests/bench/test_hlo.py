@@ -36,7 +36,7 @@ ENTRY %main.9 (x: f32[2]) -> f32[2] {
   %both = ((f32[2]{0}, pred[3]{0}), (f32[8]{0}, pred[12]{0})) all-gather-start(%x, %y), dimensions={0}
   %while.1 = (s32[], bf16[4,16]) while(%x), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"5"}}
   %s = ((f32[4,16]), f32[1,16], u32[]) async-start(%g), calls=%scattered
-  %rss = ((f32[8,2], f32[16]), (f32[2,2], f32[4])) reduce-scatter-start(%g, %h), replica_groups=[2,4]<=[8], to_apply=%add
+  %rss = ((f32[8,2], f32[16]), (f32[2,2], f32[4])) reduce-scatter-start(%g, %h), replica_groups=[2,4]<=[8]
   %cp = (s8[7]{0}, s8[7]{0}, u32[], u32[]) collective-permute-start(%z), source_target_pairs={{0,1}}
   %while.3 = (s32[]{:T(128)}, f32[8]) while(%x), condition=%less, body=%tpu_body, metadata={op_name="jit(step)/while"}
   %a2a = (f32[2,3]{1,0}, f32[2,3]{1,0}) all-to-all(%q, %r), replica_groups={{0,1}}

@@ -1,4 +1,4 @@
-"""`tga bench aot`: a training's very step, compiled for machines that are not here: does it fit, and what does it send?"""
+"""`tga bench aot`: a training's very step, compiled for machines that are not here: what it holds and sends."""
 
 import contextlib
 import dataclasses
@@ -108,7 +108,8 @@ def show(console: rich.console.Console, found: AotFigures) -> None:
         f"{found.compile_seconds:.1f} s"
     )
     gib = 2**30
-    fits = "" if found.memory is None else f" of {found.memory / gib:.1f} GiB: {'fits' if found.fits else 'DOES NOT FIT'}"
+    verdict = "fits" if found.fits else "DOES NOT FIT"
+    fits = "" if found.memory is None else f" of {found.memory / gib:.1f} GiB: {verdict}"
     console.print(
         f"a device: arguments {found.arguments / gib:.2f} GiB, temporary {found.temporary / gib:.2f} GiB, peak "
         f"{found.peak / gib:.2f} GiB{fits}"
@@ -116,14 +117,14 @@ def show(console: rich.console.Console, found: AotFigures) -> None:
     table = rich.table.Table("sent in a step", "of parameters, GB", "of activations, GB", "times")
     for kind, sums in found.collectives.items():
         if sums["instructions"]:
-            counts = (f"{sums[what] / 1e9:.3f}" for what in ("parameters", "activations"))
+            counts = (f"{sums[what] / 1e9:.4g}" for what in ("parameters", "activations"))
             table.add_row(kind, *counts, str(sums["instructions"]))
     if table.row_count:
         console.print(table)
     if found.gathered_formula:
         console.print(
-            f"parameters gathered: {found.gathered / 1e9:.2f} GB; by the formula {found.gathered_formula / 1e9:.2f} GB, "
-            f"{found.gathered / found.gathered_formula - 1:+.1%}"
+            f"parameters gathered: {found.gathered / 1e9:.4g} GB; by the formula "
+            f"{found.gathered_formula / 1e9:.4g} GB, {found.gathered / found.gathered_formula - 1:+.1%}"
         )
     for line in found.warnings:
         console.print(line, style="red", markup=False)
@@ -144,4 +145,3 @@ def report(
     show(console, found)
     if path is not None:
         write_json(path, {"bench": "aot", **figures.circumstances(), **dataclasses.asdict(found)})
-

@@ -19,7 +19,7 @@ SAMPLES = {"LLaVA's 558K": 558_128, "LLaVA's 665K": 665_298, "100 million": 100_
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Bytes are of one chip. step_seconds: at the stated MFU; sending_seconds: of the same step, if it is not hidden."""
+    """Bytes are of one chip. step_seconds: at the stated MFU; sending_seconds: likewise, were it not hidden."""
 
     config: str
     target: str
@@ -46,8 +46,9 @@ class Plan:
 def make(config: TrainConfig, target: targets.Target, mfu: float, length: int = 0, pictures: int = 1) -> Plan:
     """The plan on `target`, on as many fake devices of this machine's CPU.
 
-    A device sends and receives (n - 1) / n of what is gathered or reduced over n chips, at the interconnect's rate; over
-    the `data` axis gradients are all-reduced, which is twice as much. Raises UserError for a config that does not fit.
+    A chip sends and receives (n - 1) / n of what is gathered or reduced over n of them, at the interconnect's rate;
+    over the `data` axis gradients are all-reduced, which is twice as much. Raises UserError for a config that does not
+    fit.
     """
     if target.chip is None:
         raise UserError(f"target: {target.name!r} has no data sheet, expected one such as 8xH200 or v5e-256")
@@ -95,11 +96,12 @@ def make(config: TrainConfig, target: targets.Target, mfu: float, length: int = 
 def show(console: rich.console.Console, plan: Plan) -> None:
     gib = 2**30
     total = plan.parameters + plan.gradients + plan.activations
+    verdict = "fits" if plan.fits else "DOES NOT FIT"
     table = rich.table.Table("", f"{plan.config} on {plan.target}")
     rows: dict[str, Any] = {
         "mesh": ", ".join(f"{name} {size}" for name, size in plan.mesh.items()),
         "batch": f"{plan.batch_size} rows of {plan.length} tokens",
-        "memory of a chip": f"{total / gib:.1f} of {plan.memory / gib:.1f} GiB: {'fits' if plan.fits else 'DOES NOT FIT'}",
+        "memory of a chip": f"{total / gib:.1f} of {plan.memory / gib:.1f} GiB: {verdict}",
         "  parameters and moments": f"{plan.parameters / gib:.2f} GiB",
         "  gradients": f"{plan.gradients / gib:.2f} GiB",
         "  activations, estimated": f"{plan.activations / gib:.2f} GiB",

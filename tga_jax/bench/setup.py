@@ -96,9 +96,8 @@ def prepare(config: TrainConfig, devices: Sequence[Any] | None = None, length: i
     attention, reason = training.choose_attention(config, mesh)
     model = training.make_model(config, None, attention)
     if pictures * model.image_tokens > lengths[bucket]:
-        raise UserError(
-            f"length {lengths[bucket]}: {pictures} picture(s) take {pictures * model.image_tokens} tokens, expected fewer"
-        )
+        taken = pictures * model.image_tokens
+        raise UserError(f"length {lengths[bucket]}: {pictures} picture(s) take {taken} tokens, expected fewer")
     with jax.set_mesh(mesh):
         state = training.abstract_state(config, model, mesh)
         batch = training.abstract_batch(config, model, mesh, bucket, pictures)
@@ -111,7 +110,7 @@ def bytes_per_device(tree: Any) -> int:
 
 
 def parameter_sizes(setup: Setup) -> set[int]:
-    """Elements of every parameter that is a matrix, or of one layer of its stack, whole or divided by the tensor axis."""
+    """Elements of every matrix, or of one layer of a stack of them, whole or divided by the tensor axis."""
     sizes = set()
     for path, x in {**setup.state.trainable, **setup.state.frozen}.items():
         layer = math.prod(x.shape[1:] if "/blocks/" in path else x.shape)
