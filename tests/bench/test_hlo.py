@@ -23,6 +23,14 @@ HloModule jit_step
   ROOT %rs = f32[1,16]{1,0} reduce-scatter(%g), replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={0}, to_apply=%add
 }
 
+%piece.1 (x: f32[3]) -> f32[9] {
+  ROOT %ag1 = f32[9]{0} all-gather(%x), channel_id=4, replica_groups=[1,3]<=[3], dimensions={0}
+}
+
+%piece.2 (x: f32[3]) -> f32[9] {
+  ROOT %ag2 = f32[9]{0} all-gather(%x), channel_id=4, replica_groups=[1,3]<=[3], dimensions={0}
+}
+
 %less (t: (s32[], f32[8])) -> pred[] {
   %limit = s32[]{:T(128)} constant(7)
   ROOT %lt = pred[]{:T(512)} compare(%i, %limit), direction=LT
@@ -39,6 +47,8 @@ ENTRY %main.9 (x: f32[2]) -> f32[2] {
   %rss = ((f32[8,2], f32[16]), (f32[2,2], f32[4])) reduce-scatter-start(%g, %h), replica_groups=[2,4]<=[8]
   %cp = (s8[7]{0}, s8[7]{0}, u32[], u32[]) collective-permute-start(%z), source_target_pairs={{0,1}}
   %while.3 = (s32[]{:T(128)}, f32[8]) while(%x), condition=%less, body=%tpu_body, metadata={op_name="jit(step)/while"}
+  %f1 = f32[9] fusion(%x), kind=kCustom, calls=%piece.1
+  %f2 = f32[9] fusion(%f1), kind=kCustom, calls=%piece.2
   %a2a = (f32[2,3]{1,0}, f32[2,3]{1,0}) all-to-all(%q, %r), replica_groups={{0,1}}
 }
 """
@@ -52,6 +62,7 @@ def test_every_kind_with_its_bytes_and_the_trips_of_its_loops():
         ("reduce-scatter", (256,)): ((64,), 1, ""),  # of four devices' parts
         ("reduce-scatter", (64, 64)): ((16, 16), 1, ""),  # begun, with what it takes
         ("reduce-scatter", (36,)): ((18,), 7, ""),  # the count is in the condition, the groups are axes of a mesh
+        ("all-gather", (36,)): ((9,), 1, ""),  # one exchange in two fusions
         ("all-gather", (32, 12)): ((8, 12), 1, ""),  # two at once
         ("collective-permute", (7,)): ((7,), 1, ""),
         ("all-to-all", (24, 24)): ((6, 6), 1, ""),
@@ -60,7 +71,7 @@ def test_every_kind_with_its_bytes_and_the_trips_of_its_loops():
 
 def test_totals_tell_parameters_by_their_size():
     totals = hlo.totals(hlo.collectives(TEXT), parameters={64})
-    assert totals["all-gather"] == {"parameters": 5 * 128, "activations": 44, "instructions": 6}
+    assert totals["all-gather"] == {"parameters": 5 * 128, "activations": 80, "instructions": 7}
     assert totals["reduce-scatter"] == {"parameters": 256, "activations": 380, "instructions": 9}
     assert totals["all-reduce"] == {"parameters": 0, "activations": 480, "instructions": 15}
 

@@ -17,6 +17,7 @@ _ARRAY = re.compile(r"\b(pred|bf16|[suf]\d+\w*)\[([\d,]*)\]")
 _LIMIT = re.compile(r" = s32\[\]\S* constant\((\d+)\)")
 # The size of a group, its members, or a mesh and the axes that a group spans.
 _GROUPS = re.compile(r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]*)\}|mesh\[(.*?)\] \{(.*?)\})")
+_CHANNEL = re.compile(r"channel_id=(\d+)")
 _NAME = re.compile(r'op_name="([^"]*)"')
 
 
@@ -29,6 +30,7 @@ class Collective:
     sizes: tuple[int, ...]
     times: int  # how often a run of the program comes here
     op_name: str  # where it is from in the program's source
+    channel: int | None  # the number of the exchange
 
 
 def _bits(dtype: str) -> int:
@@ -63,19 +65,22 @@ def _instruction(line: str) -> Collective | None:
     name = _NAME.search(line)
     elements = tuple(size * count for _, count in arrays)
     sizes = tuple(math.ceil(size * count * bits / 8) for bits, count in arrays)
-    return Collective(kind, elements, sizes, 1, name[1] if name else "")
+    channel = _CHANNEL.search(line)
+    return Collective(kind, elements, sizes, 1, name[1] if name else "", int(channel[1]) if channel else None)
 
 
 def collectives(text: str) -> list[Collective]:
     """Every collective instruction of an HLO module, with how often it runs.
 
     A loop's trip count is what XLA notes there, or, as TPU's compiler notes none, the one constant that its condition
-    compares with: right for scans. A loop without either is taken as run once.
+    compares with: right for scans. A loop without either is taken as run once. TPU's compiler spreads one exchange over
+    several fusions, each with the instruction in it: they count once.
     """
     found: dict[str, list[Collective]] = collections.defaultdict(list)
     calls: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)  # caller -> (callee, times)
     limits: dict[str, list[int]] = collections.defaultdict(list)  # of a condition: its constants
     loops: list[tuple[str, str, str]] = []  # caller, condition, body
+    fused: set[str] = set()
     here, entry = "", ""
     for line in text.splitlines():
         if head := _COMPUTATION.match(line):
@@ -87,6 +92,8 @@ def collectives(text: str) -> list[Collective]:
         if limit := _LIMIT.search(line):
             limits[here].append(int(limit[1]))
         called = dict(_CALL.findall(line))
+        if " fusion(" in line:
+            fused.add(called["calls"])
         trips = _TRIPS.search(line)
         if " while(" in line and trips is None:
             loops.append((here, called.pop("condition"), called.pop("body")))
@@ -98,7 +105,7 @@ def collectives(text: str) -> list[Collective]:
 
     for caller, condition, body in loops:
         calls[caller].append((body, limits[condition][0] if len(limits[condition]) == 1 else 1))
-    times: dict[str, int] = collections.Counter()
+    times: collections.Counter[str] = collections.Counter()
 
     def visit(name: str, count: int) -> None:
         times[name] += count
@@ -106,7 +113,9 @@ def collectives(text: str) -> list[Collective]:
             visit(callee, count * each)
 
     visit(entry, 1)
-    return [dataclasses.replace(c, times=times[name]) for name in found for c in found[name] if times[name]]
+    made = [(name, dataclasses.replace(c, times=times[name])) for name in found for c in found[name] if times[name]]
+    pieces = {c.channel: c for name, c in made if name in fused}
+    return [c for name, c in made if name not in fused] + list(pieces.values())
 
 
 def totals(found: Iterable[Collective], parameters: set[int]) -> dict[str, dict[str, float]]:
