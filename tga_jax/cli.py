@@ -62,7 +62,8 @@ commands:
             --rows=N, --dim=N, --queries=N, --repeats=N
             --cosines=0.9,0.6   of the queries to the rows they are made from
           bench train: a training's step on this machine, with random weights and data
-            --config=FILE, --config.FIELD=V, --length=T of data.lengths, --pictures=N a row, --steps=N, --warmup=N
+            --config=FILE, --config.FIELD=V, --length=T of data.lengths, --pictures=N a row
+            --steps=N, --warmup=N; --fill=F: the share of each row that is no padding (default: 1)
             --peer=strong|default|faithful  the same step in transformers and torch, in turns; --pairs=N
           bench vision: pictures a second through CLIP's vision tower
             --model=NAME, --dtype=fp32|bf16, --batch=N, --repeats=N
@@ -393,12 +394,54 @@ def _bench_plan(arguments: list[str]) -> None:
     plan.report(rich.console.Console(), built, target, flags.pop("json"), **flags)
 
 
+def _bench_train(arguments: list[str]) -> None:
+    counts = {"steps": 10, "warmup": 3, "pairs": 5}
+    found, flags = _bench_flags(arguments, counts, {"fill": 1.0, "peer": None})
+    if not 0 < flags["fill"] <= 1:
+        raise UserError(f"--fill: {flags['fill']}, expected a share above 0 and up to 1")
+    mode = flags.pop("peer")
+    if mode not in (None, *_PEERS):
+        raise UserError(f"--peer: {mode!r}, expected one of {', '.join(_PEERS)}")
+    import rich.console
+
+    from tga_jax import config, training
+    from tga_jax.bench import train
+
+    script = _ROOT / "tests" / "peers" / "train.py" if mode else None
+    built = config.build(training.TrainConfig, found)
+    train.report(rich.console.Console(), built, flags.pop("json"), script=script, mode=mode, **flags)
+
+
+def _bench_vision(arguments: list[str]) -> None:
+    counts = {"batch": 8, "repeats": 10}
+    flags = _counts(arguments, counts, {"model": "clip-vit-l-14-336", "dtype": "fp32"}, dtype=tuple(_DTYPES))
+    flags["dtype"] = _DTYPES[flags["dtype"]]
+    import rich.console
+
+    from tga_jax.bench import vision
+
+    vision.report(rich.console.Console(), flags.pop("json"), **flags)
+
+
+def _bench_report(arguments: list[str]) -> None:
+    files = _plain_flags(arguments, {}, places=10_000)["places"]
+    if not files:
+        raise UserError("expected JSON files of measurements")
+    from tga_jax.bench import report
+
+    print(report.table([Path(file) for file in files]))
+
+
+_PEERS = ("strong", "default", "faithful")
 _BENCHES: dict[str, Callable[[list[str]], None]] = {
     "decode": _bench_decode,
     "data": _bench_data,
     "retrieve": _bench_retrieve,
+    "train": _bench_train,
+    "vision": _bench_vision,
     "aot": _bench_aot,
     "plan": _bench_plan,
+    "report": _bench_report,
 }
 
 

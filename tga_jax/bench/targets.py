@@ -20,6 +20,7 @@ from tga_jax.errors import UserError
 class Chip:
     name: str
     platform: str  # as JAX names it
+    kind: str  # and its `device_kind`, or the end of it
     flops: float  # a second, dense bf16
     memory: int  # bytes; of GPUs as the driver tells them, else the sheet's GB are GiB
     memory_rate: float  # bytes a second
@@ -29,13 +30,19 @@ class Chip:
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("H100", "cuda", 989e12, 81559 * 2**20, 3.35e12, 450e9),
-        Chip("H200", "cuda", 989e12, 143771 * 2**20, 4.8e12, 450e9),
-        Chip("v5e", "tpu", 197e12, 16 * 2**30, 819e9, 200e9),
-        Chip("v5p", "tpu", 459e12, 95 * 2**30, 2765e9, 600e9),
-        Chip("v6e", "tpu", 918e12, 32 * 2**30, 1638e9, 400e9),
+        Chip("H100", "cuda", "H100 80GB HBM3", 989e12, 81559 * 2**20, 3.35e12, 450e9),
+        Chip("H200", "cuda", "H200", 989e12, 143771 * 2**20, 4.8e12, 450e9),
+        Chip("v5e", "tpu", "TPU v5 lite", 197e12, 16 * 2**30, 819e9, 200e9),
+        Chip("v5p", "tpu", "TPU v5", 459e12, 95 * 2**30, 2765e9, 600e9),
+        Chip("v6e", "tpu", "TPU v6 lite", 918e12, 32 * 2**30, 1638e9, 400e9),
     )
 }
+
+
+def of_kind(kind: str) -> Chip | None:
+    """The chip that JAX tells as `kind`, if its data sheet is known."""
+    return next((chip for chip in CHIPS.values() if kind.endswith(chip.kind)), None)
+
 
 # Chips of a slice -> its shape, where Google names one for that count.
 _FLAT = {1: (1, 1), 4: (2, 2), 8: (2, 4), 16: (4, 4), 32: (4, 8), 64: (8, 8), 128: (8, 16), 256: (16, 16)}
