@@ -1,7 +1,9 @@
 """Placement: the rules fit every preset, and a step on eight devices computes what one device computes."""
 
+import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -14,17 +16,17 @@ from jax.sharding import PartitionSpec as P
 
 from tga_jax import sharding
 from tga_jax.errors import UserError
-from tga_jax.models import llava, presets
+from tga_jax.models import layers, llava, presets
 
 EIGHT = """
-import json, sys
+import dataclasses, json, sys
 import jax, jax.numpy as jnp, numpy as np
 from functools import partial
 from flax.traverse_util import flatten_dict
 from tga_jax import optim, sharding, step
 from tga_jax.data.batch import Batch
 from tga_jax.losses import GuideConfig
-from tga_jax.models import clip, llama, llava
+from tga_jax.models import clip, layers, llama, llava
 
 jax.config.update("jax_disable_most_optimizations", True)
 model = llava.LlavaConfig(
@@ -50,70 +52,110 @@ batch = Batch(
     caption_mask=np.broadcast_to(np.arange(C) >= 1, (B, C)),
     images=rng.integers(0, 256, (B, 1, 8, 8, 3), dtype=np.uint8),
 )
-optimizer = optim.OptimConfig(1e-3, (("clip/.*", 0.0), (".*", 1.0)), warmup=0.0, weight_decay=0.1)
+stage, meshes = sys.argv[1], json.loads(sys.argv[2])
+form = "tiled" if stage == "tiled" else "exp"
+trained = {"stage1": ("projector/.*",), "lora": ("projector/.*", ".*_lora/.*")}.get(stage, ("projector/.*", "llm/.*"))
+if stage == "lora":
+    lora = layers.LoraConfig(rank=3, alpha=6.0)
+    model = dataclasses.replace(model, llm=dataclasses.replace(model.llm, lora=lora))
+optimizer = optim.OptimConfig(
+    1e-3, (*((pattern, 1.0) for pattern in trained), (".*", 0.0)), warmup=0.0, weight_decay=0.1,
+    accumulate=2 if stage == "accumulate" else 1,
+)
+loss = step.LossConfig(guide=GuideConfig(form, layers=(1, 2), vocab_weight=0.5), embedding_noise=1.0)
+if stage == "accumulate":
+    loss = step.LossConfig(guide=GuideConfig(form, layers=(1, 2)))
 params = jax.jit(lambda: llava.init(model, jax.random.key(0)))()
 first = flatten_dict(params, sep="/")
-report = {"devices": jax.device_count()}
-for form in ("exp", "tiled"):
-    loss = step.LossConfig(guide=GuideConfig(form, layers=(1, 2), vocab_weight=0.5), embedding_noise=1.0)
-    results = []
-    for sizes in ({"data": 2, "fsdp": 2, "tensor": 2}, None):
-        state = step.init_state(jax.tree.map(jnp.copy, params), optimizer, 4)
-        one = partial(step.train_step, model, loss, optimizer, 4)
-        if sizes is None:
-            mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
-            run, placed = jax.jit(one), batch
-        else:
-            mesh = sharding.make_mesh(**sizes)
-            placement = sharding.shardings(state, mesh)
-            state = jax.device_put(state, placement)
-            run = jax.jit(one, out_shardings=(placement, None))
-            placed = sharding.place_batch(batch, mesh)
-            report["batch"] = str(placed.tokens.sharding.spec)
-        history = []
-        with jax.set_mesh(mesh):
-            for _ in range(2):
-                state, metrics = run(state, placed, jax.random.key(1))
-                history.append({k: float(v) for k, v in metrics.items()})
-        if sizes is not None:
-            moments = state.opt_state[1].mu
-            report["specs"] = {p: str(v.sharding.spec) for p, v in {**state.trainable, **state.frozen}.items()}
-            report["moments"] = {p: str(v.sharding.spec) for p, v in moments.items()}
-            query = state.trainable["llm/blocks/query/kernel"]
-            report["shard"] = [query.shape, query.addressable_shards[0].data.shape]
-        results.append((jax.tree.map(np.asarray, state.trainable), history))
-    (sharded, one_history), (plain, two_history) = results
-    report[form] = {
-        "params": max(float(np.max(np.abs(sharded[p] - plain[p]))) for p in plain),
-        "moved": max(float(np.max(np.abs(plain[p] - first[p]))) for p in plain),
-        "metrics": max(abs(a[k] - b[k]) / max(1.0, abs(b[k])) for a, b in zip(one_history, two_history) for k in a),
-    }
+report = {"devices": jax.device_count(), "meshes": []}
+whole = None
+for sizes in (None, *meshes):
+    if sizes is None:
+        mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
+        one = dataclasses.replace(optimizer, accumulate=1)
+    else:
+        mesh, one = sharding.make_mesh(*sizes), optimizer
+    state = step.init_state(jax.tree.map(jnp.copy, params), one, 4)
+    run = partial(step.train_step, model, loss, one, 4)
+    if sizes is None:
+        run, placed = jax.jit(run), batch
+    else:
+        placement = sharding.shardings(state, mesh)
+        state = jax.device_put(state, placement)
+        run, placed = jax.jit(run, out_shardings=(placement, None)), sharding.place_batch(batch, mesh)
+        report["batch"] = str(placed.tokens.sharding.spec)
+    history = []
+    with jax.set_mesh(mesh):
+        for _ in range(3):
+            state, metrics = run(state, placed, jax.random.key(1))
+            history.append({k: float(v) for k, v in metrics.items()})
+    if sizes == [2, 2, 2]:
+        moments = state.opt_state[1].mu
+        report["specs"] = {p: str(v.sharding.spec) for p, v in {**state.trainable, **state.frozen}.items()}
+        report["moments"] = {p: str(v.sharding.spec) for p, v in moments.items()}
+        report["shards"] = {p: (v.shape, v.addressable_shards[0].data.shape) for p, v in state.trainable.items()}
+    found = jax.tree.map(np.asarray, state.trainable), history
+    if whole is None:
+        whole = found
+        report["moved"] = max(float(np.max(np.abs(found[0][p] - first[p]))) for p in found[0])
+        continue
+    pairs = list(zip(whole[1], history, strict=True))
+    apart = ("cos_mismatched",) if stage == "accumulate" else ()  # it compares rows of one part
+    report["meshes"].append({
+        "sizes": sizes,
+        "params": max(float(np.max(np.abs(whole[0][p] - x))) for p, x in found[0].items()),
+        "metrics": max(abs(a[k] - b[k]) / max(1.0, abs(a[k])) for a, b in pairs for k in a if k not in apart),
+        "losses": [b["loss"] for _, b in pairs],
+    })
 print(json.dumps(report))
 """
 
+MESHES = [(a, b, 8 // a // b) for a in (1, 2, 4, 8) for b in (1, 2, 4, 8) if a * b <= 8]
+SOME = [(2, 2, 2), (1, 8, 1), (1, 2, 4)]
 
-@pytest.fixture(scope="module")
-def eight() -> dict:
-    """Two steps on a mesh of 2 x 2 x 2 devices and on one device."""
+
+def run_eight(stage: str, meshes: list[tuple[int, int, int]]) -> dict:
+    """Three steps on each mesh (data, fsdp, tensor) of eight devices, and on one device."""
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
     }
-    done = subprocess.run(
-        [sys.executable, "-c", EIGHT], env=environment, capture_output=True, text=True, timeout=500, check=False
-    )
+    command = [sys.executable, "-c", EIGHT, stage, json.dumps(meshes)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["devices"] == 8
+    assert [tuple(found["sizes"]) for found in report["meshes"]] == meshes
     return report
 
 
-@pytest.mark.parametrize("form", ["exp", "tiled"])
-def test_eight_devices_compute_what_one_computes(eight, form):
-    assert eight[form]["moved"] > 1e-4
-    assert eight[form]["params"] < 1e-5
-    assert eight[form]["metrics"] < 1e-5
+@pytest.fixture(scope="module")
+def eight() -> dict:
+    return run_eight("stage2", SOME)
+
+
+def assert_the_same(report: dict) -> None:
+    assert report["moved"] > 1e-3
+    for found in report["meshes"]:
+        assert found["params"] < 1e-5, found
+        assert found["metrics"] < 1e-5, found
+
+
+def test_eight_devices_compute_what_one_computes(eight):
+    assert_the_same(eight)
+
+
+@pytest.mark.parametrize("stage", ["lora", "tiled", "accumulate"])
+def test_so_do_they_with_lora_a_guide_by_token_and_accumulation(stage):
+    assert_the_same(run_eight(stage, SOME[:1]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["stage1", "stage2", "lora"])
+def test_every_mesh_of_eight_computes_what_one_computes(stage):
+    assert len(MESHES) == 10
+    assert_the_same(run_eight(stage, MESHES))
 
 
 def test_parameters_and_moments_really_lie_apart(eight):
@@ -128,7 +170,7 @@ def test_parameters_and_moments_really_lie_apart(eight):
     for name, spec in expected.items():
         assert eight["specs"][name] == str(spec), name
         assert eight["moments"][name] == str(spec), name
-    whole, part = eight["shard"]
+    whole, part = eight["shards"]["llm/blocks/query/kernel"]
     assert np.prod(whole) == 4 * np.prod(part)
     assert "fsdp" in eight["specs"]["clip/vision/blocks/query/kernel"]
     assert eight["batch"] == str(P(("data", "fsdp")))
@@ -154,6 +196,25 @@ def test_every_preset_has_fitting_rules(name):
             assert not path.startswith(("llm/embed", "llm/lm_head")), path
     total = sum(x.size for x in arrays.values())
     assert whole < (0.02 if total > 1e9 else 0.2) * total
+
+
+def test_no_rule_is_there_for_nothing():
+    lora = layers.LoraConfig(2, 4.0)
+    models = [presets.get(name) for name in presets.LLAVA]
+    models += [dataclasses.replace(m, llm=dataclasses.replace(m.llm, lora=lora)) for m in models[:1]]
+    paths = {
+        path
+        for model in models
+        for path in flatten_dict(jax.eval_shape(lambda m=model: llava.init(m, jax.random.key(0))), sep="/")
+    }
+    used = {next(pattern for pattern, _ in sharding.RULES if re.fullmatch(pattern, path)) for path in paths}
+    assert used == {pattern for pattern, _ in sharding.RULES}
+
+
+def test_a_parameter_without_a_rule_is_named():
+    tree = {"llm": {"router": {"kernel": jax.ShapeDtypeStruct((3, 3), np.float32)}}}
+    with pytest.raises(UserError, match="llm/router/kernel: no rule"):
+        sharding.shardings(tree, AbstractMesh((1, 2, 2), sharding.AXES))
 
 
 def test_axes_that_do_not_divide_are_dropped():

@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict
 from tga_jax import losses, optim, step
 from tga_jax.data.batch import Batch
 from tga_jax.losses import GuideConfig
-from tga_jax.models import clip, llama, llava
+from tga_jax.models import clip, layers, llama, llava
 from tga_jax.step import LossConfig
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -486,3 +486,97 @@ def test_the_decay_follows_the_step():
 def test_the_key_is_folded_with_the_step():
     _, history = run_steps(LossConfig(embedding_noise=5.0), optim.OptimConfig(0.0, STAGE_1), 3)
     assert len({float(m["loss"]) for m in history}) == 3
+
+
+# --- ways to compute the same -----------------------------------------------------------------------------------------
+
+
+def test_logits_at_the_labels_alone_give_the_same_loss_and_gradient():
+    batch, config = batch_of(), LossConfig(guide=POOLED)
+    rows = [np.flatnonzero(row[1:]) for row in batch.targets]
+    positions = np.full((len(rows), 7), -1, np.int32)  # more than any row needs
+    for i, found in enumerate(rows):
+        positions[i, : len(found)] = found
+    labelled = batch._replace(label_positions=positions)
+    for one, other in zip(
+        *(jax.tree.leaves(evaluate(config, parameters(), b)) for b in (batch, labelled)), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+    assert_trees_close(gradient(config, parameters(), batch), gradient(config, parameters(), labelled), atol=1e-6)
+
+
+@pytest.mark.parametrize("remat", ["names", "full"])
+def test_what_is_computed_again_gives_the_same_gradient(remat):
+    config, batch = LossConfig(guide=POOLED), batch_of()
+    model = dataclasses.replace(MODEL, llm=dataclasses.replace(MODEL.llm, remat=remat))
+    run = jax.jit(jax.grad(lambda p, b: step.loss_fn(model, config, p, b, KEY, jnp.asarray(0.25))[0]))
+    grads = run(parameters(), batch)
+    assert_trees_close(grads, gradient(config, parameters(), batch), atol=1e-6)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_an_accumulated_step_equals_the_whole_one(parts):
+    """Rows of unequal numbers of targets, without captions and without retrieved text, in every part."""
+    batch = batch_of(ROWS * 2)
+    optimizer = optim.OptimConfig(1e-2, STAGE_2, warmup=0.0, clip_norm=1e9)
+    loss = LossConfig(guide=POOLED)
+    found = []
+    for count in (1, parts):
+        one = dataclasses.replace(optimizer, accumulate=count)
+        state = step.init_state(parameters(), one, 4)
+        run = jax.jit(functools.partial(step.train_step, MODEL, loss, one, 4))
+        found.append(run(state, batch, KEY))
+    (state, metrics), (other, accumulated) = found
+    # Adam's first step is lr * g / (|g| + eps): moments say more about the gradient than the parameters.
+    assert_trees_close(state.opt_state[1].mu, other.opt_state[1].mu, rtol=1e-4, atol=2e-6)
+    for name in metrics.keys() - {"cos_mismatched"}:
+        np.testing.assert_allclose(metrics[name], accumulated[name], rtol=1e-5, err_msg=name)
+
+
+LORA = layers.LoraConfig(rank=3, alpha=7.0, targets=("query", "value", "out", "gate", "down"))
+
+
+def with_lora(seed: int = 0) -> tuple[llava.LlavaConfig, dict]:
+    """A model with LoRA that has learnt something, and its parameters."""
+    model = dataclasses.replace(MODEL, llm=dataclasses.replace(MODEL.llm, lora=LORA))
+    fresh = jax.jit(lambda: llava.init(model, jax.random.key(seed)))()
+    for name, block in fresh["llm"]["blocks"].items():
+        if name.endswith("_lora"):
+            assert not np.any(block["up"]["kernel"])
+            up = jax.random.normal(jax.random.key(len(name)), block["up"]["kernel"].shape)
+            block["up"]["kernel"] = 0.3 * up
+        else:
+            fresh["llm"]["blocks"][name] = parameters()["llm"]["blocks"][name]
+    return model, {**parameters(), "llm": {**parameters()["llm"], "blocks": fresh["llm"]["blocks"]}}
+
+
+def test_merged_lora_computes_what_lora_does():
+    model, params = with_lora()
+    config, batch = LossConfig(guide=POOLED), batch_of()
+    merged = {**params, "llm": llama.merge_lora(model.llm, params["llm"])}
+    assert jax.tree.structure(merged) == jax.tree.structure(parameters())
+    loss, metrics = jax.jit(lambda p, b: step.loss_fn(model, config, p, b, KEY, jnp.asarray(0.25)))(params, batch)
+    expected, whole = evaluate(config, merged, batch)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    for name in whole:
+        np.testing.assert_allclose(metrics[name], whole[name], rtol=1e-4, err_msg=name)
+    plain, _ = evaluate(config, parameters(), batch)
+    assert abs(float(loss) - float(plain)) > 1e-3
+    # One kernel by hand, in float64.
+    down, up = (np.asarray(params["llm"]["blocks"]["out_lora"][half]["kernel"], np.float64) for half in ("down", "up"))
+    kernel = np.asarray(params["llm"]["blocks"]["out"]["kernel"], np.float64)
+    expected = kernel + 7 / 3 * np.einsum("lkghr,lrd->lkghd", down, up)
+    np.testing.assert_allclose(merged["llm"]["blocks"]["out"]["kernel"], expected, atol=1e-5)
+
+
+def test_only_lora_and_the_projector_move():
+    model, params = with_lora()
+    optimizer = optim.OptimConfig(1e-2, ((r"projector/.*|.*_lora/.*", 1.0), (r".*", 0.0)), warmup=0.0)
+    state = step.init_state(params, optimizer, 4)
+    assert {path.split("/")[2].removesuffix("_lora") for path in state.trainable if "llm/" in path} == set(LORA.targets)
+    run = jax.jit(functools.partial(step.train_step, model, LossConfig(guide=POOLED), optimizer, 4))
+    after, _ = run(state, batch_of(), KEY)  # at learning rate 0
+    after, metrics = run(after, batch_of(), KEY)
+    assert all(np.any(x != state.trainable[path]) for path, x in after.trainable.items())
+    assert float(metrics["grad_norm/llm"]) > 0
+    assert float(metrics["grad_norm/projector"]) > 0

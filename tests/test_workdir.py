@@ -43,7 +43,7 @@ def test_what_may_change_does_not_make_another_run(tmp_path):
     folder = tmp_path / "run"
     workdir.claim(folder, {"steps": 4, "keep": 2})
     assert workdir.holds(folder, {"steps": 4, "keep": 3}, may_change=("keep",))
-    with pytest.raises(UserError, match="config.steps is 4 there and 5 now; choose another --workdir"):
+    with pytest.raises(UserError, match=r"config\.steps is 4 there and 5 now; choose another --workdir"):
         workdir.holds(folder, {"steps": 5, "keep": 3}, may_change=("keep",))
 
 

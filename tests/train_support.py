@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from tga_jax import sharding, train
+from tga_jax import checkpoints, sharding, train
 from tga_jax.data import emoji_tasks
 from tga_jax.data.sources import DataConfig, LlavaSource
 from tga_jax.losses import GuideConfig
@@ -88,12 +88,23 @@ def at_step(number: int, act) -> None:
     sharding.place_batch = place_batch
 
 
-def run_and_die(folder: str, workdir: str, number: str, **fields) -> None:
-    """A training that SIGKILL ends before its `number`-th step."""
+def run_and_die(folder: str, workdir: str, saves: str, whole: str) -> None:
+    """A training that saves after every step and that SIGKILL ends after so many saves: once the last one is on disk
+    (whole is "1"), or as soon as it is being written."""
     jax.config.update("jax_disable_most_optimizations", True)
     presets.LLAVA["tiny"] = model
-    at_step(int(number), lambda: os.kill(os.getpid(), signal.SIGKILL))
-    train.run(config(Path(folder), **fields), Path(workdir))
+    original, seen = checkpoints.Checkpoints.save, []
+
+    def save(self, *arguments):
+        original(self, *arguments)
+        seen.append(None)
+        if len(seen) < int(saves) or int(whole):
+            self.wait()
+        if len(seen) == int(saves):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    checkpoints.Checkpoints.save = save
+    train.run(config(Path(folder), checkpoint_every=1), Path(workdir))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """`tga <command>`: thin; what a command needs is imported when it runs."""
 
+import dataclasses
 import os
 import sys
 from collections.abc import Callable
@@ -25,6 +26,7 @@ commands:
   train   one training from a config
             --config=FILE       such as configs/own_data.py
             --workdir=DIR       checkpoints and metrics go here; the same command resumes
+            --distributed       one process of several; launch/ has scripts that start them
   convert a hub checkpoint (safetensors, .bin, GGUF, LLaVA's LoRA) to one of ours, or back
             --from=PATH         a hub folder or .gguf file; with --to-hub a checkpoint of ours
             --to=DIR            ours is written here
@@ -170,12 +172,26 @@ def _sweep(arguments: list[str]) -> None:
 
 
 def _train(arguments: list[str]) -> None:
-    found, values = _flags(arguments, {"workdir": ""}, None)
+    found, values = _flags(arguments, {"workdir": "", "distributed": False}, None)
     if not values.workdir:
         raise UserError("--workdir: missing, expected a folder for checkpoints and metrics")
-    from tga_jax import config, train, training
+    import jax
+    import rich.console
 
-    train.run(config.build(training.TrainConfig, found), Path(values.workdir))
+    from tga_jax import config, distributed, train, training
+
+    built = config.build(training.TrainConfig, found)
+    distributed.initialize(values.distributed)
+    console = rich.console.Console(quiet=jax.process_index() > 0)
+    console.print_json(data=dataclasses.asdict(built))
+    try:
+        train.run(built, Path(values.workdir), console)
+    except train.Interrupted as stopped:
+        jax.distributed.shutdown()  # waits for the others; `main` leaves without it, and they would be aborted
+        if not stopped.preempted:
+            raise
+        # To the scheduler that asked for it all went well.
+        print(f"tga train: {stopped}", file=sys.stderr)
 
 
 def _plain_flags(

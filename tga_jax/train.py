@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import math
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import rich.console
 import rich.progress
 from jax.experimental import multihost_utils
@@ -36,22 +36,15 @@ class Interrupted(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM instead of stopping in the middle of a step; a second one stops at once.
-
-    Of several processes all must stop after the same step: SIGTERM is left to jax, which has them agree on one, and
-    SIGINT becomes one.
-    """
+    """Collects SIGINT and SIGTERM instead of stopping in the middle of a step; a second one stops at once."""
     received: list[int] = []
 
     def handler(number: int, _: Any) -> None:
         if received:
             raise KeyboardInterrupt
         received.append(number)
-        if jax.process_count() > 1:
-            os.kill(os.getpid(), signal.SIGTERM)
 
-    caught = (signal.SIGINT,) if jax.process_count() > 1 else (signal.SIGINT, signal.SIGTERM)
-    previous = {s: signal.signal(s, handler) for s in caught}
+    previous = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield received
     finally:
@@ -59,11 +52,17 @@ def _stop_requests() -> Iterator[list[int]]:
             signal.signal(number, old)
 
 
-def _stopping(received: list[int], number: int) -> bool:
-    """Whether all processes stop after step `number`; to be asked once a step."""
-    if jax.process_count() > 1:
-        return multihost_utils.reached_preemption_sync_point(number)
-    return bool(received)
+def _asked_to_stop(received: list[int], number: int, every: int) -> int:
+    """The signal after which all processes stop after step `number`, 0 if none.
+
+    One process sees its own at once; several tell each other every so many steps, so that they stop after the same.
+    """
+    own = received[0] if received else 0
+    if jax.process_count() == 1:
+        return own
+    if number % every:
+        return 0
+    return int(np.max(multihost_utils.process_allgather(np.array(own))))
 
 
 def _resumable(state: step.TrainState) -> dict[str, Any]:
@@ -167,7 +166,7 @@ def run(config: TrainConfig, workdir: Path, console: rich.console.Console | None
                             told = time.monotonic()
                             console.print(f"{config.name}: step {number - 1}/{config.steps}, loss {loss:.3f}")
                     last = metrics
-                    stopping = _stopping(received, number)
+                    stopping = _asked_to_stop(received, number, config.log_every)
                     if stopping or number % config.checkpoint_every == 0 or number == config.steps:
                         note(number, metrics)  # before the save, so that a resumed run has this step's line
                         last = None
@@ -176,7 +175,7 @@ def run(config: TrainConfig, workdir: Path, console: rich.console.Console | None
                     if stopping:
                         raise Interrupted(
                             f"stopped at step {number} of {config.name}; the same command continues there",
-                            signal.SIGINT not in received,
+                            stopping == signal.SIGTERM,
                         )
                 progress.update(task, completed=config.steps)
             store.wait()

@@ -1,0 +1,51 @@
+"""What is in launch/ but runs on machines that tests have not: read by the linters of its formats."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+LAUNCH = Path(__file__).resolve().parents[2] / "launch"
+SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")])
+
+
+def program(name: str) -> str:
+    """Of the environment that runs the tests: pip installs these there."""
+    return shutil.which(name, path=str(Path(sys.executable).parent)) or pytest.fail(f"{name} is not installed")
+
+
+def test_the_scripts_are_there():
+    assert {path.name for path in SCRIPTS} >= {"local.sh", "multiprocess.sh", "tpu_pod.sh", "slurm.sbatch"}
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_shellcheck(path):
+    done = subprocess.run([program("shellcheck"), str(path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_hadolint():
+    done = subprocess.run([program("hadolint"), str(LAUNCH / "Dockerfile")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_image_is_made_of_what_exists():
+    """Everything copied is there and not ignored, and the extra is one of the package's."""
+    text = (LAUNCH / "Dockerfile").read_text()
+    copied = [source for line in re.findall(r"^COPY (.*)", text, re.M) for source in line.split()[:-1]]
+    assert {"pyproject.toml", "tga_jax", "configs"} <= set(copied)
+    assert all((LAUNCH.parent / source).exists() for source in copied)
+    ignored = (LAUNCH / "Dockerfile.dockerignore").read_text().splitlines()
+    assert {f"!{source}" for source in copied} == {line for line in ignored if line.startswith("!")}
+    extras = tomllib.loads((LAUNCH.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(re.findall(r"EXTRA=(\w+)", text)) == {"cuda", "tpu"} <= set(extras)
+
+
+def test_what_the_scripts_install_exists():
+    extras = tomllib.loads((LAUNCH.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = {extra for path in SCRIPTS for extra in re.findall(r"'\.\[(\w+)\]'", path.read_text())}
+    assert named == {"cuda", "tpu"} <= set(extras)

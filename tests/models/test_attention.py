@@ -1,0 +1,71 @@
+"""The implementations of attention against float64, and against each other."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tga_jax.models import attention
+
+
+def arrays(seed: int, b: int, t: int, heads: int, group: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    q, k, v = ((b, t, heads, group, size), (b, t, heads, size), (b, t, heads, size))
+    return tuple(rng.standard_normal(shape).astype(np.float32) for shape in (q, k, v))
+
+
+def reference(q, k, v, lengths, window) -> np.ndarray:
+    """float64, a query at a time; queries on padding are left at zero."""
+    out = np.zeros(q.shape)
+    for b, t, head, group in np.ndindex(q.shape[:4]):
+        if lengths is not None and t >= lengths[b]:
+            continue
+        last = q.shape[1] if lengths is None else t + 1
+        first = 0 if window is None else max(0, t + 1 - window)
+        scores = k[b, first:last, head].astype(np.float64) @ q[b, t, head, group] / np.sqrt(q.shape[-1])
+        p = np.exp(scores - scores.max())
+        out[b, t, head, group] = (p / p.sum()) @ v[b, first:last, head]
+    return out
+
+
+CASES = [
+    (2, 128, 2, 2, 32, (128, 77), None),
+    (2, 256, 1, 3, 16, (200, 1), None),
+    (1, 384, 2, 1, 64, (301,), 100),
+    (2, 128, 1, 2, 32, None, None),
+    (2, 37, 2, 2, 16, (20, 37), 9),  # not a multiple of 128: "splash" leaves it to "xla"
+    (2, 50, 1, 1, 16, None, None),
+]
+
+
+@pytest.mark.parametrize(("b", "t", "heads", "group", "size", "lengths", "window"), CASES)
+def test_splash_against_float64(b, t, heads, group, size, lengths, window):
+    q, k, v = arrays(0, b, t, heads, group, size)
+    given = None if lengths is None else jnp.array(lengths)
+    found = attention._splash(*(jnp.array(x) for x in (q, k, v)), given, window, interpret=True)
+    valid = np.ones((b, t), bool) if lengths is None else np.arange(t) < np.array(lengths)[:, None]
+    np.testing.assert_allclose(np.asarray(found)[valid], reference(q, k, v, lengths, window)[valid], atol=2e-5)
+
+
+def test_splash_has_the_gradient_of_xla():
+    b, t, lengths = 2, 128, jnp.array([128, 90])
+    q, k, v = (jnp.array(x) for x in arrays(1, b, t, 2, 2, 16))
+    valid = jnp.arange(t) < lengths[:, None]
+    positions = jnp.broadcast_to(jnp.arange(t), (b, t))
+    mask = attention.causal_mask(positions, positions, valid)
+
+    def of(attend):
+        return lambda q, k, v: jnp.sum(jnp.sin(attend(q, k, v)) * valid[:, :, None, None, None])
+
+    ours = jax.grad(of(lambda *x: attention._splash(*x, lengths, None, interpret=True)), (0, 1, 2))(q, k, v)
+    theirs = jax.grad(of(lambda *x: attention.attend(*x, mask)), (0, 1, 2))(q, k, v)
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5)
+
+
+def test_an_unknown_one_is_named_and_what_is_not_there_says_why():
+    q, k, v = arrays(2, 1, 4, 1, 1, 8)
+    with pytest.raises(ValueError, match="attention: 'flash', expected one of xla, cudnn, splash"):
+        attention.attend(q, k, v, None, "flash")
+    if jax.default_backend() == "cpu":
+        assert attention.works("cudnn")
