@@ -19,6 +19,15 @@ def get_config(stage: str = "stage2") -> ConfigDict:
     frozen = "clip/.*" if stage == "stage2" else "(clip|llm)/.*"
     config.optim = {"learning_rate": 1e-5, "schedule": ((frozen, 0.0), (".*", 1.0))}
     # Random rows of these lengths take the place of a file's.
-    config.data = {"llava": {"random": {"path": "", "images": ""}}, "lengths": (704,), "caption_length": 64}
-    config.data.tokenizer = ""
+    config.data = {
+        "llava": {"random": {"path": "", "images": ""}},
+        "lengths": (704,),
+        "labels": (),
+        "caption_length": 64,
+        "tokenizer": "",
+    }
+    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+    config.dtype = "float32"
+    config.remat = "none"
+    config.attention = "auto"
     return config

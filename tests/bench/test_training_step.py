@@ -52,22 +52,10 @@ def test_aot_gathers_what_the_formula_says_and_nothing_else_of_size(tmp_path):
     assert "parameters gathered" in done.stdout
 
 
-@pytest.mark.parametrize(("target", "needed"), [("8xH200", "cuda"), ("v5e-8", "tpu")])
-def test_aot_for_real_machines(target, needed, tmp_path):
-    if needed == "tpu":
-        pytest.skip("minutes long: see test_aot_for_tpus")
-    done = tga("bench", "aot", *SMALL, f"--target={target}", f"--json={tmp_path / 'aot.json'}")
-    if "install it" in done.stderr:
-        pytest.skip(done.stderr.strip())
-    assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "aot.json").read_text())
-    assert found["fits"]
-    assert found["gathered"] == pytest.approx(found["gathered_formula"], rel=0.05)
-
-
-@pytest.mark.slow
-def test_aot_for_tpus(tmp_path):
-    done = tga("bench", "aot", *SMALL, "--config.dtype=bfloat16", "--target=v5e-8", f"--json={tmp_path / 'aot.json'}")
+@pytest.mark.parametrize("target", ["8xH200", pytest.param("v5e-8", marks=pytest.mark.slow)])
+def test_aot_for_real_machines(target, tmp_path):
+    file = f"--json={tmp_path / 'aot.json'}"
+    done = tga("bench", "aot", *SMALL, "--config.dtype=bfloat16", f"--target={target}", file)
     if "install it" in done.stderr:
         pytest.skip(done.stderr.strip())
     assert done.returncode == 0, done.stderr
@@ -81,8 +69,6 @@ def test_aot_for_tpus(tmp_path):
     [
         ((), "--target: missing"),
         (("--target=3xA100",), "such as 8xH200"),
-        (("--target=8xcpu", "--length=700"), "one of data.lengths, 704"),
-        (("--target=8xcpu", "--pictures=2"), "2 picture(s) take 1152 tokens"),
         (("--target=8xcpu", "--pictures=-1"), "expected at least 0"),
         (("--target=4xcpu",), "does not fit 4 device(s)"),
     ],
@@ -92,6 +78,13 @@ def test_aot_says_what_is_wrong(arguments, expected):
     assert done.returncode == 2
     assert expected in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_setup_says_what_does_not_fit():
+    with pytest.raises(UserError, match="--length: 700, expected one of data.lengths, 704"):
+        setup.prepare(small(), length=700)
+    with pytest.raises(UserError, match=r"length 704: 2 picture\(s\) take 1152 tokens"):
+        setup.prepare(small(), pictures=2)
 
 
 # --- plan -------------------------------------------------------------------------------------------------------------
