@@ -364,7 +364,7 @@ def _bench_flags(arguments: list[str], counts: dict[str, int], others: dict[str,
     """(the ConfigDict of a training, flags); counts: flags that must be at least 1."""
     shape = {"length": 0, "pictures": 1, "json": None}
     found, values = _flags(arguments, {**shape, **counts, **others}, None)
-    flags = {name: values[name].value for name in {**shape, **counts, **others}}
+    flags: dict[str, Any] = {name: values[name].value for name in {**shape, **counts, **others}}
     if below := [name for name in counts if flags[name] < 1]:
         raise UserError(f"--{below[0]}: {flags[below[0]]}, expected at least 1")
     if flags["pictures"] < 0:

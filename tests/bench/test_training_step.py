@@ -81,7 +81,7 @@ def test_aot_says_what_is_wrong(arguments, expected):
 
 
 def test_setup_says_what_does_not_fit():
-    with pytest.raises(UserError, match="--length: 700, expected one of data.lengths, 704"):
+    with pytest.raises(UserError, match=r"--length: 700, expected one of data\.lengths, 704"):
         setup.prepare(small(), length=700)
     with pytest.raises(UserError, match=r"length 704: 2 picture\(s\) take 1152 tokens"):
         setup.prepare(small(), pictures=2)

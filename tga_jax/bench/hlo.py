@@ -118,16 +118,16 @@ def collectives(text: str) -> list[Collective]:
     return [c for name, c in made if name not in fused] + list(pieces.values())
 
 
-def totals(found: Iterable[Collective], parameters: set[int]) -> dict[str, dict[str, float]]:
+def totals(found: Iterable[Collective], parameters: set[int]) -> dict[str, dict[str, int]]:
     """Bytes of one run by kind, of "parameters" and of "activations".
 
     parameters: how many elements arrays of parameters, or of one layer of them, have: an array of such a size counts as
     one of them. Bytes are of the whole array at every device: gathered, or before it is scattered or reduced.
     """
-    sums = {kind: {"parameters": 0.0, "activations": 0.0, "instructions": 0} for kind in KINDS}
+    sums = {kind: {"parameters": 0, "activations": 0, "instructions": 0} for kind in KINDS}
     for c in found:
         for elements, size in zip(c.elements, c.sizes, strict=True):
             what = "parameters" if elements in parameters else "activations"
             sums[c.kind][what] += size * c.times
         sums[c.kind]["instructions"] += c.times
-    return {kind: {k: int(v) for k, v in s.items()} for kind, s in sums.items()}
+    return sums

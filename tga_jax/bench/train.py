@@ -206,7 +206,7 @@ def report(
     steps: int,
     warmup: int,
     script: Path | None,
-    mode: str,
+    mode: str | None,
     pairs: int,
 ) -> None:
     """Prints the figures, and with a peer's script the ratio of `pairs` pairs in turns. Raises UserError as TrainBench
