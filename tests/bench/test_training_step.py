@@ -186,7 +186,7 @@ def test_train_and_its_report(tmp_path, capsys):
 def test_report_of_what_it_does_not_know(tmp_path):
     file = tmp_path / "x.json"
     file.write_text('{"bench": "other"}')
-    with pytest.raises(UserError, match=r"x.json: a measurement 'other', expected one of train"):
+    with pytest.raises(UserError, match=r"x.json: a measurement 'other', expected one of peer, train"):
         report.table([file])
     file.write_text("{}")
     with pytest.raises(UserError, match="lacks bench"):

@@ -45,7 +45,11 @@ def _decode(found: dict[str, Any]) -> tuple[str, str, str]:
     return what, f"{found['tokens_per_second']:.1f} tokens/s", share
 
 
-_ROWS = {"train": _train, "vision": _vision, "aot": _aot, "plan": _plan, "decode": _decode}
+def _peer(found: dict[str, Any]) -> tuple[str, str, str]:
+    return found["mode"], f"{found['samples_per_second']:.2f} samples/s ({found['median']:.3f} s a step)", ""
+
+
+_ROWS = {"peer": _peer, "train": _train, "vision": _vision, "aot": _aot, "plan": _plan, "decode": _decode}
 
 
 def table(files: list[Path]) -> str:
