@@ -6,8 +6,8 @@ the labels alone, and on a GPU torch.compile.
 default: as transformers does it: gradient checkpointing, all hidden states, whole caption pass, all logits.
 faithful: as the released TGA code does it: beside that eager attention, and attention weights asked for.
 
-Parameters and AdamW's moments are float32; "bfloat16" is autocast. Prints "ready" and the loss of the third step, then the
-seconds of one step for each line on its input."""
+Parameters and AdamW's moments are float32; "bfloat16" is autocast. Prints "ready" and the loss of the third step, then
+the seconds of one step for each line on its input."""
 
 import argparse
 import contextlib
