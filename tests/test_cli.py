@@ -195,7 +195,7 @@ def test_a_stopped_command_says_so_and_ends_with_130(monkeypatch, capsys):
 
 def test_own_data_config_builds(monkeypatch):
     calls = []
-    monkeypatch.setattr(train, "run", lambda built, workdir: calls.append((built, workdir)))
+    monkeypatch.setattr(train, "run", lambda built, workdir, verbose: calls.append((built, workdir)))
     assert call("train", OWN_DATA, "--workdir=w", "--config.data.llava.own.path=x.json") == 0
     built, workdir = calls[0]
     assert isinstance(built, training.TrainConfig)
@@ -228,7 +228,7 @@ def test_demo_leaves_another_runs_workdir_as_it_is(monkeypatch, capsys, elsewher
 def test_train_leaves_another_runs_workdir_as_it_is(monkeypatch, capsys, elsewhere):
     calls = []
     with monkeypatch.context() as patched:
-        patched.setattr(train, "run", lambda built, workdir: calls.append((built, workdir)))
+        patched.setattr(train, "run", lambda built, workdir, verbose: calls.append((built, workdir)))
         assert call("train", OWN_DATA, "--workdir=w") == 0
     claim(calls[0][1], dataclasses.asdict(calls[0][0]))
     before = contents(elsewhere)

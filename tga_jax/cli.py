@@ -1,6 +1,5 @@
 """`tga <command>`: thin; what a command needs is imported when it runs."""
 
-import dataclasses
 import os
 import sys
 from collections.abc import Callable
@@ -176,16 +175,13 @@ def _train(arguments: list[str]) -> None:
     if not values.workdir:
         raise UserError("--workdir: missing, expected a folder for checkpoints and metrics")
     import jax
-    import rich.console
 
     from tga_jax import config, distributed, train, training
 
     built = config.build(training.TrainConfig, found)
     distributed.initialize(values.distributed)
-    console = rich.console.Console(quiet=jax.process_index() > 0)
-    console.print_json(data=dataclasses.asdict(built))
     try:
-        train.run(built, Path(values.workdir), console)
+        train.run(built, Path(values.workdir), verbose=True)
     except train.Interrupted as stopped:
         jax.distributed.shutdown()  # waits for the others; `main` leaves without it, and they would be aborted
         if not stopped.preempted:

@@ -99,9 +99,12 @@ def _progress(console: rich.console.Console) -> rich.progress.Progress:
     )
 
 
-def run(config: TrainConfig, workdir: Path, console: rich.console.Console | None = None) -> None:
+def run(
+    config: TrainConfig, workdir: Path, console: rich.console.Console | None = None, *, verbose: bool = False
+) -> None:
     """Trains, or resumes, until `<workdir>/params` is written; returns at once if it is there.
 
+    verbose: prints the whole config, which `<workdir>/config.json` has too.
     Of several processes (`jax.distributed`) each runs this, with the same config and a workdir that all of them see.
     Raises UserError for a bad config, workdir, file or a loss that is not finite, and Interrupted, with the state
     saved, after SIGINT or SIGTERM.
@@ -127,6 +130,8 @@ def run(config: TrainConfig, workdir: Path, console: rich.console.Console | None
     if host == 0:  # only now: a config that is found wrong leaves nothing behind
         claim(workdir, described, may_change=_MAY_CHANGE)
     checkpoints.wait_for_all("the workdir is claimed")
+    if verbose:
+        console.print_json(data=described)
     store = checkpoints.Checkpoints(workdir, config.keep, config.keep_every)
     writer = None
     try:
