@@ -115,7 +115,9 @@ def test_words_that_the_guide_reads_and_blocks_left_out():
     """Without the language loss the blocks above the last guide layer, and the logits, are not computed."""
     guide = GuideConfig("tiled", layers=(0,), vocab_weight=0.2)
     found = lowered_step(one_block(MISTRAL), step.LossConfig(lm=0.0, guide=guide), "projector", 4, 776, 64, 1)
-    expected = flops.step(one_block(MISTRAL), flops.Step(4, 776, blocks=0, guided_words=576, trains=PARTS["projector"]))
+    expected = flops.step(
+        one_block(MISTRAL), flops.Step(4, 776, labels=0, blocks=0, guided_words=576, trains=PARTS["projector"])
+    )
     assert found.cost_analysis()["flops"] == pytest.approx(expected.hardware, rel=0.01)
 
 

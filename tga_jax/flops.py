@@ -6,7 +6,7 @@ feed-forward, V vocabulary, L blocks.
 
 A product [m, k] x [k, n] is 2 m k n FLOPs. Left out, as in every published MFU: norms, softmax, activations, the
 optimizer (of Muon, too, though it multiplies matrices). "Model" FLOPs are what the step needs, "hardware" FLOPs what it
-computes: the blocks' forward pass again where activations are recomputed.
+computes: the blocks' forward pass again where activations are recomputed; not what a kernel repeats within itself.
 
 Causal attention needs half of its square of scores. Kernels such as cuDNN's compute that half (`causal=True`, the
 convention of the published figures here), plain XLA the whole square (`causal=False`).
@@ -46,7 +46,8 @@ class Step:
     """What one training step computes, beside the model.
 
     blocks: L that the sequence passes, None for all; caption_blocks: those of the caption's forward pass, up to the
-    last guide layer; labels: K, None for T; guided_words: image tokens read through the vocabulary by the guide.
+    last guide layer; labels: K, None for T, 0 without a language loss; guided_words: image tokens read through the
+    vocabulary by the guide.
     trains: the projector, the decoder's own parameters ("llm"), LoRA's beside them ("lora").
     """
 
@@ -167,7 +168,7 @@ def step(model: LlavaConfig, s: Step, causal: bool = True) -> StepFlops:
     blocks = c.num_layers if s.blocks is None else s.blocks
     decoder = decoder_block(c, t, causal) * blocks
     lora = sum(adapters(c, t), Work()) * blocks
-    logits = head(c, t if s.labels is None else s.labels) if blocks == c.num_layers else Work()
+    logits = head(c, t if s.labels is None else s.labels)
     words = head(c, s.guided_words)
     first, rest = (work * s.pictures for work in projector(model))
     caption = decoder_block(c, s.caption, causal) + sum(adapters(c, s.caption), Work())
@@ -229,5 +230,5 @@ def gathered(model: LlavaConfig, s: Step, itemsize: int = 2, tensor: int = 1) ->
     tower = vision(v, model.feature_layer).weights / (2 * (v.num_patches + 1))
     divided = not isinstance(model.projector, ResamplerConfig)
     mapping = divided * sum(work.weights for work in projector(model)) / (2 * model.image_tokens)
-    logits = 0 if blocks < c.num_layers else c.hidden_size * c.vocab_size
+    logits = 0 if s.labels == 0 else c.hidden_size * c.vocab_size
     return itemsize * ((passes * _products(c) + logits + tower) / tensor + mapping)

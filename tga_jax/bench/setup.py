@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,13 +49,15 @@ class Setup:
             raise UserError(f"{config.name}: trains CLIP, expected a training of the projector or the decoder")
         last = max(guide.layers) if guide and self.pictures else 0
         by_token = guide is not None and guide.by_token
+        labels = None if self.batch.label_positions is None else self.batch.label_positions.shape[1]
+        labels = labels if config.loss.lm else 0
         words = self.pictures * self.model.image_tokens if guide and guide.vocab_weight else 0
         return flops.Step(
             rows=config.batch_size,
             positions=self.length,
             caption=self.length if by_token else config.data.caption_length,
             pictures=self.pictures,
-            labels=None if self.batch.label_positions is None else self.batch.label_positions.shape[1],
+            labels=labels,
             blocks=self.model.llm.num_layers if config.loss.lm else last,
             caption_blocks=last,
             guided_words=words,
@@ -80,7 +81,7 @@ class Setup:
 
 
 def _part(path: str) -> str:
-    return "lora" if re.search(r"_lora/", path) else path.split("/")[0]
+    return "lora" if "_lora/" in path else path.split("/")[0]
 
 
 def prepare(config: TrainConfig, devices: Sequence[Any] | None = None, length: int = 0, pictures: int = 1) -> Setup:
