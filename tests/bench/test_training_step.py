@@ -115,6 +115,16 @@ def test_plan_counts_every_byte_of_the_state():
     assert found.gathered == found.reduced == found.sending_seconds == 0
 
 
+def test_plan_knows_whether_there_is_an_attention_kernel():
+    """Without one the whole square of scores is computed and, for a while, kept."""
+    target = targets.Target("1xH200", targets.CHIPS["H200"], 1)
+    found = {a: plan.make(small(dtype="bfloat16", attention=a), target, 0.5) for a in ("auto", "cudnn", "xla")}
+    assert found["auto"] == found["cudnn"]
+    assert found["xla"].hardware_tflop > found["auto"].hardware_tflop
+    assert found["xla"].activations - found["auto"].activations > 2 * 8 * 704 * 704 * 10
+    assert found["xla"].model_tflop == found["auto"].model_tflop
+
+
 def test_plan_needs_a_data_sheet():
     with pytest.raises(UserError, match="has no data sheet"):
         plan.make(small(), targets.parse("1xcpu"), 0.5)

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import rich.console
 import rich.table
 
 from tga_jax import flops
 from tga_jax.bench import aot, figures, setup, targets
 from tga_jax.errors import UserError
+from tga_jax.models import attention
 from tga_jax.training import TrainConfig
 from tga_jax.workdir import write_json
 
@@ -53,15 +55,17 @@ def make(config: TrainConfig, target: targets.Target, mfu: float, length: int = 
     if target.chip is None:
         raise UserError(f"target: {target.name!r} has no data sheet, expected one such as 8xH200 or v5e-256")
     chip = target.chip
-    made = setup.prepare(config, jax.devices("cpu")[: target.count], length, pictures)
+    plain = dataclasses.replace(config, attention="xla")  # which every device can trace
+    made = setup.prepare(plain, jax.devices("cpu")[: target.count], length, pictures)
     data, fsdp, tensor = (made.mesh.shape[name] for name in ("data", "fsdp", "tensor"))
-    causal = not (chip.platform == "tpu" and made.length % 128)  # else each platform has a kernel
+    kernel = {"tpu": made.length % attention.SPLASH_BLOCK == 0, "cuda": config.dtype == "bfloat16"}[chip.platform]
+    causal = kernel and config.attention != "xla"
     itemsize = 2 if config.dtype == "bfloat16" else 4
     parts = config.optim.accumulate
     step = flops.step(made.model, made.work, causal=True)
     hardware = flops.step(made.model, made.work, causal).hardware
     trainable = setup.bytes_per_device(made.state.trainable)
-    elements = trainable // jax.numpy.dtype(config.optim.param_dtype).itemsize
+    elements = trainable // jnp.dtype(config.optim.param_dtype).itemsize
     one = dataclasses.replace(made.work, rows=config.batch_size // (data * fsdp * parts))
     activations = flops.kept(made.model, one, causal, itemsize) / tensor
     gathered = reduced = 0.0
@@ -135,8 +139,8 @@ def report(
     show(console, plan)
     found = {"bench": "plan", **figures.circumstances(), **dataclasses.asdict(plan)}
     if compiled:
-        figures_ = aot.compile_for(config, target, length, pictures)
-        aot.show(console, figures_)
-        found["aot"] = dataclasses.asdict(figures_)
+        made = aot.compile_for(config, target, length, pictures)
+        aot.show(console, made)
+        found["aot"] = dataclasses.asdict(made)
     if path is not None:
         write_json(path, found)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import time
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -43,7 +42,7 @@ def measure(name: str, dtype: str, batch: int, repeats: int) -> VisionFigures:
     params = jax.jit(lambda: jax.tree.map(lambda p: p.astype(dtype), clip.init(towers, jax.random.key(0))))()
     pictures = jnp.asarray(np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), np.uint8))
 
-    @partial(jax.jit)
+    @jax.jit
     def features(params, pictures):
         return clip.vision_features(config, params["vision"], llava.normalize_pixels(pictures), _LAYER, "patch")
 
