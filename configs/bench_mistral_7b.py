@@ -29,7 +29,7 @@ def get_config(stage: str = "stage2") -> ConfigDict:
     config.data = {
         "llava": {"random": {"path": "", "images": ""}},
         "lengths": (640, 768, 896, 1024, 1280),
-        "labels": (),
+        "labels": (64, 192, 256, 384, 512),
         "caption_length": 128,
         "tokenizer": "",
     }

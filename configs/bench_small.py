@@ -22,7 +22,7 @@ def get_config(stage: str = "stage2") -> ConfigDict:
     config.data = {
         "llava": {"random": {"path": "", "images": ""}},
         "lengths": (704,),
-        "labels": (),
+        "labels": (64,),
         "caption_length": 64,
         "tokenizer": "",
     }
