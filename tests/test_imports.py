@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "tga_jax.models.layers": ("tga_jax.errors",),
     "tga_jax.models": ("tga_jax.models", "tga_jax.errors"),
     "tga_jax.data": ("tga_jax.data", "tga_jax.errors", "tga_jax.workdir"),
+    "tga_jax.flops": ("tga_jax.models", "tga_jax.errors"),
     "tga_jax.config": ("tga_jax.errors",),
     "tga_jax.distributed": ("tga_jax.errors",),
     "tga_jax.optim": ("tga_jax.errors",),

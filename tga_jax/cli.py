@@ -62,6 +62,20 @@ commands:
           bench retrieve: exact search and IVF against faiss flat, on made-up vectors
             --rows=N, --dim=N, --queries=N, --repeats=N
             --cosines=0.9,0.6   of the queries to the rows they are made from
+          bench train: a training's step on this machine, with random weights and data
+            --config=FILE, --config.FIELD=V, --length=T of data.lengths, --pictures=N a row
+            --steps=N, --warmup=N; --fill=F: the share of each row that is no padding (default: 1)
+            --peer=strong|default|faithful  the same step in transformers and torch, in turns; --pairs=N
+          bench vision: pictures a second through CLIP's vision tower
+            --model=NAME, --dtype=fp32|bf16, --batch=N, --repeats=N
+          bench aot: the same step compiled for machines that are not here: memory, and what devices send
+            --config=FILE, --config.FIELD=V, --length=T, --pictures=N
+            --target=T          such as 8xH200, v5e-256, v5p-128 (64 chips), or 8xcpu to try
+          bench plan: memory, step time and hours by the formulas
+            --config=FILE, --config.FIELD=V, --length=T, --pictures=N, --target=T
+            --mfu=F             the share of the peak that the step reaches (default: 0.5)
+            --compile           with what `bench aot` says of the memory
+          bench report FILES: the JSON files of measurements as a table in Markdown
   caption writes `image_caption` of every sample with a picture, as a LLaVA-type checkpoint tells it
             --data=FILE         LLaVA's JSON (.json, .jsonl); --images=DIR: where the pictures lie, or a .zip or .tar
             --checkpoint=DIR    a checkpoint of ours or a hub folder
@@ -86,7 +100,16 @@ def _reason(error: BaseException) -> str:
     return last if isinstance(error, OSError) else f"{type(error).__name__}: {last}"
 
 
-def _flags(arguments: list[str], defaults: dict[str, str | bool], config: Path | None):
+def _define(values: Any, name: str, default: Any) -> None:
+    """A flag of the type of its default (None: text)."""
+    from absl import flags
+
+    define: dict[type, Callable[..., Any]] = {bool: flags.DEFINE_boolean, int: flags.DEFINE_integer}
+    define |= {float: flags.DEFINE_float, list: flags.DEFINE_multi_string}
+    define.get(type(default), flags.DEFINE_string)(name, default, name, flag_values=values)
+
+
+def _flags(arguments: list[str], defaults: dict[str, Any], config: Path | None):
     """(parsed ConfigDict, flag values). Raises UserError for an unknown flag or config field."""
     from absl import flags
     from ml_collections import config_flags
@@ -99,8 +122,7 @@ def _flags(arguments: list[str], defaults: dict[str, str | bool], config: Path |
         default = str(config) if config else None
         config_flags.DEFINE_config_file("config", default, "a config file", flag_values=values, sys_argv=argv)
         for name, value in defaults.items():
-            define: Any = flags.DEFINE_boolean if isinstance(value, bool) else flags.DEFINE_string
-            define(name, value, name, flag_values=values)
+            _define(values, name, value)
         rest = values(argv)[1:]
         found = values.config
         if found is not None:
@@ -178,13 +200,11 @@ def _plain_flags(
 
     values = flags.FlagValues()
     values.set_gnu_getopt(True)
-    define = {bool: flags.DEFINE_boolean, int: flags.DEFINE_integer, float: flags.DEFINE_float}
-    define[list] = flags.DEFINE_multi_string
     for name, default in defaults.items():
         if name in choices:
             flags.DEFINE_enum(name, default, choices[name], name, flag_values=values)
         else:
-            define.get(type(default), flags.DEFINE_string)(name, default, name, flag_values=values)
+            _define(values, name, default)
     try:
         rest = values(["tga", *arguments])[1:]
     except flags.Error as error:
@@ -336,10 +356,104 @@ def _bench_retrieve(arguments: list[str]) -> None:
     retrieve.report(rich.console.Console(), flags.pop("json"), **flags)
 
 
+def _bench_flags(arguments: list[str], counts: dict[str, int], others: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """(the ConfigDict of a training, flags); counts: flags that must be at least 1."""
+    shape = {"length": 0, "pictures": 1, "json": None}
+    found, values = _flags(arguments, {**shape, **counts, **others}, None)
+    flags: dict[str, Any] = {name: values[name].value for name in {**shape, **counts, **others}}
+    if below := [name for name in counts if flags[name] < 1]:
+        raise UserError(f"--{below[0]}: {flags[below[0]]}, expected at least 1")
+    if flags["pictures"] < 0:
+        raise UserError(f"--pictures: {flags['pictures']}, expected at least 0")
+    return found, {**flags, "json": Path(flags["json"]) if flags["json"] else None}
+
+
+def _target(name: str | None, compiles: bool = True) -> Any:
+    """The target, its environment set: before JAX is imported."""
+    if not name:
+        raise UserError("--target: missing, expected one such as 8xH200, v5e-256 or v5p-128")
+    from tga_jax.bench import targets
+
+    target = targets.parse(name)
+    targets.prepare(target, compiles)
+    return target
+
+
+def _bench_aot(arguments: list[str]) -> None:
+    found, flags = _bench_flags(arguments, {}, {"target": None})
+    target = _target(flags.pop("target"))
+    import rich.console
+
+    from tga_jax import config, training
+    from tga_jax.bench import aot
+
+    built = config.build(training.TrainConfig, found)
+    aot.report(rich.console.Console(), built, target, flags.pop("json"), **flags)
+
+
+def _bench_plan(arguments: list[str]) -> None:
+    found, flags = _bench_flags(arguments, {}, {"target": None, "mfu": 0.5, "compile": False})
+    if not 0 < flags["mfu"] <= 1:
+        raise UserError(f"--mfu: {flags['mfu']}, expected a share above 0 and up to 1")
+    flags["compiled"] = flags.pop("compile")
+    target = _target(flags.pop("target"), flags["compiled"])
+    import rich.console
+
+    from tga_jax import config, training
+    from tga_jax.bench import plan
+
+    built = config.build(training.TrainConfig, found)
+    plan.report(rich.console.Console(), built, target, flags.pop("json"), **flags)
+
+
+def _bench_train(arguments: list[str]) -> None:
+    counts = {"steps": 10, "warmup": 3, "pairs": 5}
+    found, flags = _bench_flags(arguments, counts, {"fill": 1.0, "peer": None})
+    if not 0 < flags["fill"] <= 1:
+        raise UserError(f"--fill: {flags['fill']}, expected a share above 0 and up to 1")
+    mode = flags.pop("peer")
+    if mode not in (None, *_PEERS):
+        raise UserError(f"--peer: {mode!r}, expected one of {', '.join(_PEERS)}")
+    import rich.console
+
+    from tga_jax import config, training
+    from tga_jax.bench import train
+
+    script = _ROOT / "tests" / "peers" / "train.py" if mode else None
+    built = config.build(training.TrainConfig, found)
+    train.report(rich.console.Console(), built, flags.pop("json"), script=script, mode=mode, **flags)
+
+
+def _bench_vision(arguments: list[str]) -> None:
+    counts = {"batch": 8, "repeats": 10}
+    flags = _counts(arguments, counts, {"model": "clip-vit-l-14-336", "dtype": "fp32"}, dtype=tuple(_DTYPES))
+    flags["dtype"] = _DTYPES[flags["dtype"]]
+    import rich.console
+
+    from tga_jax.bench import vision
+
+    vision.report(rich.console.Console(), flags.pop("json"), **flags)
+
+
+def _bench_report(arguments: list[str]) -> None:
+    files = _plain_flags(arguments, {}, places=10_000)["places"]
+    if not files:
+        raise UserError("expected JSON files of measurements")
+    from tga_jax.bench import report
+
+    print(report.table([Path(file) for file in files]))
+
+
+_PEERS = ("strong", "default", "faithful")
 _BENCHES: dict[str, Callable[[list[str]], None]] = {
     "decode": _bench_decode,
     "data": _bench_data,
     "retrieve": _bench_retrieve,
+    "train": _bench_train,
+    "vision": _bench_vision,
+    "aot": _bench_aot,
+    "plan": _bench_plan,
+    "report": _bench_report,
 }
 
 

@@ -78,7 +78,7 @@ def long_file(folder: Path, count: int, console: rich.console.Console) -> tuple[
     """(rows a second, resident bytes early, and at most) of `count` rows through the training's own pipeline."""
     emoji_tasks.build_tokenizer(["a cat of"]).save_pretrained(folder / "tokenizer")
     source = LlavaSource(str(folder / "rows.jsonl"), str(folder))
-    config = DataConfig(str(folder / "tokenizer"), (32, 48, 64), 8, {"rows": source})
+    config = DataConfig(str(folder / "tokenizer"), (32, 48, 64), 8, llava={"rows": source})
     vocabulary = Vocabulary(emoji_tasks.build_tokenizer(["a cat of"]))
     records = endless(LlavaRecords(source, _PIXELS, config.image_mode, fast=False), 0)
     batches = Batches(records, vocabulary, config.shape(image_tokens=4), _BATCH, 0)

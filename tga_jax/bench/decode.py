@@ -2,11 +2,8 @@
 
 import contextlib
 import dataclasses
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,8 @@ import numpy as np
 import rich.console
 
 from tga_jax import model, sampling
+from tga_jax.bench import peer
+from tga_jax.bench.figures import circumstances
 from tga_jax.data.batch import prompt_batch
 from tga_jax.errors import UserError
 from tga_jax.generate import decode, language_model, prefill, row_keys
@@ -109,44 +108,18 @@ class DecodeBench:
         )  # fmt: skip
 
 
-@contextlib.contextmanager
-def _peer(script: Path, bench: DecodeBench) -> Iterator[Callable[[], float]]:
-    """Tokens a second of the peer, loaded once in a process of its own, which waits until it is asked.
-
-    Raises UserError if it fails.
-    """
-    command = [sys.executable, script, "--checkpoint", bench.what, "--dtype", bench.dtype, "--batch", bench.batch]
-    command = [str(part) for part in [*command, "--prompt", bench.prompt, "--new-tokens", bench.new_tokens]]
-    with (
-        tempfile.TemporaryFile("w+") as errors,
-        subprocess.Popen(command, stdin=-1, stdout=-1, stderr=errors, text=True) as process,
-    ):
-        asked, answers = process.stdin, process.stdout
-        assert asked is not None
-        assert answers is not None
-
-        def line() -> str:
-            if not (found := answers.readline()):
-                errors.seek(0)
-                raise UserError(f"{script}: {(errors.read().strip().splitlines() or ['failed'])[-1]}")
-            return found
-
-        def rate() -> float:
-            asked.write("\n")
-            asked.flush()
-            return float(line())
-
-        try:
-            line()  # it is ready
-            yield rate
-        finally:
-            process.kill()
+def _peer(script: Path, bench: DecodeBench) -> contextlib.AbstractContextManager[Callable[[], float]]:
+    """Tokens a second of the peer. Raises UserError if it fails."""
+    model = ["--checkpoint", bench.what, "--dtype", bench.dtype]
+    return peer.start(
+        script, [*model, "--batch", bench.batch, "--prompt", bench.prompt, "--new-tokens", bench.new_tokens]
+    )
 
 
 def report(
     console: rich.console.Console,
     checkpoint: Path | None,
-    peer: Path | None,
+    script: Path | None,
     target: Path | None,
     *,
     preset: str,
@@ -156,7 +129,7 @@ def report(
     new_tokens: int,
     repeats: int,
 ) -> None:
-    """Prints the figures, and with a peer the ratio of `repeats` pairs in turns. Raises UserError as loading does."""
+    """Prints the figures, and with a peer's script the ratio of `repeats` pairs. Raises UserError as loading does."""
     bench = DecodeBench(checkpoint, preset, dtype, batch, prompt, new_tokens)
     found = bench.figures(repeats)
     figures: dict[str, Any] = dataclasses.asdict(found)
@@ -165,8 +138,8 @@ def report(
         f"{found.share_of_floor:.0%} of the memory floor ({found.floor_tokens_per_second:.1f} tokens/s: "
         f"{found.parameter_bytes / 2**20:.0f} MiB a token at {found.read_bytes_per_second / 1e9:.1f} GB/s)"
     )
-    if peer is not None and checkpoint is not None:
-        with _peer(peer, bench) as other:  # in turns: a machine's speed drifts
+    if script is not None and checkpoint is not None:
+        with _peer(script, bench) as other:  # in turns: a machine's speed drifts
             ours, theirs = zip(*((bench.rate(), other()) for _ in range(repeats)), strict=True)
         ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
         figures["peer"] = {"ours": ours, "theirs": theirs, "ratios": ratios, "median_ratio": float(np.median(ratios))}
@@ -175,4 +148,4 @@ def report(
             f"{repeats} pairs ({min(ratios):.2f} to {max(ratios):.2f})"
         )
     if target is not None:
-        write_json(target, figures)
+        write_json(target, {"bench": "decode", **circumstances(), **figures})

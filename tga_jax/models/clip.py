@@ -72,7 +72,7 @@ class EncoderBlock(nn.Module):
         x = x + nn.DenseGeneral(c.hidden_size, axis=(-2, -1), dtype=dtype, name="out")(h)
         h = nn.Dense(c.mlp_size, dtype=dtype, name="up")(norm("mlp_norm")(x))
         x = x + nn.Dense(c.hidden_size, dtype=dtype, name="down")(layers.ACTIVATIONS[c.activation](h))
-        return x, None
+        return layers.by_rows(x), None
 
 
 class VisionTower(nn.Module):

@@ -4,11 +4,13 @@ Dimension letters: B batch, T positions, D hidden, H head size, N segments, L la
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 Array = jax.Array
 
@@ -23,6 +25,19 @@ REMAT = ("none", "names", "full")
 # By `jax.ad_checkpoint.checkpoint_name`: what attention reads and gives. The feed-forward part, three times as wide, is
 # cheaper to compute again than to keep.
 SAVED = ("query", "key", "value", "context", "out")
+
+
+def by_rows(x: Array) -> Array:
+    """x [B, ...], its rows along the `data` and `fsdp` axes of the ambient mesh, if that has such and they divide B.
+
+    Parameters are divided along `fsdp` too. Left alone, the compiler may move activations, which are far larger,
+    instead of gathering parameters.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = tuple(name for name in ("data", "fsdp") if name in mesh.axis_names)
+    if not axes or x.shape[0] % math.prod(mesh.shape[name] for name in axes):
+        return x
+    return jax.lax.with_sharding_constraint(x, P(axes))
 
 
 class RMSNorm(nn.Module):

@@ -119,7 +119,7 @@ class DecoderBlock(nn.Module):
         x = x + checkpoint_name(dense(c.hidden_size, "out", c.out_bias, axis=(-3, -2, -1))(h), "out")
         h = layers.RMSNorm(c.rms_norm_eps, dtype, name="mlp_norm")(x)
         h = jax.nn.silu(dense(c.mlp_size, "gate", c.mlp_bias)(h)) * dense(c.mlp_size, "up", c.mlp_bias)(h)
-        x = x + dense(c.hidden_size, "down", c.mlp_bias)(h)
+        x = layers.by_rows(x + dense(c.hidden_size, "down", c.mlp_bias)(h))
         means = None if segments is None else layers.segment_means(x, segments)
         return x, (kv, means, x if self.emit_states else None)
 
@@ -197,7 +197,7 @@ class Decoder(nn.Module):
         which the T new ones are appended (all rows in the same slots; rows of unequal length differ in `valid`).
         """
         c = self.config
-        x = x.astype(c.dtype)
+        x = layers.by_rows(x.astype(c.dtype))
         first = x
         key_positions, key_valid, slot = positions, valid, None
         if cache is not None:

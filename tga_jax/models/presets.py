@@ -51,6 +51,11 @@ LLAVA: dict[str, Callable[[], LlavaConfig]] = {
     "tga-mistral-7b": lambda: LlavaConfig(_tower("clip-vit-l-14-336"), LLM["mistral-7b-v0.2"]),
     "tga-llama-2-7b": lambda: LlavaConfig(_tower("clip-vit-l-14-336"), LLM["llama-2-7b"]),
     "tga-smollm2-135m": lambda: LlavaConfig(_tower("clip-vit-b-32"), LLM["smollm2-135m"]),
+    # To time a training on a CPU: deep and narrow, with as many image tokens as the public checkpoints have.
+    "bench-small": lambda: LlavaConfig(
+        ClipConfig(VisionConfig(256, 4, 4, 1024, image_size=336, patch_size=14), None, None),
+        LlamaConfig(8192, 256, 20, 8, 4, 32, 704, 1e4, 1e-5, None, False),
+    ),
     # With CLS, and a projector that reads all patches for every image token: the patches of so small a tower know
     # little of the whole picture. As many image tokens as the longest caption has words.
     "emoji": lambda: LlavaConfig(CLIP["clip-emoji"], LLM["llm-emoji"], ResamplerConfig(10, 3, 4), 128, -1, "full"),

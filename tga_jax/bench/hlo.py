@@ -1,0 +1,133 @@
+"""What a compiled program sends between devices, read from its HLO text."""
+
+import collections
+import dataclasses
+import math
+import re
+from collections.abc import Iterable
+
+KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
+
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
+_CALL = re.compile(r"(body|condition|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_TRIPS = re.compile(r'known_trip_count"?:\s*\{"?n"?:\s*"?(\d+)')
+_COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\(")
+_ARRAY = re.compile(r"\b(pred|bf16|[suf]\d+\w*)\[([\d,]*)\]")
+_LIMIT = re.compile(r" = s32\[\]\S* constant\((\d+)\)")
+# The size of a group, its members, or a mesh and the axes that a group spans.
+_GROUPS = re.compile(r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]*)\}|mesh\[(.*?)\] \{(.*?)\})")
+_CHANNEL = re.compile(r"channel_id=(\d+)")
+_NAME = re.compile(r'op_name="([^"]*)"')
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One instruction. elements, sizes: of each whole array, gathered or before it is scattered; sizes are bytes."""
+
+    kind: str
+    elements: tuple[int, ...]
+    sizes: tuple[int, ...]
+    times: int  # how often a run of the program comes here
+    op_name: str  # where it is from in the program's source
+    channel: int | None  # the number of the exchange
+
+
+def _bits(dtype: str) -> int:
+    return 8 if dtype == "pred" else int(re.findall(r"\d+", dtype)[0])
+
+
+def _group_size(line: str) -> int:
+    found = _GROUPS.search(line)
+    if found is None:
+        return 1
+    size, members, mesh, axes = found.groups()
+    if mesh:
+        sizes = dict(re.findall(r"('\w+')=(\d+)", mesh))
+        return math.prod(int(sizes[axis]) for axis in axes.split(","))
+    return int(size) if size else len(members.split(","))
+
+
+def _instruction(line: str) -> Collective | None:
+    found = _COLLECTIVE.search(line)
+    if found is None:
+        return None
+    kind, start = found[2], bool(found[3])
+    arrays = [(_bits(d), math.prod(int(n) for n in dims.split(",") if n)) for d, dims in _ARRAY.findall(found[1])]
+    if start and kind == "all-gather":
+        arrays = arrays[len(arrays) // 2 :]  # the operands come first
+    elif start and kind == "reduce-scatter":
+        arrays = arrays[: len(arrays) // 2]
+    elif start and kind == "collective-permute":
+        arrays = arrays[:1]  # then the result and two counters
+    # The result of a reduce-scatter is one device's part of what it takes.
+    size = _group_size(line) if kind == "reduce-scatter" and not start else 1
+    name = _NAME.search(line)
+    elements = tuple(size * count for _, count in arrays)
+    sizes = tuple(math.ceil(size * count * bits / 8) for bits, count in arrays)
+    channel = _CHANNEL.search(line)
+    return Collective(kind, elements, sizes, 1, name[1] if name else "", int(channel[1]) if channel else None)
+
+
+def collectives(text: str) -> list[Collective]:
+    """Every collective instruction of an HLO module, with how often it runs.
+
+    A loop's trip count is what XLA notes there, or, as TPU's compiler notes none, the one constant that its condition
+    compares with: right for scans. A loop without either is taken as run once. TPU's compiler spreads one exchange over
+    several fusions, each with the instruction in it: they count once.
+    """
+    found: dict[str, list[Collective]] = collections.defaultdict(list)
+    calls: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)  # caller -> (callee, times)
+    limits: dict[str, list[int]] = collections.defaultdict(list)  # of a condition: its constants
+    loops: list[tuple[str, str, str]] = []  # caller, condition, body
+    fused: set[str] = set()
+    here, entry = "", ""
+    for line in text.splitlines():
+        if head := _COMPUTATION.match(line):
+            here = head[2]
+            entry = here if head[1] else entry
+            continue
+        if "(" not in line:
+            continue
+        if limit := _LIMIT.search(line):
+            limits[here].append(int(limit[1]))
+        called = dict(_CALL.findall(line))
+        if " fusion(" in line:
+            fused.add(called["calls"])
+        trips = _TRIPS.search(line)
+        if " while(" in line and trips is None:
+            loops.append((here, called.pop("condition"), called.pop("body")))
+        calls[here] += [(name, int(trips[1]) if trips and role == "body" else 1) for role, name in called.items()]
+        if branches := _BRANCHES.search(line):
+            calls[here] += [(name.strip().lstrip("%"), 1) for name in branches[1].split(",")]
+        if (made := _instruction(line)) is not None:
+            found[here].append(made)
+
+    for caller, condition, body in loops:
+        calls[caller].append((body, limits[condition][0] if len(limits[condition]) == 1 else 1))
+    times: collections.Counter[str] = collections.Counter()
+
+    def visit(name: str, count: int) -> None:
+        times[name] += count
+        for callee, each in calls[name]:
+            visit(callee, count * each)
+
+    visit(entry, 1)
+    made = [(name, dataclasses.replace(c, times=times[name])) for name in found for c in found[name] if times[name]]
+    pieces = {c.channel: c for name, c in made if name in fused}
+    return [c for name, c in made if name not in fused] + list(pieces.values())
+
+
+def totals(found: Iterable[Collective], parameters: set[int]) -> dict[str, dict[str, int]]:
+    """Bytes of one run by kind, of "parameters" and of "activations".
+
+    parameters: how many elements arrays of parameters, or of one layer of them, have: an array of such a size counts as
+    one of them. Bytes are of the whole array at every device: gathered, or before it is scattered or reduced.
+    """
+    sums = {kind: {"parameters": 0, "activations": 0, "instructions": 0} for kind in KINDS}
+    for c in found:
+        for elements, size in zip(c.elements, c.sizes, strict=True):
+            what = "parameters" if elements in parameters else "activations"
+            sums[c.kind][what] += size * c.times
+        sums[c.kind]["instructions"] += c.times
+    return sums

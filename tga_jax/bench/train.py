@@ -1,0 +1,242 @@
+"""`tga bench train`: the time of a training's very step on this machine, with random weights and data."""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import rich.console
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from tga_jax import flops, sharding, training
+from tga_jax.bench import figures, peer, setup, targets
+from tga_jax.data.batch import Batch
+from tga_jax.errors import UserError
+from tga_jax.training import TrainConfig
+from tga_jax.workdir import write_json
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainFigures:
+    """seconds: of a step, with `median`, `p10` and `p90`. Rates and shares are of the median."""
+
+    config: str
+    mesh: dict[str, int]
+    batch_size: int
+    length: int
+    attention: str
+    attention_reason: str | None
+    remat: str
+    dtype: str
+    seconds: dict[str, float]
+    steps: list[float]
+    samples_per_second: float
+    tokens_per_second: float  # real ones
+    padded_tokens_per_second: float
+    model_tflop: float
+    hardware_tflop: float
+    tflop_per_second: float  # of the model's, all devices
+    mfu: float | None  # of the data sheet's peak
+    share_of_matmul: float  # of a matrix product's rate, timed here
+    matmul_tflop_per_second: float  # one device
+    trace_seconds: float
+    lower_seconds: float
+    compile_seconds: float
+    peak_bytes: int | None  # of one device, while it ran
+    memory_analysis: dict[str, int]
+    loss: float
+
+
+def matmul_rate(dtype: str) -> float:
+    """FLOPs a second of one device in a large matrix product, the best of ten."""
+    n = 1024 if jax.default_backend() == "cpu" else 8192
+    x = jax.random.normal(jax.random.key(0), (n, n), dtype)
+    times = 1 if jax.default_backend() == "cpu" else 10
+
+    @jax.jit
+    def products(x):
+        return jax.lax.fori_loop(0, times, lambda _, y: y @ x / n**0.5, x)
+
+    products(x).block_until_ready()
+    best = np.inf
+    for _ in range(10):
+        start = time.perf_counter()
+        products(x).block_until_ready()
+        best = min(best, time.perf_counter() - start)
+    return times * 2 * n**3 / best
+
+
+def random_batch(made: setup.Setup, fill: float, seed: int = 0) -> Batch:
+    """A NumPy batch of the setup's shapes. Row by row: a begin token, a retrieved text, the pictures, a question and an
+    answer as long, `fill` of the length together; the answer is the target."""
+    rng = np.random.default_rng(seed)
+    like, words = made.batch, made.model.llm.vocab_size
+    b, t = like.tokens.shape
+    c, q = like.caption_tokens.shape[1], made.pictures * made.model.image_tokens
+    length = round(fill * t)
+    if length < q + 4:
+        raise UserError(f"--fill: {length} of {t} tokens, expected more than the {q} of the pictures and four more")
+    retrieved = answer = (length - q) // 4
+    place, caption, labels = np.arange(t), np.arange(c), None
+    if like.label_positions is not None:
+        slot = np.arange(like.label_positions.shape[1])
+        answer = min(answer, len(slot))
+        labels = np.where(slot < answer, length - answer - 1 + slot, -1).astype(np.int32)
+    rows = {
+        "valid": place < length,
+        "targets": (place >= length - answer) & (place < length),
+        "image_mask": (place > retrieved) & (place <= retrieved + q),
+        "retrieved_mask": (place >= 1) & (place <= retrieved) if q else np.zeros(t, bool),
+        "caption_mask": caption > 0,
+    }
+    return Batch(
+        tokens=rng.integers(3, words, (b, t)).astype(np.int32),
+        caption_tokens=rng.integers(3, words, (b, c)).astype(np.int32),
+        images=None if like.images is None else rng.integers(0, 256, like.images.shape, np.uint8),
+        label_positions=None if labels is None else np.tile(labels, (b, 1)),
+        **{name: np.tile(row, (b, 1)) for name, row in rows.items()},
+    )
+
+
+class TrainBench:
+    """The compiled step with its state, to be run again and again."""
+
+    def __init__(self, config: TrainConfig, length: int = 0, pictures: int = 1, fill: float = 1.0):
+        """Compiles and fills. Raises UserError for a config that does not fit this machine."""
+        config = dataclasses.replace(config, init=dict.fromkeys(config.init, ""))  # random weights
+        self.made = made = setup.prepare(config, None, length, pictures)
+        batch = random_batch(made, fill)
+        self.tokens = int(batch.valid.sum())
+        with jax.set_mesh(made.mesh):
+            self._state = training.init_state(config, made.model, made.mesh)
+            self._batch = sharding.place_batch(batch, made.mesh)
+            self._key = jax.device_put(jax.random.key(1), NamedSharding(made.mesh, P()))
+            start = time.perf_counter()
+            traced = training.make_step(config, made.model, self._state).trace(self._state, self._batch, self._key)
+            after_trace = time.perf_counter()
+            lowered = traced.lower()
+            after_lower = time.perf_counter()
+            self.compiled = lowered.compile()
+            self.compile_seconds = time.perf_counter() - after_lower
+        self.trace_seconds, self.lower_seconds = after_trace - start, after_lower - after_trace
+
+    def seconds(self) -> float:
+        """Of one more step."""
+        start = time.perf_counter()
+        self._state, metrics = self.compiled(self._state, self._batch, self._key)
+        jax.block_until_ready((self._state, metrics))
+        taken = time.perf_counter() - start
+        self.loss = float(metrics["loss"])
+        return taken
+
+    def figures(self, steps: int, warmup: int) -> TrainFigures:
+        """Raises UserError if the loss is not finite: then the time says nothing."""
+        for _ in range(warmup):
+            self.seconds()
+        times = [self.seconds() for _ in range(steps)]
+        if not np.isfinite(self.loss):
+            raise UserError(f"{self.made.config.name}: the loss is {self.loss} after {warmup + steps} steps")
+        made, config, device = self.made, self.made.config, jax.local_devices()[0]
+        spread = figures.spread(times)
+        step = flops.step(made.model, made.work)
+        rate, count = step.model / spread["median"], made.mesh.size
+        chip, matmul = targets.of_kind(device.device_kind), matmul_rate(config.dtype)
+        stats, memory = device.memory_stats() or {}, self.compiled.memory_analysis()
+        return TrainFigures(
+            config.name, dict(made.mesh.shape), config.batch_size, made.length, made.attention, made.attention_reason,
+            config.remat, config.dtype,
+            seconds=spread,
+            steps=times,
+            samples_per_second=config.batch_size / spread["median"],
+            tokens_per_second=self.tokens / spread["median"],
+            padded_tokens_per_second=config.batch_size * made.length / spread["median"],
+            model_tflop=step.model / 1e12,
+            hardware_tflop=flops.step(made.model, made.work, made.causal).hardware / 1e12,
+            tflop_per_second=rate / 1e12,
+            mfu=None if chip is None else rate / (count * chip.flops),
+            share_of_matmul=rate / (count * matmul),
+            matmul_tflop_per_second=matmul / 1e12,
+            trace_seconds=self.trace_seconds,
+            lower_seconds=self.lower_seconds,
+            compile_seconds=self.compile_seconds,
+            peak_bytes=stats.get("peak_bytes_in_use"),
+            memory_analysis={
+                name: getattr(memory, f"{name}_size_in_bytes") for name in ("argument", "output", "alias", "temp")
+            },
+            loss=self.loss,
+        )  # fmt: skip
+
+
+def shape(made: setup.Setup) -> dict[str, Any]:
+    """What the peer needs to build the same step. Raises UserError for what it has no counterpart for."""
+    config, model = made.config, made.model
+    guide = config.loss.guide
+    if model.projector != "mlp2x_gelu" or model.projector_hidden not in (None, model.llm.hidden_size):
+        raise UserError(f"--peer: {config.model!r} has another projector, expected mlp2x_gelu as wide as the decoder")
+    if guide is None or guide.by_token or config.lora is not None or config.optim.kind != "adam":
+        raise UserError("--peer: expected a pooled guide, Adam and no LoRA")
+    k = None if made.batch.label_positions is None else made.batch.label_positions.shape[1]
+    return {
+        "llm": dataclasses.asdict(model.llm),
+        "vision": dataclasses.asdict(model.clip.vision),
+        "feature_layer": model.feature_layer,
+        "batch": config.batch_size,
+        "length": made.length,
+        "caption": config.data.caption_length,
+        "labels": k,
+        "guide_layers": guide.layers,
+        "trains_llm": "llm" in made.work.trains,
+        "dtype": config.dtype,
+        "remat": config.remat != "none",
+    }
+
+
+def report(
+    console: rich.console.Console,
+    config: TrainConfig,
+    path: Path | None,
+    *,
+    length: int,
+    pictures: int,
+    fill: float,
+    steps: int,
+    warmup: int,
+    script: Path | None,
+    mode: str | None,
+    pairs: int,
+) -> None:
+    """Prints the figures, and with a peer's script the ratio of `pairs` pairs in turns. Raises UserError as TrainBench
+    does, or for a peer that fails."""
+    bench = TrainBench(config, length, pictures, fill)
+    found = bench.figures(steps, warmup)
+    if found.attention_reason:
+        console.print(f"attention: xla instead of {found.attention_reason}", markup=False)
+    mfu = "" if found.mfu is None else f"{found.mfu:.1%} of the data sheet, "
+    console.print(
+        f"{found.config}, {found.batch_size} rows of {found.length}, {found.dtype}: {found.seconds['median']:.3f} s a "
+        f"step ({found.seconds['p10']:.3f} to {found.seconds['p90']:.3f}), {found.samples_per_second:.2f} samples/s, "
+        f"{found.tokens_per_second:.0f} tokens/s"
+    )
+    console.print(
+        f"{found.model_tflop:.3g} TFLOP a step, {found.tflop_per_second:.3g} TFLOP/s: {mfu}{found.share_of_matmul:.1%} "
+        f"of a matrix product's {found.matmul_tflop_per_second:.3g} TFLOP/s; traced, lowered, compiled in "
+        f"{found.trace_seconds:.1f}, {found.lower_seconds:.1f}, {found.compile_seconds:.1f} s"
+    )
+    values: dict[str, Any] = {"bench": "train", **figures.circumstances(), **dataclasses.asdict(found)}
+    if script is not None:
+        arguments = ["--mode", mode, "--shape", json.dumps(shape(bench.made))]
+        with peer.start(script, arguments) as other:  # in turns: a machine's speed drifts
+            ours, theirs = zip(*((bench.seconds(), other()) for _ in range(pairs)), strict=True)
+        ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
+        values["peer"] = {"mode": mode, "ours": ours, "theirs": theirs, "ratios": ratios}
+        values["peer"]["median_ratio"] = float(np.median(ratios))
+        console.print(
+            f"transformers and torch, {mode}: {np.median(theirs):.3f} s; {np.median(ratios):.2f} times as fast, median "
+            f"of {pairs} pairs ({min(ratios):.2f} to {max(ratios):.2f})"
+        )
+    if path is not None:
+        write_json(path, values)
