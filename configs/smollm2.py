@@ -2,7 +2,8 @@
 
 Run:
     bash launch/local.sh train --config=configs/smollm2.py:stage1 --workdir=runs/stage1
-    bash launch/local.sh train --config=configs/smollm2.py:stage2 --workdir=runs/stage2 --config.init.projector=runs/stage1
+    bash launch/local.sh train --config=configs/smollm2.py:stage2 --workdir=runs/stage2 \\
+        --config.init.projector=runs/stage1
 """
 
 from ml_collections import ConfigDict
