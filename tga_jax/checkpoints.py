@@ -92,11 +92,15 @@ def has_params(workdir: Path) -> bool:
 
 
 def load_params(workdir: Path, part: str, like: Any) -> Any:
-    """One part's parameters; like: their shapes (and shardings). Raises UserError naming a missing or unfit folder."""
+    """One part's parameters. like: their shapes, types and shardings, by default on one device, wherever they lay when
+    they were saved. Raises UserError naming a missing or unfit folder."""
     folder = workdir.absolute() / "params" / part
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder, expected the trained parameters of {part!r}")
-    like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None) or here), like
+    )
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             return checkpointer.restore(folder, like)
