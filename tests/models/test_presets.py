@@ -143,6 +143,8 @@ def test_image_tokens_of_public_presets():
         "llava-v1.5-7b": 576,
         "tga-mistral-7b": 576,
         "tga-llama-2-7b": 576,
+        "tga-smollm2-135m": 49,
+        "bench-small": 576,
         "emoji": 10,
         "emoji-mlp": 17,
     }

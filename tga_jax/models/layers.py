@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 Array = jax.Array
@@ -34,7 +35,8 @@ def by_rows(x: Array) -> Array:
     instead of gathering parameters.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    axes = tuple(name for name in ("data", "fsdp") if name in mesh.axis_names)
+    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    axes = tuple(name for name in ("data", "fsdp") if types.get(name) == AxisType.Auto)
     if not axes or x.shape[0] % math.prod(mesh.shape[name] for name in axes):
         return x
     return jax.lax.with_sharding_constraint(x, P(axes))
