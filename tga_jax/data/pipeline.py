@@ -97,8 +97,8 @@ class Batches:
     """Random access to the batches of a training, of this host's share of each.
 
     Rows of WINDOW batches are sorted by length, so that rows of one batch are about as long; every host makes the same
-    plan from the tokens and reads the images of its own rows only: row h, h + H, ... of each batch is host h's. With a
-    single length nothing is sorted.
+    plan from the tokens and reads the images of its own rows only: of H hosts, host h has the h-th part of each batch,
+    so that together they have what one host would, in its order. With a single length nothing is sorted.
     """
 
     def __init__(
@@ -156,7 +156,8 @@ class Batches:
     def __getitem__(self, number: int) -> Batch:
         rows = self._plan(number)
         bucket = _bucket([tokens for _, tokens in rows], self._shape)
-        own = rows[self._host :: self._hosts]
+        share = len(rows) // self._hosts
+        own = rows[self._host * share : (self._host + 1) * share]
         media = [self._read(record) for record, _ in own]
         tokens = [
             _start(row, 0)._replace(caption=row.caption[:1]) if images is None else row
