@@ -80,7 +80,7 @@ def whole(tmp_path_factory, data) -> Path:
     return workdir
 
 
-def test_a_training_leaves_metrics_and_the_parts_it_train_support.trained(whole, data):
+def test_a_training_leaves_metrics_and_the_parts_it_trained(whole, data):
     config = train_support.config(data)
     found = lines(whole)
     assert [line["step"] for line in found] == [1, 2, 3, 4]
