@@ -134,7 +134,7 @@ def test_a_stopped_training_continues_bit_for_bit(whole, data, tmp_path, number,
     assert_same_run(workdir, whole, config)
 
 
-@pytest.mark.parametrize("within_a_save", [False, True])
+@pytest.mark.parametrize("within_a_save", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_killed_training_continues_bit_for_bit(whole, data, tmp_path, within_a_save):
     """Killed after, or while, step 3's checkpoint is written; half-written params and metrics lie about as well."""
     config, workdir = train_support.config(data), tmp_path / "run"

@@ -74,6 +74,7 @@ def save_params(workdir: Path, params: dict[str, Any]) -> None:
     """Writes each part of `params` under `<workdir>/params`, all or nothing."""
     folder = workdir.absolute() / "params"
     aside = workdir.absolute() / ".params-unfinished"
+    jax.block_until_ready(params)
     with disk_errors(folder):
         if jax.process_index() == 0:
             shutil.rmtree(aside, ignore_errors=True)

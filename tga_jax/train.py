@@ -52,8 +52,8 @@ def _stop_requests() -> Iterator[list[int]]:
             signal.signal(number, old)
 
 
-def _asked_to_stop(received: list[int], number: int, every: int) -> int:
-    """The signal after which all processes stop after step `number`, 0 if none.
+def _asked_to_stop(received: list[int], number: int, every: int, metrics: Any) -> int:
+    """The signal after which all processes stop after step `number`, 0 if none. metrics: of that step, to wait for.
 
     One process sees its own at once; several tell each other every so many steps, so that they stop after the same.
     """
@@ -62,6 +62,7 @@ def _asked_to_stop(received: list[int], number: int, every: int) -> int:
         return own
     if number % every:
         return 0
+    jax.block_until_ready(metrics)  # on CPUs two programs that communicate at once would read each other's messages
     return int(np.max(multihost_utils.process_allgather(np.array(own))))
 
 
@@ -126,7 +127,7 @@ def run(
     made[0]  # raises for a file or sample that does not fit
     batches = iter(pipeline.iterate(made, config.data.threads))
     with jax.set_mesh(mesh):
-        state = training.init_state(config, model, mesh)
+        state = jax.block_until_ready(training.init_state(config, model, mesh))
     if host == 0:  # only now: a config that is found wrong leaves nothing behind
         claim(workdir, described, may_change=_MAY_CHANGE)
     checkpoints.wait_for_all("the workdir is claimed")
@@ -171,7 +172,7 @@ def run(
                             told = time.monotonic()
                             console.print(f"{config.name}: step {number - 1}/{config.steps}, loss {loss:.3f}")
                     last = metrics
-                    stopping = _asked_to_stop(received, number, config.log_every)
+                    stopping = _asked_to_stop(received, number, config.log_every, metrics)
                     if stopping or number % config.checkpoint_every == 0 or number == config.steps:
                         note(number, metrics)  # before the save, so that a resumed run has this step's line
                         last = None

@@ -1,4 +1,4 @@
-"""A real training of several processes through launch/multiprocess.sh: as one process; killed, stopped and continued."""
+"""A real training of several processes through launch/multiprocess.sh: as of one; killed, stopped and continued."""
 
 import dataclasses
 import json
