@@ -12,17 +12,22 @@ from configs import llava, mistral_7b
 
 def get_config() -> ConfigDict:
     config = mistral_7b.get_config("stage2")
-    config.name = "mine"
-    config.init.projector = "runs/stage1"  # the work folder of a stage 1, or "" for a new one
-    config.data.llava = {"mine": {"path": "mine.jsonl", "images": "pictures", "template": "mistral_instruct"}}
-    config.steps = 1000
-    config.batch_size = 32
-
-    # What trains: the first pattern that matches a parameter's path decides; 0 freezes.
-    config.lora = {"rank": 64, "alpha": 128.0, "targets": ("query", "key", "value", "out", "gate", "up", "down")}
-    config.optim.schedule = (("projector/.*", 0.1), (".*_lora/.*", 1.0), ("(clip|llm)/.*", 0.0))
-    config.optim.learning_rate = 2e-4
-
-    # What pulls pictures to text; None for none.
-    config.loss.guide = llava.guide(form="softplus", pair_decay="constant")
+    config.update(
+        {
+            "name": "mine",
+            "steps": 1000,
+            "batch_size": 32,
+            # The projector: the work folder of a stage 1, or "" for a new one.
+            "init": {"projector": "runs/stage1"},
+            "data": {"llava": {"llava": {"path": "mine.jsonl", "images": "pictures"}}},
+            "lora": {"rank": 64, "alpha": 128.0, "targets": ("query", "key", "value", "out", "gate", "up", "down")},
+            "optim": {
+                "learning_rate": 2e-4,
+                # What trains: the first pattern that matches a parameter's path decides; 0 freezes.
+                "schedule": (("projector/.*", 0.1), (".*_lora/.*", 1.0), ("(clip|llm)/.*", 0.0)),
+            },
+            # What pulls pictures to text; None for none.
+            "loss": {"guide": llava.guide(form="softplus", pair_decay="constant")},
+        }
+    )
     return config

@@ -19,13 +19,20 @@ def get_config(variant: str = "stage1") -> ConfigDict:
         llm="checkpoints/SmolLM2-135M-Instruct",
         clip="checkpoints/clip-vit-base-patch32",
     )
-    if config.loss.guide is not None:
-        config.loss.guide.layers = tuple(range(9, 18))  # of 30 blocks, as the published ones are of 32
-    config.batch_size = 32
-    config.dtype = "float32"
-    config.remat = "none"
-    config.optim.learning_rate = 1e-3 if variant == "stage1" else 2e-5
-    config.data.lengths = (128, 256) if variant == "stage1" else (256, 512)
-    config.data.labels = (64, 192) if variant == "stage1" else (256, 512)
-    config.data.threads = 2
+    first = variant == "stage1"
+    config.update(
+        {
+            "batch_size": 32,
+            "dtype": "float32",
+            "remat": "none",
+            "optim": {"learning_rate": 1e-3 if first else 2e-5},
+            "data": {
+                "lengths": (128, 256) if first else (256, 512),
+                "labels": (64, 192) if first else (256, 512),
+                "threads": 2,
+            },
+        }
+    )
+    if variant != "baseline":
+        config.update({"loss": {"guide": {"layers": tuple(range(9, 18))}}})  # of 30 blocks, as the published of 32
     return config

@@ -131,20 +131,17 @@ def abstract_params(config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh) -
     """Shapes, types and places of all parameters, nested."""
     shapes = jax.eval_shape(lambda: llava.init(model, jax.random.key(config.seed), tuple(config.init)))
     trainable, _ = optim.partition(config.optim, shapes)
-    places = flatten_dict(sharding.shardings(shapes, mesh), sep="/")
-    return unflatten_dict(
-        {
-            path: jax.ShapeDtypeStruct(
-                x.shape, config.optim.param_dtype if path in trainable else config.dtype, sharding=places[path]
-            )
-            for path, x in flatten_dict(shapes, sep="/").items()
-        },
-        sep="/",
-    )
+    places = _flat(sharding.shardings(shapes, mesh))
+
+    def placed(path: str, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+        dtype = config.optim.param_dtype if path in trainable else config.dtype
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=places[path])
+
+    return unflatten_dict({path: placed(path, x.shape) for path, x in _flat(shapes).items()}, sep="/")
 
 
-def _is_lora(path: str) -> bool:
-    return "_lora/" in path
+def _flat(tree: dict[str, Any]) -> optim.Flat:
+    return flatten_dict(tree, sep="/")
 
 
 def init_state(config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh) -> step.TrainState:
@@ -153,13 +150,12 @@ def init_state(config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh) -> ste
     flat = {}
     for part, folder in config.init.items():
         if folder:
-            wanted = {path: x for path, x in flatten_dict(like[part], sep="/").items() if not _is_lora(path)}
-            found = checkpoint.load_part(Path(folder), part, unflatten_dict(wanted, sep="/"))
-            flat |= flatten_dict({part: found}, sep="/")
-    rest = {path: x for path, x in flatten_dict(like, sep="/").items() if path not in flat}
+            wanted = {path: x for path, x in _flat(like[part]).items() if "_lora/" not in path}
+            flat |= _flat({part: checkpoint.load_part(Path(folder), part, unflatten_dict(wanted, sep="/"))})
+    rest = {path: x for path, x in _flat(like).items() if path not in flat}
 
     def fill() -> optim.Flat:
-        made = flatten_dict(llava.init(model, jax.random.key(config.seed), tuple(config.init)), sep="/")
+        made = _flat(llava.init(model, jax.random.key(config.seed), tuple(config.init)))
         return {path: made[path].astype(x.dtype) for path, x in rest.items()}
 
     flat |= jax.jit(fill, out_shardings={path: x.sharding for path, x in rest.items()})()

@@ -101,8 +101,8 @@ def holds(workdir: Path, config: dict[str, Any], flag: str = "--workdir", may_ch
     if path.exists():
         old = read_json(path, "a run's config; choose another folder or remove this one")
         new = json.loads(json.dumps(config))
-        found = differences(*({k: v for k, v in x.items() if k not in may_change} for x in (old, new)))
-        if found:
+        old, new = ({k: v for k, v in x.items() if k not in may_change} for x in (old, new))
+        if found := differences(old, new):
             raise UserError(f"{workdir} holds another run: {', '.join(found)}; choose another {flag}")
         return True
     if workdir.exists() and any(workdir.iterdir()):

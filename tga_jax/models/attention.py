@@ -8,6 +8,7 @@ only. "splash": flash attention on TPUs. The last two know padding at the end of
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -110,7 +111,7 @@ def _splash(q: Array, k: Array, v: Array, lengths: Array | None, window: int | N
         )  # fmt: skip
         q = (q * size**-0.5).reshape(*q.shape[:2], count, size)
         q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-        out = jax.vmap(lambda q, k, v, s: kernel(q, k, v, splash.SegmentIds(s, s)))(q, k, v, valid)
+        out: Any = jax.vmap(lambda q, k, v, s: kernel(q, k, v, splash.SegmentIds(s, s)))(q, k, v, valid)
         return out.swapaxes(1, 2).reshape(*out.shape[:1], t, -1, group, size)
 
     valid = jnp.ones((b, t), jnp.int32)
