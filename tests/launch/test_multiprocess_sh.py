@@ -86,6 +86,8 @@ class Copy:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # Tests that run in the background may have been told to ignore it, and a shell could not trap it then.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
 
     def run(self, *args: str, **env: str) -> tuple[int, str, str]:
