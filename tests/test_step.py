@@ -514,7 +514,7 @@ def test_what_is_computed_again_gives_the_same_gradient(remat):
     assert_trees_close(grads, gradient(config, parameters(), batch), atol=1e-6)
 
 
-@pytest.mark.parametrize("parts", [2, 4])
+@pytest.mark.parametrize("parts", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_an_accumulated_step_equals_the_whole_one(parts):
     """Rows of unequal numbers of targets, without captions and without retrieved text, in every part."""
     batch = batch_of(ROWS * 2)

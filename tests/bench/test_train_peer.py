@@ -51,6 +51,7 @@ def loss(mode: str, **changed) -> float:
     return float(ready.removeprefix("ready, loss "))
 
 
+@pytest.mark.slow
 def test_its_three_ways_compute_the_same():
     strong, default, faithful = (loss(mode) for mode in ("strong", "default", "faithful"))
     assert default == pytest.approx(strong, rel=1e-5)
