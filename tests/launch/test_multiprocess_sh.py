@@ -62,6 +62,13 @@ def alive(pid: int) -> bool:
     return state not in ("", "Z")
 
 
+# Tests that run in the background may have been told to ignore SIGINT, and a shell could not trap it then.
+HEARING = """import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execvp("bash", ["bash", *sys.argv[1:]])
+"""
+
+
 class Copy:
     """A checkout with the scripts in it, installed already."""
 
@@ -81,13 +88,11 @@ class Copy:
     def start(self, *args: str, **env: str) -> subprocess.Popen[str]:
         full = {"PATH": os.environ["PATH"], "TMPDIR": str(self.logs), "PIDS": str(self.pids), "JAX_PLATFORMS": "cpu"}
         return subprocess.Popen(
-            ["bash", str(self.root / "launch" / "multiprocess.sh"), *args],
+            [sys.executable, "-c", HEARING, str(self.root / "launch" / "multiprocess.sh"), *args],
             env=full | env,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # Tests that run in the background may have been told to ignore it, and a shell could not trap it then.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
 
     def run(self, *args: str, **env: str) -> tuple[int, str, str]:
