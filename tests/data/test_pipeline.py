@@ -200,3 +200,28 @@ def test_hosts_must_divide_the_batch():
 def test_an_unknown_policy_is_named(field):
     with pytest.raises(ValueError, match=f"data.policy.{field}: 'ignore', expected fail or"):
         Policy(**{field: "ignore"})
+
+
+def test_labels_choose_the_length_too_and_name_the_positions():
+    """Two targets a row; the first length has room for one label alone."""
+    records = endless(range(30), 5).map(record)
+    made = Batches(records, VOCABULARY, Shape((12, 24), 3, 6, (1, 5)), 4, 5, Policy(missing="skip"))
+    plain = batches(lengths=(12, 24))
+    for number in range(WINDOW):
+        batch, other = made[number], plain[number]
+        assert batch.tokens.shape == (4, 24)
+        assert batch.label_positions.shape == (4, 5)
+        assert other.label_positions is None
+        for positions, targets in zip(batch.label_positions, batch.targets, strict=True):
+            found = positions[positions >= 0]
+            np.testing.assert_array_equal(found + 1, np.flatnonzero(targets))
+            assert (positions[len(found) :] == -1).all()
+        np.testing.assert_array_equal(batch.tokens[:, : other.tokens.shape[1]], other.tokens)
+
+
+def test_more_labels_than_there_is_room_for_are_named():
+    records = endless(range(30), 5).map(record)
+    with pytest.raises(UserError, match=r"sample 's\d+': 2 targets, expected at most 1 \(data.labels\)"):
+        Batches(records, VOCABULARY, Shape((24,), 3, 6, (1,)), 4, 5)[0]
+    with pytest.raises(UserError, match=r"data.labels: \(1, 2\), expected a positive number for each of \(24,\)"):
+        Shape((24,), 3, 6, (1, 2))
