@@ -80,11 +80,11 @@ def test_a_hub_folder_of_another_shape_is_named(hub, monkeypatch):
 @pytest.mark.parametrize(
     ("platform", "fields", "chosen", "said"),
     [
-        ("cpu", {}, "xla", None),
+        ("cpu", {}, "blocks", None),
         ("tpu", {"lengths": (128, 384)}, "splash", None),
-        ("tpu", {"lengths": (128, 200)}, "xla", "splash: data.lengths has 200, expected multiples of 128"),
+        ("tpu", {"lengths": (128, 200)}, "blocks", "splash: data.lengths has 200, expected multiples of 128"),
         ("gpu", {}, "cudnn", None),
-        ("gpu", {"dtype": "float32"}, "xla", "cudnn: dtype is float32, expected bfloat16"),
+        ("gpu", {"dtype": "float32"}, "blocks", "cudnn: dtype is float32, expected bfloat16"),
         ("tpu", {"attention": "xla"}, "xla", None),
     ],
 )
@@ -101,4 +101,4 @@ def test_what_does_not_work_here_is_not_chosen(hub, monkeypatch):
     monkeypatch.setattr(jax, "local_devices", lambda: [device])
     monkeypatch.setattr(attention, "works", lambda name: f"no {name} here")
     here = SimpleNamespace(devices=np.array([device]))
-    assert training.choose_attention(config(hub), here) == ("xla", "cudnn: no cudnn here")
+    assert training.choose_attention(config(hub), here) == ("blocks", "cudnn: no cudnn here")

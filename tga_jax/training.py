@@ -102,14 +102,14 @@ def choose_attention(config: TrainConfig, mesh: Mesh) -> tuple[str, str | None]:
         odd = [length for length in config.data.lengths if length % attention.SPLASH_BLOCK]
         if not odd:
             return "splash", None
-        return "xla", f"splash: data.lengths has {odd[0]}, expected multiples of {attention.SPLASH_BLOCK}"
+        return "blocks", f"splash: data.lengths has {odd[0]}, expected multiples of {attention.SPLASH_BLOCK}"
     if platform in ("gpu", "cuda"):
         if config.dtype != "bfloat16":
-            return "xla", f"cudnn: dtype is {config.dtype}, expected bfloat16"
+            return "blocks", f"cudnn: dtype is {config.dtype}, expected bfloat16"
         is_here = mesh.devices.flat[0] in jax.local_devices()
         reason = attention.works("cudnn") if is_here else None
-        return ("xla", f"cudnn: {reason}") if reason else ("cudnn", None)
-    return "xla", None
+        return ("blocks", f"cudnn: {reason}") if reason else ("cudnn", None)
+    return "blocks", None
 
 
 def make_model(config: TrainConfig, vocab_size: int | None, chosen: str = "xla") -> llava.LlavaConfig:

@@ -115,8 +115,8 @@ def test_plan_counts_every_byte_of_the_state():
     assert found.gathered == found.reduced == found.sending_seconds == 0
 
 
-def test_plan_knows_whether_there_is_an_attention_kernel():
-    """Without one the whole square of scores is computed and, for a while, kept."""
+def test_plan_knows_which_attention_writes_its_scores():
+    """Of "xla" the whole square of scores is computed and, for a while, kept."""
     target = targets.Target("1xH200", targets.CHIPS["H200"], 1)
     found = {a: plan.make(small(dtype="bfloat16", attention=a), target, 0.5) for a in ("auto", "cudnn", "xla")}
     assert found["auto"] == found["cudnn"]

@@ -64,18 +64,17 @@ class Cluster:
         self.config = config
         (folder / "config.py").write_text(CONFIG.format(text=json.dumps(dataclasses.asdict(config))))
 
-    def start(self, count: int, name: str, pause: float = 0):
+    def start(self, count: int, name: str, pause: float = 0, devices: int = 1):
         for file in self._copy.pids.iterdir():
             file.unlink()
         flags = [f"--config={self._folder / 'config.py'}", f"--workdir={self._folder / name}"]
-        # Two processes of one device each: with more of either, JAX's collectives over gloo, of CPUs, mix up.
-        return self._copy.start(str(count), "train", *flags, DEVICES_PER_PROCESS="1", PAUSE=str(pause))
+        return self._copy.start(str(count), "train", *flags, DEVICES_PER_PROCESS=str(devices), PAUSE=str(pause))
 
     def pid(self, process: int) -> int:
         return int((self._copy.pids / str(process)).read_text())
 
-    def train(self, count: int, name: str) -> dict[str, np.ndarray]:
-        process = self.start(count, name)
+    def train(self, count: int, name: str, devices: int = 1) -> dict[str, np.ndarray]:
+        process = self.start(count, name, devices=devices)
         out, err = process.communicate(timeout=300)
         assert process.returncode == 0, err + out
         return self.params(name)
@@ -109,10 +108,12 @@ def tiny(monkeypatch):
     monkeypatch.setitem(presets.LLAVA, "tiny", train_support.model)
 
 
-def test_two_processes_train_as_one_does(tmp_path):
+@pytest.mark.parametrize(("count", "devices"), [(2, 1), (4, 1), (2, 2)])
+def test_several_processes_train_as_one_does(tmp_path, count, devices):
+    """Of four rows a batch, some have no picture: a process may have none of a batch's."""
     cluster = Cluster(tmp_path)
-    one, two = cluster.train(1, "one"), cluster.train(2, "two")
-    assert_close(one, two, cluster.lines("one"), cluster.lines("two"))
+    one, several = cluster.train(1, "one"), cluster.train(count, "several", devices)
+    assert_close(one, several, cluster.lines("one"), cluster.lines("several"))
 
 
 def test_killed_and_stopped_processes_continue_to_identical_parameters(tmp_path):

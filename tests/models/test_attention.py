@@ -1,5 +1,7 @@
 """The implementations of attention against float64, and against each other."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,31 +35,36 @@ CASES = [
     (2, 256, 1, 3, 16, (200, 1), None),
     (1, 384, 2, 1, 64, (301,), 100),
     (2, 128, 1, 2, 32, None, None),
-    (2, 37, 2, 2, 16, (20, 37), 9),  # not a multiple of 128: "splash" leaves it to "xla"
+    (2, 37, 2, 2, 16, (20, 37), 9),  # not a multiple of 128: "splash" leaves it to "blocks"
     (2, 50, 1, 1, 16, None, None),
 ]
 
 
+@pytest.mark.parametrize("implementation", ["splash", "blocks"])
 @pytest.mark.parametrize(("b", "t", "heads", "group", "size", "lengths", "window"), CASES)
-def test_splash_against_float64(b, t, heads, group, size, lengths, window):
+def test_against_float64(b, t, heads, group, size, lengths, window, implementation):
     q, k, v = arrays(0, b, t, heads, group, size)
     given = None if lengths is None else jnp.array(lengths)
-    found = attention._splash(*(jnp.array(x) for x in (q, k, v)), given, window, interpret=True)
+    attend = {"splash": partial(attention._splash, interpret=True), "blocks": attention._blocks}[implementation]
+    found = attend(*(jnp.array(x) for x in (q, k, v)), given, window)
     valid = np.ones((b, t), bool) if lengths is None else np.arange(t) < np.array(lengths)[:, None]
     np.testing.assert_allclose(np.asarray(found)[valid], reference(q, k, v, lengths, window)[valid], atol=2e-5)
 
 
-def test_splash_has_the_gradient_of_xla():
-    b, t, lengths = 2, 128, jnp.array([128, 90])
+@pytest.mark.parametrize("window", [None, 70])
+@pytest.mark.parametrize(("implementation", "t"), [("splash", 128), ("blocks", 128), ("blocks", 203), ("blocks", 400)])
+def test_the_gradient_of_xla(implementation, t, window):
+    b, lengths = 2, jnp.array([t, 90])
     q, k, v = (jnp.array(x) for x in arrays(1, b, t, 2, 2, 16))
+    attend = {"splash": partial(attention._splash, interpret=True), "blocks": attention._blocks}[implementation]
     valid = jnp.arange(t) < lengths[:, None]
     positions = jnp.broadcast_to(jnp.arange(t), (b, t))
-    mask = attention.causal_mask(positions, positions, valid)
+    mask = attention.causal_mask(positions, positions, valid, window)
 
     def of(attend):
         return lambda q, k, v: jnp.sum(jnp.sin(attend(q, k, v)) * valid[:, :, None, None, None])
 
-    ours = jax.grad(of(lambda *x: attention._splash(*x, lengths, None, interpret=True)), (0, 1, 2))(q, k, v)
+    ours = jax.grad(of(lambda *x: attend(*x, lengths, window)), (0, 1, 2))(q, k, v)
     theirs = jax.grad(of(lambda *x: attention.attend(*x, mask)), (0, 1, 2))(q, k, v)
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(one, other, atol=2e-5)
@@ -65,7 +72,16 @@ def test_splash_has_the_gradient_of_xla():
 
 def test_an_unknown_one_is_named_and_what_is_not_there_says_why():
     q, k, v = arrays(2, 1, 4, 1, 1, 8)
-    with pytest.raises(ValueError, match="attention: 'flash', expected one of xla, cudnn, splash"):
+    with pytest.raises(ValueError, match="attention: 'flash', expected one of xla, blocks, cudnn, splash"):
         attention.attend(q, k, v, None, "flash")
     if jax.default_backend() == "cpu":
         assert attention.works("cudnn")
+
+
+def test_blocks_of_half_precision_are_as_near_as_their_inputs_allow():
+    q, k, v = arrays(3, 2, 210, 2, 2, 32)
+    half = [jnp.array(x, jnp.bfloat16) for x in (q, k, v)]
+    found = attention.attend(*half, jnp.array([210, 210]), "blocks")
+    assert found.dtype == jnp.bfloat16
+    wanted = reference(*(np.asarray(x, np.float32) for x in half), (210, 210), None)
+    np.testing.assert_allclose(np.asarray(found, np.float32), wanted, atol=2e-2)

@@ -65,11 +65,11 @@ def compile_for(config: TrainConfig, target: targets.Target, length: int = 0, pi
     """Compiles the config's step for `target`, for which `targets.prepare` has set the environment.
 
     length: one of data.lengths, 0 for the last; pictures: of each row. cuDNN's attention is compiled on a GPU alone, so
-    plain XLA stands in for it: somewhat more memory, the same collectives. Raises UserError for a config that does not
+    "blocks" stands in for it: somewhat more memory, the same collectives. Raises UserError for a config that does not
     fit the target.
     """
     if target.chip is not None and target.chip.platform == "cuda":
-        config = dataclasses.replace(config, attention="xla")
+        config = dataclasses.replace(config, attention="blocks")
     with _standard_error():  # a TPU's compiler tells at length that there is no TPU
         devices = targets.devices(target)
     made = setup.prepare(config, devices, length, pictures)

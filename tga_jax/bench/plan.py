@@ -12,7 +12,6 @@ import rich.table
 from tga_jax import flops
 from tga_jax.bench import aot, figures, setup, targets
 from tga_jax.errors import UserError
-from tga_jax.models import attention
 from tga_jax.training import TrainConfig
 from tga_jax.workdir import write_json
 
@@ -55,11 +54,10 @@ def make(config: TrainConfig, target: targets.Target, mfu: float, length: int = 
     if target.chip is None:
         raise UserError(f"target: {target.name!r} has no data sheet, expected one such as 8xH200 or v5e-256")
     chip = target.chip
-    plain = dataclasses.replace(config, attention="xla")  # which every device can trace
-    made = setup.prepare(plain, jax.devices("cpu")[: target.count], length, pictures)
+    causal = config.attention != "xla"
+    traced = dataclasses.replace(config, attention="blocks")  # as every device can
+    made = setup.prepare(traced, jax.devices("cpu")[: target.count], length, pictures)
     data, fsdp, tensor = (made.mesh.shape[name] for name in ("data", "fsdp", "tensor"))
-    kernel = {"tpu": made.length % attention.SPLASH_BLOCK == 0, "cuda": config.dtype == "bfloat16"}[chip.platform]
-    causal = kernel and config.attention != "xla"
     itemsize = 2 if config.dtype == "bfloat16" else 4
     parts = config.optim.accumulate
     step = flops.step(made.model, made.work, causal=True)

@@ -214,7 +214,7 @@ def report(
     bench = TrainBench(config, length, pictures, fill)
     found = bench.figures(steps, warmup)
     if found.attention_reason:
-        console.print(f"attention: xla instead of {found.attention_reason}", markup=False)
+        console.print(f"attention: {found.attention} instead of {found.attention_reason}", markup=False)
     mfu = "" if found.mfu is None else f"{found.mfu:.1%} of the data sheet, "
     console.print(
         f"{found.config}, {found.batch_size} rows of {found.length}, {found.dtype}: {found.seconds['median']:.3f} s a "

@@ -4,6 +4,7 @@ Every batch is a function of its number, so a training resumes where it stopped,
 """
 
 import dataclasses
+import itertools
 import sys
 import threading
 from collections.abc import Sequence
@@ -153,21 +154,32 @@ class Batches:
                 return None
             raise UserError(f"sample {record.id!r}: {error}") from error
 
+    def _room(self, rows: list[tuple[Record, Tokens]], media: list[list[np.ndarray] | None]) -> list[list[np.ndarray]]:
+        """`media`, the first row's filled up to the most images of any of the batch's rows: all hosts must have arrays
+        of the same shape, also one whose own rows have fewer images, or none."""
+        read = [images or [] for images in media]
+        most = max(len(record.images) for record, _ in rows)
+        if most > len(read[0]):
+            others = (self._read(record) or [] for record, _ in rows)  # of other hosts, only if this has none
+            example = next((image for images in itertools.chain(read, others) for image in images), None)
+            if example is not None:
+                read[0] = read[0] + [np.zeros_like(example)] * (most - len(read[0]))
+        return read
+
     def __getitem__(self, number: int) -> Batch:
         rows = self._plan(number)
         bucket = _bucket([tokens for _, tokens in rows], self._shape)
         share = len(rows) // self._hosts
         own = rows[self._host * share : (self._host + 1) * share]
         media = [self._read(record) for record, _ in own]
+        pictures = self._room(rows, media)
         tokens = [
             _start(row, 0)._replace(caption=row.caption[:1]) if images is None else row
             for (_, row), images in zip(own, media, strict=True)
         ]
         shape = self._shape
         labels = shape.labels[bucket] if shape.labels else None
-        return collate(
-            tokens, [m or [] for m in media], self._vocabulary, shape.lengths[bucket], shape.caption_length, labels
-        )
+        return collate(tokens, pictures, self._vocabulary, shape.lengths[bucket], shape.caption_length, labels)
 
 
 def iterate(batches: Sequence[Batch] | Batches, threads: int = 1) -> grain.IterDataset[Batch]:

@@ -1,10 +1,11 @@
-"""Attention in three implementations that compute the same.
+"""Attention in four implementations that compute the same.
 
 Dimension letters: B batch, T query positions, S key positions, K key/value heads, G query heads per key/value head,
 H head size.
 
-"xla": any mask, any device; scores [B, K, G, T, S] are written out. "cudnn": flash attention on NVIDIA GPUs, 16-bit
-only. "splash": flash attention on TPUs. The last two know padding at the end of a row, and nothing else.
+"xla": any mask, any device; scores [B, K, G, T, S] are written out. "blocks": any device; scores are written out for
+QUERY_BLOCK queries at a time and computed again for the gradient. "cudnn": flash attention on NVIDIA GPUs, 16-bit only.
+"splash": flash attention on TPUs. The last three know padding at the end of a row, and nothing else.
 """
 
 import functools
@@ -16,7 +17,8 @@ from jax.sharding import PartitionSpec as P
 
 Array = jax.Array
 
-IMPLEMENTATIONS = ("xla", "cudnn", "splash")
+IMPLEMENTATIONS = ("xla", "blocks", "cudnn", "splash")
+QUERY_BLOCK = 192  # at most, of "blocks"
 SPLASH_BLOCK = 128  # divides T and S
 _LARGEST_BLOCK = 512
 
@@ -31,6 +33,8 @@ def attend(
     """
     if implementation == "xla":
         return _xla(q, k, v, visible)
+    if implementation == "blocks":
+        return _blocks(q, k, v, visible, window)
     if implementation == "cudnn":
         return _cudnn(q, k, v, visible, window)
     if implementation == "splash":
@@ -58,6 +62,72 @@ def _xla(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
     return jnp.einsum("BKGTS,BSKH->BTKGH", jax.nn.softmax(scores, axis=-1).astype(v.dtype), v)
 
 
+def _blocks(q: Array, k: Array, v: Array, lengths: Array | None, window: int | None) -> Array:
+    """Queries in blocks, each against the keys that it may see alone. What comes after a query is hidden from it, so
+    that the padding at a row's end is too: `lengths` says no more than that attention is causal."""
+    if lengths is None:
+        return _xla(q, k, v, None)
+    q, k, v = jnp.einsum("BTKGH->BKGTH", q), jnp.einsum("BSKH->BKSH", k), jnp.einsum("BSKH->BKSH", v)
+    out, t = [], q.shape[3]
+    size = -(-t // -(-t // QUERY_BLOCK))  # as equal as can be, and a multiple of 16
+    size += -size % 16
+    for start in range(0, t, size):
+        first, end = 0 if window is None else max(0, start - window + 1), min(start + size, t)
+        out.append(_block(window, q[..., start:end, :], k[:, :, first:end], v[:, :, first:end]))
+    return jnp.einsum("BKGTH->BTKGH", jnp.concatenate(out, axis=3))
+
+
+def _rows(x: Array) -> Array:
+    """[B, K, G, T, ...] -> [B, K, R, ...], R = G T: attention as plain batched products, the fastest on CPUs."""
+    return x.reshape(*x.shape[:2], -1, x.shape[-1])
+
+
+def _block_scores(window: int | None, q: Array, k: Array) -> Array:
+    """float32 [B, K, G, T, S] of the last T positions of S."""
+    t, s = q.shape[3], k.shape[2]
+    scores = jnp.einsum("BKRH,BKSH->BKRS", _rows(q), k, preferred_element_type=jnp.float32)
+    scores = scores.reshape(*q.shape[:4], s) * q.shape[-1] ** -0.5
+    distance = jnp.arange(s - t, s)[:, None] - jnp.arange(s)
+    seen = (distance >= 0) if window is None else (distance >= 0) & (distance < window)
+    return jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _block(window: int | None, q: Array, k: Array, v: Array) -> Array:
+    """Causal attention of the last T positions of S: q [B, K, G, T, H], k and v [B, K, S, H] -> [B, K, G, T, H].
+
+    The gradient is FlashAttention-2's (Dao, 2023): with P = exp(scores - logsumexp) computed again,
+    dS = P * (dP - sum(dO * O)).
+    """
+    return _block_forward(window, q, k, v)[0]
+
+
+def _block_forward(window: int | None, q: Array, k: Array, v: Array) -> tuple[Array, tuple[Array, ...]]:
+    scores = _block_scores(window, q, k)
+    largest = scores.max(-1, keepdims=True)
+    weights = jnp.exp(scores - largest)
+    total = weights.sum(-1, keepdims=True)
+    out = jnp.einsum("BKRS,BKSH->BKRH", _rows(weights).astype(v.dtype), v, preferred_element_type=jnp.float32)
+    out = (out.reshape(q.shape) / total).astype(v.dtype)
+    return out, (q, k, v, out, largest + jnp.log(total))
+
+
+def _block_backward(window: int | None, kept: tuple[Array, ...], dout: Array) -> tuple[Array, Array, Array]:
+    q, k, v, out, logsumexp = kept
+    p = jnp.exp(_block_scores(window, q, k) - logsumexp)
+    dp = jnp.einsum("BKRH,BKSH->BKRS", _rows(dout), v, preferred_element_type=jnp.float32).reshape(p.shape)
+    mean = jnp.sum(dout.astype(jnp.float32) * out.astype(jnp.float32), -1, keepdims=True)
+    ds = _rows(p * (dp - mean) * q.shape[-1] ** -0.5).astype(q.dtype)
+    dq = jnp.einsum("BKRS,BKSH->BKRH", ds, k).reshape(q.shape)
+    # Transposed: so that of the two factors the compiler transposes the narrow one.
+    dk = jnp.einsum("BKRH,BKRS->BKHS", _rows(q), ds)
+    dv = jnp.einsum("BKRH,BKRS->BKHS", _rows(dout), _rows(p).astype(v.dtype))
+    return dq, dk.swapaxes(2, 3), dv.swapaxes(2, 3)
+
+
+_block.defvjp(_block_forward, _block_backward)
+
+
 def _cudnn(q: Array, k: Array, v: Array, lengths: Array | None, window: int | None) -> Array:
     b, t, heads, group, size = q.shape
     lengths = None if lengths is None else jnp.maximum(lengths, 1)  # a row without any key would give NaN
@@ -74,19 +144,16 @@ def _cudnn(q: Array, k: Array, v: Array, lengths: Array | None, window: int | No
     return out.reshape(q.shape)
 
 
-def _block(length: int) -> int:
+def _splash_block(length: int) -> int:
     """The largest power of two times SPLASH_BLOCK that divides `length`."""
     return max(size for i in range(8) if length % (size := SPLASH_BLOCK << i) == 0 and size <= _LARGEST_BLOCK)
 
 
 def _splash(q: Array, k: Array, v: Array, lengths: Array | None, window: int | None, interpret: bool = False) -> Array:
-    """Sequences that SPLASH_BLOCK does not divide (CLIP's, short captions) take "xla"."""
+    """Sequences that SPLASH_BLOCK does not divide (CLIP's, short captions) take "blocks"."""
     b, t, _, group, size = q.shape
     if t % SPLASH_BLOCK:
-        if lengths is None:
-            return _xla(q, k, v, None)
-        positions = jnp.broadcast_to(jnp.arange(t), (b, t))
-        return _xla(q, k, v, causal_mask(positions, positions, positions < lengths[:, None], window))
+        return _blocks(q, k, v, lengths, window)
     # Here, since few need it and it takes half a second.
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
@@ -100,7 +167,7 @@ def _splash(q: Array, k: Array, v: Array, lengths: Array | None, window: int | N
             mask = splash_mask.CausalMask((t, t))
         else:
             mask = splash_mask.LocalMask((t, t), (window - 1, 0), 0)
-        n = _block(t)
+        n = _splash_block(t)
         blocks = splash.BlockSizes(
             block_q=n, block_kv=n, block_kv_compute=n, block_q_dkv=n, block_kv_dkv=n, block_kv_dkv_compute=n,
             block_q_dq=n, block_kv_dq=n,

@@ -98,7 +98,9 @@ class DecoderBlock(nn.Module):
         group = c.num_heads // c.num_kv_heads
 
         def dense(features: int | tuple[int, ...], name: str, bias: bool, axis: tuple[int, ...] = (-1,)):
-            module = nn.DenseGeneral(features, axis=axis, use_bias=bias, dtype=dtype, name=name)
+            module = nn.DenseGeneral(
+                features, axis=axis, use_bias=bias, dtype=dtype, dot_general=layers.product, name=name
+            )
             if c.lora is None or name not in c.lora.targets:
                 return module
             features = features if isinstance(features, tuple) else (features,)
