@@ -9,7 +9,8 @@ optimizer (of Muon, too, though it multiplies matrices). "Model" FLOPs are what 
 computes: the blocks' forward pass again where activations are recomputed; not what a kernel repeats within itself.
 
 Causal attention needs half of its square of scores. Kernels such as cuDNN's compute that half (`causal=True`, the
-convention of the published figures here), plain XLA the whole square (`causal=False`).
+convention of the published figures here), attention in blocks a block's share more, and attention "xla" the whole
+square (`causal=False`).
 """
 
 import dataclasses

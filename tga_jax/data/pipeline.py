@@ -154,7 +154,9 @@ class Batches:
                 return None
             raise UserError(f"sample {record.id!r}: {error}") from error
 
-    def _room(self, rows: list[tuple[Record, Tokens]], media: list[list[np.ndarray] | None]) -> list[list[np.ndarray]]:
+    def _of_one_shape(
+        self, rows: list[tuple[Record, Tokens]], media: list[list[np.ndarray] | None]
+    ) -> list[list[np.ndarray]]:
         """`media`, the first row's filled up to the most images of any of the batch's rows: all hosts must have arrays
         of the same shape, also one whose own rows have fewer images, or none."""
         read = [images or [] for images in media]
@@ -172,7 +174,7 @@ class Batches:
         share = len(rows) // self._hosts
         own = rows[self._host * share : (self._host + 1) * share]
         media = [self._read(record) for record, _ in own]
-        pictures = self._room(rows, media)
+        pictures = self._of_one_shape(rows, media)
         tokens = [
             _start(row, 0)._replace(caption=row.caption[:1]) if images is None else row
             for (_, row), images in zip(own, media, strict=True)

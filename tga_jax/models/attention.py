@@ -20,7 +20,7 @@ Array = jax.Array
 IMPLEMENTATIONS = ("xla", "blocks", "cudnn", "splash")
 QUERY_BLOCK = 192  # at most, of "blocks"
 SPLASH_BLOCK = 128  # divides T and S
-_LARGEST_BLOCK = 512
+_LARGEST_SPLASH_BLOCK = 512
 
 
 def attend(
@@ -146,7 +146,7 @@ def _cudnn(q: Array, k: Array, v: Array, lengths: Array | None, window: int | No
 
 def _splash_block(length: int) -> int:
     """The largest power of two times SPLASH_BLOCK that divides `length`."""
-    return max(size for i in range(8) if length % (size := SPLASH_BLOCK << i) == 0 and size <= _LARGEST_BLOCK)
+    return max(size for i in range(8) if length % (size := SPLASH_BLOCK << i) == 0 and size <= _LARGEST_SPLASH_BLOCK)
 
 
 def _splash(q: Array, k: Array, v: Array, lengths: Array | None, window: int | None, interpret: bool = False) -> Array:

@@ -121,7 +121,7 @@ def product(x: Array, kernel: Array, dims: Any, precision: Any = None) -> Array:
     """`jax.lax.dot_general` of x's last axes with the kernel's first, to be a dense layer's `dot_general`.
 
     The kernel's gradient is x^T dy and not JAX's (dy^T x)^T, for which a CPU first transposes dy, in a feed-forward
-    block several times as wide as x: a seventh of a step's time.
+    block several times as wide as x: a seventh of a decoder's time.
     """
     return _product(len(dims[0][0]), precision, x, kernel)
 
