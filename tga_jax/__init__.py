@@ -2,7 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
+from tga_jax import xla_flags
 from tga_jax.errors import UserError
+
+xla_flags.set_safe()  # here, since whatever is used of this package is imported after it
 
 if TYPE_CHECKING:
     from tga_jax.model import Model
