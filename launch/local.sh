@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs a `tga` command, or the tests, on this machine; the first run makes .venv and installs what is missing.
+# Runs a `tga` command, or the tests, on this machine; the first run makes .venv and installs what is missing, in the
+# versions of launch/constraints/.
 set -euo pipefail
 unset CDPATH
 unset PYTHONDONTWRITEBYTECODE # or every command would compile all modules again
@@ -14,7 +15,7 @@ usage: bash launch/local.sh COMMAND [ARGUMENTS]
   help                 the commands of `tga` and their flags; each can stand for COMMAND
 
 Works from any folder; relative paths in ARGUMENTS start at the repository's root. PYTHON names the interpreter that
-.venv is made with (default: python3; 3.11 or later).
+.venv is made with (default: python3; 3.11 to 3.13).
 TEXT
 }
 
@@ -25,20 +26,34 @@ fail() {
 
 make_venv() {
   local python=${PYTHON:-python3} version
-  version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2], sys.version_info >= (3, 11))' 2>/dev/null) ||
-    fail "$python cannot be run, expected Python 3.11 or later; name one with PYTHON=..."
-  [[ $version == *" True" ]] ||
-    fail "$python is Python ${version% *}, expected 3.11 or later; name one with PYTHON=..."
+  version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) ||
+    fail "$python cannot be run, expected Python 3.11 to 3.13; name one with PYTHON=..."
+  [[ -f launch/constraints/python$version.txt ]] ||
+    fail "$python is Python $version, expected 3.11 to 3.13; name one with PYTHON=..."
   "$python" -m venv .venv >&2 || fail "$python -m venv .venv failed, see above (on Debian: apt install python3-venv)"
 }
 
 # What .venv was installed for: the requirements and, since an editable install and its scripts hold it, this folder.
 wanted_stamp() {
-  { pwd && cat pyproject.toml; } | cksum
+  { pwd && cat pyproject.toml launch/constraints/*.txt; } | cksum
 }
 
 stamped() {
   [[ -f .venv/installed-$1 && $(<".venv/installed-$1") == "$2" ]]
+}
+
+# pip_install TARGET: in the locked versions, those of build tools too: pip reads these from PIP_BUILD_CONSTRAINT,
+# before 25.3 from PIP_CONSTRAINT.
+pip_install() {
+  local version constraints
+  version=$(.venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+  constraints=launch/constraints/python$version.txt
+  [[ -f $constraints ]] || fail ".venv has Python $version, expected 3.11 to 3.13; remove it, and the next run makes it"
+  printf 'Installing into .venv; the first time takes some minutes.\n' >&2
+  # --no-compile: most modules are never imported; Python compiles and keeps those that are.
+  PIP_CONSTRAINT=$constraints PIP_BUILD_CONSTRAINT=$constraints .venv/bin/python -m pip install --quiet \
+    --disable-pip-version-check --no-compile -e "$1" >&2 ||
+    fail "pip could not install $1, see above; the same command tries again"
 }
 
 # ensure base|test: nothing to do where the stamp says so; `test` holds all of `base`.
@@ -50,12 +65,19 @@ ensure() {
   fi
   .venv/bin/python -m pip --version >/dev/null 2>&1 || make_venv
   [[ $extra == base ]] || target=".[$extra]"
-  printf 'Installing into .venv; the first time takes some minutes.\n' >&2
   rm -f .venv/installed-*
-  # --no-compile: most modules are never imported; Python compiles and keeps those that are.
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -e "$target" >&2 ||
-    fail "pip could not install $target, see above; the same command tries again"
+  pip_install "$target"
   printf '%s\n' "$stamp" >".venv/installed-$extra"
+}
+
+install_extras() {
+  local extra known="cuda tpu gcs gguf judge serve"
+  (($# > 0)) || fail "install: expected some of: $known"
+  for extra in "$@"; do
+    [[ " $known " == *" $extra "* ]] || fail "install: unknown extra '$extra', expected some of: $known"
+  done
+  ensure base
+  pip_install ".[$(IFS=, && printf '%s' "$*")]"
 }
 
 failed=()
@@ -91,6 +113,10 @@ case ${1:-} in
     shift
     ensure test
     run_tests "$@"
+    ;;
+  install)
+    shift
+    install_extras "$@"
     ;;
   *)
     ensure base

@@ -100,7 +100,8 @@ $mount
 cd tga_jax
 python3 -m pip install --quiet --user uv
 [ -x .venv/bin/python ] || python3 -m uv venv --python 3.12 .venv
-python3 -m uv pip install --quiet --python .venv/bin/python -e '.[tpu]'"
+locked=launch/constraints/python3.12.txt
+python3 -m uv pip install --quiet --python .venv/bin/python --constraints \$locked --build-constraints \$locked -e '.[tpu]'"
 }
 
 run() {

@@ -8,6 +8,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch"
 SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")])
@@ -22,7 +24,9 @@ def test_the_scripts_are_there():
     assert {path.name for path in SCRIPTS} >= {"local.sh", "multiprocess.sh", "tpu_pod.sh", "slurm.sbatch"}
 
 
-@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [*SCRIPTS, LAUNCH.parent / "tests" / "versions.sh", LAUNCH.parent / ".ci" / "run"], ids=lambda p: p.name
+)
 def test_shellcheck(path):
     done = subprocess.run([program("shellcheck"), str(path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
@@ -47,5 +51,19 @@ def test_the_image_is_made_of_what_exists():
 
 def test_what_the_scripts_install_exists():
     extras = tomllib.loads((LAUNCH.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    named = {extra for path in SCRIPTS for extra in re.findall(r"'\.\[(\w+)\]'", path.read_text())}
+    texts = [path.read_text() for path in SCRIPTS]
+    named = {extra for text in texts for extra in re.findall(r"(?:'\.\[|local\.sh install )(\w+)", text)}
     assert named == {"cuda", "tpu"} <= set(extras)
+    known = re.search(r'known="(.*)"', (LAUNCH / "local.sh").read_text())
+    assert known is not None
+    assert {*known[1].split(), "test"} == set(extras)
+
+
+@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
+def test_all_requirements_are_locked_within_their_ranges(version):
+    lines = (LAUNCH / "constraints" / f"python{version}.txt").read_text().splitlines()
+    locked = dict(line.split("==") for line in lines if not line.startswith("#"))
+    project = tomllib.loads((LAUNCH.parent / "pyproject.toml").read_text())["project"]
+    texts = [*project["dependencies"], *(text for extra in project["optional-dependencies"].values() for text in extra)]
+    for requirement in map(Requirement, texts):
+        assert locked[canonicalize_name(requirement.name)] in requirement.specifier, requirement

@@ -13,11 +13,12 @@ ROOT = Path(__file__).resolve().parents[2]
 PYTHON = """#!/bin/sh
 echo "$(basename "$0") $*" >> "$LOG"
 case "$*" in
-  -c*) echo "${VERSION:-3.12 True}" ;;
+  -c*) echo "${VERSION:-3.12}" ;;
   "-m venv .venv")
     mkdir -p .venv/bin
     for name in python tga; do cp "$0" ".venv/bin/$name"; done ;;
   "-m pip install"*)
+    echo "$PIP_CONSTRAINT $PIP_BUILD_CONSTRAINT" >> "$LOG.constraints"
     if [ -n "${PIP_FAILS:-}" ]; then echo "no such package" >&2; exit 1; fi ;;
   "-m ${BAD_TOOL:-none}"*) exit 1 ;;
 esac
@@ -31,6 +32,7 @@ class Copy:
         self.root, self.log = root, root.parent / f"{root.name}.log"
         (root / "launch").mkdir(parents=True)
         shutil.copy(ROOT / "launch" / "local.sh", root / "launch")
+        shutil.copytree(ROOT / "launch" / "constraints", root / "launch" / "constraints")
         shutil.copy(ROOT / "pyproject.toml", root)
         self.python = root.parent / "anypython"
         self.python.write_text(PYTHON)
@@ -81,16 +83,17 @@ def test_unknown_python_is_one_line(copy):
     done = copy.run("demo", PYTHON="no-such-python")
     assert done.returncode == 2
     assert done.stderr == (
-        "launch/local.sh: no-such-python cannot be run, expected Python 3.11 or later; name one with PYTHON=...\n"
+        "launch/local.sh: no-such-python cannot be run, expected Python 3.11 to 3.13; name one with PYTHON=...\n"
     )
     assert not (copy.root / ".venv").exists()
 
 
-def test_old_python_is_one_line(copy):
-    done = copy.run("demo", VERSION="3.9 False")
+@pytest.mark.parametrize("version", ["3.9", "3.14"])
+def test_another_python_is_one_line(copy, version):
+    done = copy.run("demo", VERSION=version)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "is Python 3.9, expected 3.11 or later" in done.stderr
+    assert f"is Python {version}, expected 3.11 to 3.13" in done.stderr
     assert not (copy.root / ".venv").exists()
 
 
@@ -102,6 +105,8 @@ def test_first_run_installs_and_the_second_does_not(copy):
         "python -m pip install --quiet --disable-pip-version-check --no-compile -e .",
         "tga demo --config.seed=1 --note two words",
     ]
+    locked = "launch/constraints/python3.12.txt"
+    assert Path(f"{copy.log}.constraints").read_text() == f"{locked} {locked}\n"
     second = copy.run("train", "--help")
     assert second.returncode == 0
     assert second.stderr == ""
@@ -126,12 +131,25 @@ def test_the_tests_bring_their_extra_which_also_serves_the_commands(copy):
         assert installs(copy.calls()) == []
 
 
-@pytest.mark.parametrize("what", ["requirements", "folder"])
+def test_extras(copy):
+    assert copy.run("install", "gguf", "gcs").returncode == 0
+    assert installs(copy.calls()) == [".", ".[gguf,gcs]"]
+    done = copy.run("install", "gguf", "ggml")
+    assert done.returncode == 2
+    assert done.stderr.startswith("launch/local.sh: install: unknown extra 'ggml', expected some of: cuda")
+    assert copy.run("install").returncode == 2
+    assert installs(copy.calls()) == []
+
+
+@pytest.mark.parametrize("what", ["requirements", "versions", "folder"])
 def test_a_change_installs_again(copy, what):
     copy.run("demo")
     if what == "requirements":
         with (copy.root / "pyproject.toml").open("a") as file:
             file.write("# changed\n")
+    elif what == "versions":
+        with (copy.root / "launch" / "constraints" / "python3.12.txt").open("a") as file:
+            file.write("another==1\n")
     else:
         copy.root = copy.root.rename(copy.root.with_name("moved"))
     copy.run("demo")

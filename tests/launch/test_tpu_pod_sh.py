@@ -4,11 +4,14 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tarfile
-import time
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from test_multiprocess_sh import until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,7 +30,7 @@ TGA = """#!/usr/bin/env bash
 trap 'echo saved; exit 130' TERM
 printf '<%s>' "$@"
 echo
-[[ $* != *wait* ]] || for _ in {1..600}; do sleep 0.1; done
+[[ $* != *wait* ]] || for _ in {1..6000}; do sleep 0.1; done
 exit 3
 """
 
@@ -53,7 +56,7 @@ class Pod:
 
     def run(self, *args: str, **env: str) -> tuple[int, str, str]:
         process = self.start(*args, **env)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=600)
         return process.returncode, out, err
 
     def calls(self) -> list[list[str]]:
@@ -112,8 +115,11 @@ def test_setup_copies_what_git_tracks_and_installs_it(pod):
     with tarfile.open(pod.host / "tga_jax.tar.gz") as archive:
         assert sorted(archive.getnames()) == ["a file.txt", "launch/tpu_pod.sh"]
     assert (pod.host / "tga_jax" / "a file.txt").read_text() == "text"
+    locked = "launch/constraints/python3.12.txt"
+    assert (ROOT / locked).exists()
     assert (pod.host / "python3.log").read_text().splitlines()[-1] == (
-        f"{pod.host}/tga_jax -m uv pip install --quiet --python .venv/bin/python -e .[tpu]"
+        f"{pod.host}/tga_jax -m uv pip install --quiet --python .venv/bin/python --constraints {locked} "
+        f"--build-constraints {locked} -e .[tpu]"
     )
 
 
@@ -134,22 +140,21 @@ def test_run_passes_arguments_output_and_status(pod):
 
 
 def test_a_training_outlives_its_connection_and_can_be_seen_again_and_stopped(pod):
-    pid_file = pod.host / "tga_jax" / "run.pid"
+    pid_file, log = pod.host / "tga_jax" / "run.pid", pod.host / "tga_jax" / "run.log"
+    said = "<train><--distributed><--wait>\n"
     first = pod.start("run", "--wait")
     try:
-        deadline = time.monotonic() + 10
-        while not pid_file.exists() or not pid_file.read_text():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(lambda: pid_file.exists() and pid_file.read_text() and log.exists() and log.read_text() == said)
         first.send_signal(signal.SIGKILL)
         pid = pid_file.read_text()
         second = pod.start("run", "--wait")
-        assert "<train><--distributed><--wait>" in pod.run("status")[1]
+        assert second.stdout is not None
+        assert second.stdout.readline() == "a training runs already; this is what it writes\n"
+        assert second.stdout.readline() == said
+        assert said in pod.run("status")[1]
         assert pod.run("stop")[0] == 0
-        out, _ = second.communicate(timeout=20)
+        assert second.communicate(timeout=600)[0] == "saved\n"
         assert second.returncode == 130
-        said = "a training runs already; this is what it writes"
-        assert out.splitlines() == [said, "<train><--distributed><--wait>", "saved"]
         assert pid_file.read_text() == pid
         assert pod.run("stop")[1] == "no training runs\n"
         assert pod.run("status")[1].endswith("no training runs\n")
