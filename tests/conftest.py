@@ -1,12 +1,26 @@
-"""Shared by the tests: the import of tests/models/parity_support.py from other folders, and quick compilation."""
+"""Shared by the tests: the import of tests/models/parity_support.py from other folders, compiled programs."""
 
+import gc
 import sys
 from pathlib import Path
 
+import hypothesis
 import jax
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "models"))
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("tests")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs_end_with_their_module():
+    """Or a process would come to hold gigabytes of them."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ def python(code: str, *arguments: str, **env: str) -> subprocess.CompletedProces
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "SLURM_", "OMPI_"))}
     full = clean | {"JAX_PLATFORMS": "cpu"} | env
     command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, env=full, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    return subprocess.run(command, env=full, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
 def test_train_asked_for_others_where_there_are_none(tmp_path):

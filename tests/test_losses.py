@@ -252,7 +252,7 @@ def test_stop_gradient_keeps_the_value_and_teaches_nothing():
     assert all(not np.any(g) for g in nothing)
 
 
-@hypothesis.settings(max_examples=25, deadline=None)
+@hypothesis.settings(max_examples=25)
 @hypothesis.given(st.integers(0, 2**31), st.floats(0, 1), st.sampled_from(list(FORMS)), st.floats(0.01, 100))
 def test_guide_loss_sees_directions_only(seed, s, form, scale):
     """A cosine does not change with the length of a vector."""

@@ -36,7 +36,6 @@ def test_a_parameter_without_a_pattern_is_named():
         optim.multipliers(OptimConfig(1.0, ((r"projector/.*", 1.0),)), PATHS)
 
 
-@hypothesis.settings(deadline=None)
 @hypothesis.given(st.dictionaries(st.sampled_from(PATHS), st.sampled_from([0.0, 0.5, 1.0])))
 def test_partition_and_combine_are_inverse(rules):
     hypothesis.assume(len(rules) < len(PATHS) or any(rules.values()))
@@ -166,7 +165,7 @@ def test_an_unknown_kind_is_named():
 # --- bfloat16 ---------------------------------------------------------------------------------------------------------
 
 
-@hypothesis.settings(deadline=None, max_examples=30)
+@hypothesis.settings(max_examples=30)
 @hypothesis.given(st.floats(1.0, 2.0, width=32), st.integers(-120, 120), st.sampled_from([1, -1]), st.integers(0, 100))
 def test_rounding_at_random_gives_a_neighbour(x, power, sign, seed):
     x = sign * x * 2.0**power

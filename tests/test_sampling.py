@@ -49,7 +49,7 @@ def test_the_distribution_is_that_of_transformers(fields):
     np.testing.assert_allclose(distribution(config, LOGITS, SEEN), theirs(config), rtol=1e-5, atol=1e-5)
 
 
-@hypothesis.settings(max_examples=30, deadline=None)
+@hypothesis.settings(max_examples=30)
 @hypothesis.given(
     st.builds(
         Sampling,

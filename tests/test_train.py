@@ -152,10 +152,10 @@ def test_a_killed_training_continues_bit_for_bit(whole, data, tmp_path, within_a
     config, workdir = train_support.config(data), tmp_path / "run"
     command = [sys.executable, train_support.__file__, str(data), str(workdir), "3", str(int(not within_a_save))]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr[-2000:]
     kept = steps_kept(workdir)
-    assert kept in ([1, 2], [2, 3]) if within_a_save else kept == [2, 3]
+    assert kept in ([1, 2], [1, 2, 3], [2, 3]) if within_a_save else kept == [2, 3]
     (workdir / "params" / "llm").mkdir(parents=True)
     assert not checkpoints.has_params(workdir)
     with (workdir / "metrics.jsonl").open("a") as file:

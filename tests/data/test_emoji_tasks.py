@@ -34,7 +34,7 @@ def test_there_are_scenes_of_both_kinds():
     assert len(BENIGN) > 20
 
 
-@hypothesis.settings(max_examples=100, deadline=None)
+@hypothesis.settings(max_examples=100)
 @hypothesis.given(st.integers(0, 2**32), st.sampled_from(SCENES), st.sampled_from(SCENES), st.floats(0, 1))
 def test_no_record_with_an_image_has_a_refusal(seed, scene, other, share):
     rng = np.random.default_rng(seed)

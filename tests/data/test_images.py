@@ -96,7 +96,7 @@ def test_a_bad_picture_is_named(data, said):
     assert str(raised.value).startswith(f"shop.zip: a.jpg: cannot be read as an image ({said}")
 
 
-@hypothesis.settings(deadline=None, max_examples=60)
+@hypothesis.settings(max_examples=60)
 @hypothesis.given(st.sampled_from(["jpeg", "png", "gif", "webp", "tiff", "bmp"]), st.data())
 def test_damage_is_a_user_error_or_nothing(kind, data):
     content = bytearray(encoded(noise(9, 9), kind))
@@ -194,7 +194,7 @@ def test_pixels_are_transformers_own_bit_by_bit(number, mode):
     np.testing.assert_array_equal(images.preprocess(image, size, mode), expected["pixel_values"][0].transpose(1, 2, 0))
 
 
-@hypothesis.settings(deadline=None, max_examples=100)
+@hypothesis.settings(max_examples=100)
 @hypothesis.given(
     width=st.integers(1, 150),
     height=st.integers(1, 150),

@@ -81,7 +81,7 @@ def test_hosts_share_a_batch_and_its_shape(hosts, lengths):
             assert equal(share[number], jax.tree.map(lambda x, h=host: np.split(x, hosts)[h], whole[number]))
 
 
-@hypothesis.settings(max_examples=20, deadline=None)
+@hypothesis.settings(max_examples=20)
 @hypothesis.given(st.integers(1, 6), st.integers(1, 40), st.integers(0, 9), st.integers(0, 40))
 def test_lengths_are_the_least_that_hold_a_batch(batch_size, count, seed, number):
     made = batches(count, batch_size, seed=seed)[number]

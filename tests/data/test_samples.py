@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("samples")
 
 
-@hypothesis.settings(deadline=None, max_examples=120)
+@hypothesis.settings(max_examples=120)
 @hypothesis.given(
     rows=st.lists(VALUES, min_size=1, max_size=6),
     chunk=st.integers(1, 40),

@@ -330,7 +330,7 @@ def test_two_real_processes_leave_the_files_of_one(tmp_path):
         )
         for process in range(2)
     ]
-    said = [process.communicate(timeout=300)[0] for process in both]
+    said = [process.communicate(timeout=600)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert cli.run(["evaluate", *flags, f"--to={tmp_path / 'one'}"]) == 0
     assert files(tmp_path / "two") == files(tmp_path / "one")

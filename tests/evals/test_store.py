@@ -25,7 +25,7 @@ def whole(tmp_path) -> bytes:
 
 
 @hypothesis.given(cuts=st.lists(st.integers(0, 200), max_size=4), processes=st.integers(1, 3), step=st.integers(1, 3))
-@hypothesis.settings(max_examples=40, deadline=None)
+@hypothesis.settings(max_examples=40)
 def test_killed_anywhere_by_any_number_of_processes(tmp_path_factory, cuts, processes, step):
     folder = tmp_path_factory.mktemp("store")
     for cut in cuts:  # each a run that ends within a write

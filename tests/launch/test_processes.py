@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +13,17 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import train_support
-from test_multiprocess_sh import ROOT, Copy
+from test_multiprocess_sh import ROOT, Copy, until
 
 from tga_jax.models import presets
 from tga_jax.optim import OptimConfig
 
 pytestmark = pytest.mark.slow
 
-# The real command, with the tests' tiny model among its presets. PAUSE: seconds before each step.
+# The real command, with the tests' tiny model among its presets. HOLD: at that step from its start it says so in a
+# file, and goes on once SIGTERM has come.
 TGA = """#!{python}
-import os, pathlib, sys, time
+import os, pathlib, signal, sys, time
 sys.path[:0] = [{root!r}, {tests!r}]
 import train_support
 pids = pathlib.Path(os.environ["PIDS"])
@@ -34,14 +34,19 @@ if len(sys.argv) > 1 and sys.argv[1] == "train":
     os.chdir({root!r})
     import jax
     jax.config.update("jax_disable_most_optimizations", True)
-    from tga_jax import cli, sharding
+    from tga_jax import cli
     from tga_jax.models import presets
     presets.LLAVA["tiny"] = train_support.model
-    place = sharding.place_batch
-    def slowly(*arguments):
-        time.sleep(float(os.environ.get("PAUSE", "0")))
-        return place(*arguments)
-    sharding.place_batch = slowly
+    def hold():
+        told, handler = [], signal.getsignal(signal.SIGTERM)
+        def note(*arguments):
+            handler(*arguments)
+            told.append(None)
+        signal.signal(signal.SIGTERM, note)
+        new.with_suffix(".held").touch()
+        while not told:
+            time.sleep(0.05)
+    train_support.at_step(int(os.environ["HOLD"]), hold)
     cli.main()
 """
 CONFIG = """import json
@@ -64,18 +69,18 @@ class Cluster:
         self.config = config
         (folder / "config.py").write_text(CONFIG.format(text=json.dumps(dataclasses.asdict(config))))
 
-    def start(self, count: int, name: str, pause: float = 0, devices: int = 1):
+    def start(self, count: int, name: str, hold: int = 0, devices: int = 1):
         for file in self._copy.pids.iterdir():
             file.unlink()
         flags = [f"--config={self._folder / 'config.py'}", f"--workdir={self._folder / name}"]
-        return self._copy.start(str(count), "train", *flags, DEVICES_PER_PROCESS=str(devices), PAUSE=str(pause))
+        return self._copy.start(str(count), "train", *flags, DEVICES_PER_PROCESS=str(devices), HOLD=str(hold))
 
     def pid(self, process: int) -> int:
         return int((self._copy.pids / str(process)).read_text())
 
     def train(self, count: int, name: str, devices: int = 1) -> dict[str, np.ndarray]:
         process = self.start(count, name, devices=devices)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=900)
         assert process.returncode == 0, err + out
         return self.params(name)
 
@@ -86,11 +91,10 @@ class Cluster:
         lines = [json.loads(line) for line in (self._folder / name / "metrics.jsonl").read_text().splitlines()]
         return [{k: v for k, v in line.items() if not k.startswith(("speed/", "memory/"))} for line in lines]
 
-    def until_saved(self, name: str, step: int) -> None:
-        start = time.monotonic()
-        while not (self._folder / name / "checkpoints" / str(step)).exists():
-            assert time.monotonic() - start < 200
-            time.sleep(0.05)
+    def until_held(self, name: str, saved: int) -> None:
+        """Until both processes are, and the checkpoint of step `saved` is there."""
+        checkpoint = self._folder / name / "checkpoints" / str(saved)
+        until(lambda: checkpoint.exists() and len(list(self._copy.pids.glob("*.held"))) == 2)
 
 
 def assert_close(one: dict, other: dict, lines: list[dict], others: list[dict]) -> None:
@@ -120,17 +124,17 @@ def test_killed_and_stopped_processes_continue_to_identical_parameters(tmp_path)
     cluster = Cluster(tmp_path)
     whole = cluster.train(2, "whole")
 
-    killed = cluster.start(2, "again", pause=1)
-    cluster.until_saved("again", 2)
+    killed = cluster.start(2, "again", hold=3)
+    cluster.until_held("again", 2)
     os.kill(cluster.pid(1), signal.SIGKILL)
-    _, err = killed.communicate(timeout=200)
+    _, err = killed.communicate(timeout=900)
     assert killed.returncode == 128 + signal.SIGKILL
     assert "process 1 ended with status 137 (SIGKILL)" in err
 
-    stopped = cluster.start(2, "again", pause=1)
-    cluster.until_saved("again", 4)
+    stopped = cluster.start(2, "again", hold=3)
+    cluster.until_held("again", 4)
     stopped.send_signal(signal.SIGTERM)  # as a scheduler does before it takes the machines away
-    _, err = stopped.communicate(timeout=200)
+    _, err = stopped.communicate(timeout=900)
     assert stopped.returncode == 0, err
     assert "the same command continues there" in err
     assert not (tmp_path / "again" / "params").exists()

@@ -182,7 +182,7 @@ def test_a_batch_of_one_equals_a_row_of_a_batch():
     np.testing.assert_allclose(cut[0], logits[1, :5], rtol=1e-5, atol=1e-5)
 
 
-@hypothesis.settings(max_examples=25, deadline=None)
+@hypothesis.settings(max_examples=25)
 @hypothesis.given(
     name=st.sampled_from(["llama", "mistral-window-3"]),
     lengths=st.lists(st.integers(0, 9), min_size=4, max_size=4),

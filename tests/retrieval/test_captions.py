@@ -14,7 +14,7 @@ def unit(rng: np.random.Generator, count: int, size: int) -> np.ndarray:
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.settings(max_examples=60)
 @hypothesis.given(st.data())
 def test_the_brute_force_nearest_that_is_neither_the_own_caption_nor_a_near_duplicate(data):
     count, queries, size = data.draw(st.integers(2, 40)), data.draw(st.integers(1, 6)), data.draw(st.integers(2, 6))

@@ -44,7 +44,7 @@ def agrees(rows: np.ndarray, queries: np.ndarray, k: int, found: tuple[np.ndarra
     assert (ids[:, there:] == -1).all()
 
 
-@hypothesis.settings(max_examples=20, deadline=None)
+@hypothesis.settings(max_examples=20)
 @hypothesis.given(
     st.integers(1, 200), st.integers(1, 70), st.sampled_from([1, 8, 210]), st.booleans(), st.integers(0, 2**32 - 1)
 )

@@ -201,7 +201,7 @@ def llama_configs(draw):
     return HubModel("llm", config, family, None, {"bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 77})
 
 
-@hypothesis.settings(max_examples=25, deadline=None)
+@hypothesis.settings(max_examples=25)
 @hypothesis.given(model=llama_configs(), seed=st.integers(0, 99))
 def test_any_config_and_its_weights_survive_the_round_trip(model, seed, tmp_path_factory):
     folder = Path(tmp_path_factory.mktemp("trip"))
