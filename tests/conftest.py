@@ -1,5 +1,6 @@
 """Shared by the tests: the import of tests/models/parity_support.py from other folders, compiled programs."""
 
+import ctypes
 import gc
 import sys
 from pathlib import Path
@@ -21,6 +22,8 @@ def compiled_programs_end_with_their_module():
     yield
     jax.clear_caches()
     gc.collect()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)  # glibc keeps what was freed, in an arena for each of the compiler's threads
 
 
 @pytest.fixture(scope="module")

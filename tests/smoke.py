@@ -1,0 +1,502 @@
+"""Every command of `tga`, once, in an environment that has the base install and the extra `gguf` alone.
+
+The tests run where torch and all extras are, so they do not notice a command that cannot do without. This does: a plain
+script, run by the environment's own Python, with a demo of one row and one step a training and with inputs of a few
+samples, all in a temporary folder. It takes three to four minutes on two cores:
+
+    python -m venv /tmp/base && /tmp/base/bin/pip install -e '.[gguf]' && /tmp/base/bin/python tests/smoke.py
+
+Exit status: 0, 1 if a command failed or has no case, 2 if this is no base install.
+"""
+
+import contextlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+import traceback
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tokenizers import Tokenizer
+from tokenizers.pre_tokenizers import ByteLevel
+
+from tga_jax import cli
+from tga_jax.cli import bench
+from tga_jax.cli.flags import ROOT
+
+TGA = Path(sys.executable).parent / "tga"
+OWN_DATA = f"--config={ROOT / 'configs' / 'own_data.py'}"
+
+# (the command and what of it, what runs and checks it), in the order in which they run: later ones take what earlier
+# ones wrote.
+CASES: list[tuple[str, Callable[[], None]]] = []
+
+# In words that the demo's tokenizer has.
+CAPTIONS = {
+    "knife": "a knife on a red background",
+    "gun": "a gun on a blue background",
+    "cat": "a cat on a red background",
+    "dog": "a dog on a green background",
+}
+HARMFUL = ("knife", "gun")
+
+CONFIG = """
+from ml_collections import ConfigDict
+
+from configs import emoji
+
+
+def shrink(config):
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            shrink(value)
+        elif name == "steps":
+            config[name] = 1
+        elif name == "batch_size":
+            config[name] = 4
+        elif name.endswith("_per_combo"):
+            config[name] = min(value, 1)
+
+
+def get_config():
+    config = emoji.get_config()
+    config.rows = {"tga": config.rows.tga}
+    config.new_tokens = 1
+    shrink(config)
+    return config
+"""
+
+
+def case(name: str) -> Callable[[Callable[[], None]], None]:
+    """name: begins with the command, of `tga bench` with the measurement too."""
+
+    def add(function: Callable[[], None]) -> None:
+        CASES.append((name, function))
+
+    return add
+
+
+def run(*arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
+    """`tga` with these arguments. Raises RuntimeError for another exit status or a traceback."""
+    command = [TGA, *arguments]
+    # Most of the time goes to compiling. tensorflow-datasets leaves temporary folders behind.
+    environment = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "TMPDIR": os.getcwd()}
+    streams = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "encoding": "utf-8"}
+    done = subprocess.run(command, env=environment, timeout=600, **streams)
+    if done.returncode != status or "Traceback" in done.stderr:
+        last = (done.stdout + done.stderr).splitlines()[-15:]
+        raise RuntimeError("\n".join([f"ended with {done.returncode}, expected {status}:", *last]))
+    return done
+
+
+def part(name: str) -> Path:
+    """What the demo trained under this name."""
+    (folder,) = Path("parts").glob(f"{name}-*")
+    return folder
+
+
+def read_json(path: str) -> Any:
+    return json.loads(Path(path).read_text())
+
+
+def read_lines(path: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def write_inputs() -> None:
+    """tiny.py, a config; data.json and pictures/; eval/, the benchmarks' folders."""
+    Path("tiny.py").write_text(CONFIG)
+    samples, captions, prompts = [], [], []
+    for i, (thing, caption) in enumerate(CAPTIONS.items()):
+        image, harmful = f"{thing}.png", thing in HARMFUL
+        turns = [{"from": "human", "value": "<image>\ndescribe this"}, {"from": "gpt", "value": caption}]
+        samples.append({"id": thing, "image": image, "image_caption": caption, "harmful": harmful})
+        samples[-1]["conversations"] = turns
+        scene = "weapon" if harmful else "benign"
+        captions.append({"image": f"{scene}/{image}", "image_caption": caption})
+        prompts.append({"id": thing, "text": caption, "harmful": harmful})
+        for folder in ("pictures", f"eval/scenes/{scene}"):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (80, 60), (60 * i, 255 - 60 * i, 128)).save(Path(folder, image))
+    Path("data.json").write_text(json.dumps(samples))
+    Path("eval/text-prompts").mkdir()
+    for path, rows in (("eval/scenes/captions.jsonl", captions), ("eval/text-prompts/prompts.jsonl", prompts)):
+        Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+# --- help, errors, lists ----------------------------------------------------------------------------------------------
+
+
+@case("help")
+def _() -> None:
+    usage = run("--help").stdout
+    assert all(f"\n  {name} " in usage for name in cli.COMMANDS)
+
+
+@case("chat, unknown flag")
+def _() -> None:
+    done = run("chat", "--nonsense=1", status=2)
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert "'nonsense'" in done.stderr
+
+
+@case("convert --known")
+def _() -> None:
+    assert "llava-hf/llava-1.5-7b-hf: " in run("convert", "--known").stdout
+
+
+@case("validate-data --known")
+def _() -> None:
+    assert "llava-mix665k: " in run("validate-data", "--known").stdout
+    download = Path("download")
+    download.mkdir()
+    run("validate-data", "--known", "mmbench", download, status=1)
+    (download / "mmbench_dev_20230712.tsv").touch()
+    run("validate-data", "--known", "mmbench", download)
+
+
+@case("evaluate --list")
+def _() -> None:
+    assert "text-prompts (safety): " in run("evaluate", "--list").stdout
+
+
+# --- the demo: its row `tga` is the checkpoint that the commands below take -------------------------------------------
+
+
+@case("demo")
+def _() -> None:
+    run("demo", "--config=tiny.py", "--workdir=demo", "--parts=parts")
+    results = read_json("demo/results.json")
+    assert {row["name"] for row in results["rows"]} == {"tga"}
+    assert "data:image/png;base64," in Path("demo/report.html").read_text()
+    assert {path.name for path in Path("demo/models").iterdir()} == {"tga", "text-model"}
+
+
+@case("sweep")
+def _() -> None:
+    before = set(Path("parts").iterdir())
+    run("sweep", "--config=tiny.py", "--workdir=sweep", "--parts=parts", "--seeds=0")
+    assert "| `tga` |" in Path("sweep/table.md").read_text()
+    assert set(Path("parts").iterdir()) == before  # nothing was trained again
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+@case("validate-data")
+def _() -> None:
+    flags = ("--images=pictures", "--decode", "--tokenizer=parts/tokenizer", "--image-tokens=10", "--length=64")
+    run("validate-data", "data.json", *flags, "--json=valid.json", "--histogram=lengths.png")
+    report = read_json("valid.json")
+    assert report["counts"]["samples"] == len(CAPTIONS)
+    assert report["fit_for_training"]
+    assert Image.open("lengths.png").width > 0
+
+
+@case("caption")
+def _() -> None:
+    flags = ("--data=data.json", "--images=pictures", "--again", "--new-tokens=2")
+    run("caption", *flags, "--checkpoint=demo/models/tga", "--to=captioned.jsonl")
+    rows = read_lines("captioned.jsonl")
+    assert [row["id"] for row in rows] == list(CAPTIONS)
+    assert all(isinstance(row["image_caption"], str) for row in rows)
+
+
+@case("convert --from-run, CLIP")
+def _() -> None:
+    run("convert", f"--from-run={part('clip')}", "--to=clip", "--dtype=fp32")
+    assert read_json("clip/model.json")["kind"] == "clip"
+
+
+@case("retrieve")
+def _() -> None:
+    flags = ("--clip=clip", "--cache=cache", "--near-duplicate=1")
+    run("retrieve", "--data=data.json", "--images=pictures", *flags, "--to=both.jsonl")
+    for row in read_lines("both.jsonl"):
+        assert row["retrieved_caption"] in set(CAPTIONS.values()) - {row["image_caption"]}
+
+
+@case("retrieve --query")
+def _() -> None:
+    flags = ("--clip=clip", "--cache=cache", "--neighbours=3")
+    for query in ("a knife", "pictures/knife.png"):
+        lines = run("retrieve", f"--query={query}", *flags).stdout.splitlines()
+        assert len(lines) == 3
+        assert {line.split(maxsplit=1)[1] for line in lines} < set(CAPTIONS.values())
+
+
+@case("build-data")
+def _() -> None:
+    run("build-data", "both.jsonl", "--images=pictures", "--to=shards", "--shards=2")
+    assert len(list(Path("shards").glob("*.array_record-*"))) == 2
+
+
+# --- a training, and checkpoints in and out ---------------------------------------------------------------------------
+
+
+@case("train")
+def _() -> None:
+    """The shards, and a model whose projector is LLaVA's, so that it can be exported; the demo's is not."""
+    data = ("--config.data.llava.own.path=shards", "--config.data.tokenizer=parts/tokenizer")
+    size = ("--config.model=bench-small", "--config.data.lengths=(640,)", "--config.batch_size=1", "--config.steps=1")
+    run("train", OWN_DATA, "--workdir=run", *data, *size)
+    assert read_json("run/params/parts.json") == ["projector"]
+
+
+@case("convert --from-run")
+def _() -> None:
+    run("convert", "--from-run=run", "--to=llava", "--dtype=fp32")
+    assert read_json("llava/model.json")["kind"] == "llava"
+
+
+@case("convert --projector-to")
+def _() -> None:
+    run("convert", "--from=llava", "--projector-to=mm_projector.bin")
+    assert any(name.endswith("/data.pkl") for name in zipfile.ZipFile("mm_projector.bin").namelist())
+
+
+@case("convert --to-hub")
+def _() -> None:
+    run("convert", "--from=llava", "--to-hub=hub")
+    assert read_json("hub/config.json")["model_type"] == "llava"
+    files = {path.name for path in Path("hub").iterdir()}
+    assert {"model.safetensors", "preprocessor_config.json", "processor_config.json", "tokenizer.json"} <= files
+
+
+@case("convert, hub folder")
+def _() -> None:
+    run("convert", "--from=hub", "--to=llava-again", "--dtype=fp32")
+    assert read_json("llava-again/model.json")["kind"] == "llava"
+
+
+def write_gguf(path: str, tokenizer: dict[str, Any]) -> None:
+    """A Llama of two blocks, random weights, and these `tokenizer.*` fields."""
+    if importlib.util.find_spec("gguf") is None:
+        raise RuntimeError("the package gguf is missing, expected an install of '.[gguf]'")
+    import gguf
+
+    hidden, mlp, tokens = 16, 32, tokenizer["ggml.tokens"]
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(2)
+    writer.add_context_length(64)
+    writer.add_embedding_length(hidden)
+    writer.add_feed_forward_length(mlp)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    for name, value in tokenizer.items():
+        kind = gguf.GGUFValueType.UINT32 if name.endswith("_id") else gguf.GGUFValueType.get_type(value)
+        writer.add_key_value(f"tokenizer.{name}", value, kind)
+    shapes = {"token_embd": (len(tokens), hidden), "output_norm": (hidden,)}
+    for block in ("blk.0", "blk.1"):
+        shapes |= {f"{block}.{name}": (hidden,) for name in ("attn_norm", "ffn_norm")}
+        shapes |= {f"{block}.{name}": (hidden, hidden) for name in ("attn_q", "attn_output")}
+        shapes |= {f"{block}.{name}": (hidden // 2, hidden) for name in ("attn_k", "attn_v")}
+        shapes |= {f"{block}.{name}": (mlp, hidden) for name in ("ffn_gate", "ffn_up")}
+        shapes |= {f"{block}.ffn_down": (hidden, mlp)}
+    rng = np.random.default_rng(0)
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", rng.standard_normal(shape).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def check_gguf(name: str, tokenizer: dict[str, Any], a_cat: list[str]) -> None:
+    """a_cat: the tokens of "a cat"."""
+    write_gguf(f"{name}.gguf", tokenizer)
+    run("convert", f"--from={name}.gguf", f"--to={name}")
+    read = Tokenizer.from_file(f"{name}/hub/tokenizer.json")
+    assert read.encode("a cat", add_special_tokens=False).tokens == a_cat
+    for text in ("a cat", "a cät, 猫!"):
+        assert read.decode(read.encode(text).ids) == text
+
+
+@case("convert, GGUF, sentencepiece")
+def _() -> None:
+    special = ["<unk>", "<s>", "</s>"]
+    octets = [f"<0x{i:02X}>" for i in range(256)]
+    pieces = ["at", "▁a", "▁c", "▁cat", "▁", "a", "c", "t"]
+    fields = {
+        "ggml.model": "llama",
+        "ggml.tokens": [*special, *octets, *pieces],
+        "ggml.scores": [*[0.0] * (len(special) + len(octets)), *(-float(i) for i in range(len(pieces)))],
+        "ggml.token_type": [2, 3, 3, *[6] * len(octets), *[1] * len(pieces)],  # unknown, control, byte, normal
+        "ggml.bos_token_id": 1,
+        "ggml.eos_token_id": 2,
+        "ggml.unknown_token_id": 0,
+        "chat_template": "{% for m in messages %}{{ m.content }}{% endfor %}",
+    }
+    check_gguf("spm", fields, ["▁a", "▁cat"])
+    run("chat", "--checkpoint=spm", "--question=a cat", "--new-tokens=2")
+
+
+@case("convert, GGUF, byte-level")
+def _() -> None:
+    merges = ["a t", "Ġ c", "Ġc at"]
+    tokens = ["<|end|>", *sorted(ByteLevel.alphabet()), *(merge.replace(" ", "") for merge in merges)]
+    fields = {
+        "ggml.model": "gpt2",
+        "ggml.pre": "llama-bpe",
+        "ggml.tokens": tokens,
+        "ggml.merges": merges,
+        "ggml.token_type": [3, *[1] * (len(tokens) - 1)],  # control, normal
+        "ggml.bos_token_id": 0,
+        "ggml.eos_token_id": 0,
+    }
+    check_gguf("bpe", fields, ["a", "Ġcat"])
+
+
+# --- what a checkpoint says, and why ----------------------------------------------------------------------------------
+
+
+@case("chat")
+def _() -> None:
+    for how in (("--checkpoint=demo/models/text-model",), ("--checkpoint=demo/models/tga", "--image=pictures/cat.png")):
+        assert run("chat", *how, "--question=describe this", "--new-tokens=4").stdout.strip()
+
+
+@case("analyze")
+def _() -> None:
+    flags = ("--data=data.json", "--images=pictures", "--window=4", "--image-tokens")
+    run("analyze", "--checkpoint=demo/models/tga", *flags, "--to=inside")
+    assert len(read_lines("inside/samples.jsonl")) == len(CAPTIONS)
+    assert {"harmful", "benign"} <= read_json("inside/analysis.json")["groups"].keys()
+    assert "data:image/png;base64," in Path("inside/report.html").read_text()
+
+
+@case("evaluate")
+def _() -> None:
+    asked = ("--checkpoint=demo/models/tga", "--suite=scenes", "--suite=text-prompts", "--data=eval", "--new-tokens=2")
+    for defence in ("none", "system-prompt"):
+        run("evaluate", *asked, "--judge=phrases", f"--defence={defence}", f"--to=eval-{defence}")
+        results = read_json(f"eval-{defence}/results.json")
+        assert set(results["benchmarks"]) == {"scenes", "text-prompts"}
+        judges = {judge for found in results["benchmarks"].values() for judge in found["judges"]}
+        assert {judge.rpartition("-")[0] for judge in judges} == {"phrases"}  # behind it its version
+        assert len(read_lines(f"eval-{defence}/answers/scenes.jsonl")) == 2 * len(CAPTIONS)  # as picture and as text
+        assert len(read_lines(f"eval-{defence}/answers/text-prompts.jsonl")) == len(CAPTIONS)
+        assert "scenes" in Path(f"eval-{defence}/report.html").read_text()
+
+
+@case("compare")
+def _() -> None:
+    run("compare", "eval-none", "eval-system-prompt", "--json=compared.json")
+    compared = read_json("compared.json")
+    assert {row["benchmark"] for row in compared["rows"]} == {"scenes", "text-prompts"}
+
+
+# --- measurements -----------------------------------------------------------------------------------------------------
+
+
+def check_bench(name: str, measured: str, *arguments: str) -> None:
+    """measured: of its JSON file, a figure that is positive."""
+    run("bench", name, *arguments, f"--json=bench-{name}.json")
+    assert read_json(f"bench-{name}.json")[measured] > 0
+
+
+@case("bench decode")
+def _() -> None:
+    check_bench("decode", "tokens_per_second", "--preset=llm-emoji", "--prompt=4", "--new-tokens=4", "--repeats=1")
+
+
+@case("bench data")
+def _() -> None:
+    check_bench("data", "rows_per_second", "--rows=1280", "--repeats=1")
+
+
+@case("bench retrieve")
+def _() -> None:
+    few = ("--rows=5000", "--dim=16", "--queries=8", "--cosines=0.9", "--repeats=1")
+    run("bench", "retrieve", *few, "--json=bench-retrieve.json")
+    assert all(found["exact_per_second"] > 0 for found in read_json("bench-retrieve.json")["figures"])
+
+
+@case("bench train")
+def _() -> None:
+    small = ("--config.data.tokenizer=parts/tokenizer", "--config.batch_size=2", "--steps=1", "--warmup=1")
+    check_bench("train", "samples_per_second", OWN_DATA, *small)
+
+
+@case("bench vision")
+def _() -> None:
+    check_bench("vision", "pictures_per_second", "--model=clip-emoji", "--batch=2", "--repeats=1")
+
+
+@case("bench evaluate")
+def _() -> None:
+    check_bench("evaluate", "answers_per_second", "--samples=8", "--batch=4", "--new-tokens=2")
+
+
+@case("bench aot")
+def _() -> None:
+    check_bench("aot", "peak", OWN_DATA, "--config.data.tokenizer=parts/tokenizer", "--target=8xcpu")
+
+
+@case("bench plan")
+def _() -> None:
+    check_bench("plan", "step_seconds", OWN_DATA, "--config.data.tokenizer=parts/tokenizer", "--target=8xH200")
+
+
+@case("bench report")
+def _() -> None:
+    names = ("decode", "train", "vision", "aot", "plan")
+    rows = run("bench", "report", *(f"bench-{name}.json" for name in names)).stdout.splitlines()[2:]
+    assert [row.split()[1] for row in rows] == list(names)
+
+
+# --- all of them ------------------------------------------------------------------------------------------------------
+
+
+def names_without_case() -> set[str]:
+    """Commands and measurements that have no case, and cases of what is none."""
+    words = [name.replace(",", "").split() for name, _ in CASES if name != "help"]
+    commands = {first for first, *_ in words}
+    benches = {rest[0] for first, *rest in words if first == "bench"}
+    return (commands ^ cli.COMMANDS.keys()) | (benches ^ bench._BENCHES.keys())
+
+
+def failure(error: Exception) -> str:
+    """The line of the case, and what went wrong there."""
+    frames = traceback.extract_tb(error.__traceback__)
+    at = next(frame for frame in frames if frame.name == "_")
+    return f"line {at.lineno}: {at.line}\n{type(error).__name__}: {error}"
+
+
+def main() -> int:
+    for package in ("torch", "pytest"):
+        if importlib.util.find_spec(package):
+            print(f"tests/smoke.py: {package} is installed here, expected the base install", file=sys.stderr)
+            return 2
+    if names := names_without_case():
+        print(f"tests/smoke.py: no case, or no such command: {', '.join(sorted(names))}", file=sys.stderr)
+        return 1
+    failed, begin = 0, time.monotonic()
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        write_inputs()
+        for name, function in CASES:
+            start, reason = time.monotonic(), ""
+            try:
+                function()
+            except Exception as error:
+                failed, reason = failed + 1, failure(error)
+            print(f"{name:30} {time.monotonic() - start:5.0f} s  {'FAILED' if reason else 'ok'}", flush=True)
+            if reason:
+                print(textwrap.indent(reason, "    "), flush=True)
+    print(f"{len(CASES) - failed} of {len(CASES)} ok in {time.monotonic() - begin:.0f} s")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
