@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     tga, tiled = emoji.tga_stages, emoji.tiled
     every_block = tuple(range(1, 9))
     # A picture's question instead of its caption, and the guide on the positions after the picture.
-    asked = {**tga()["stage1"], "task": "asked"}
+    asked = emoji.stage1_after_fit(task="asked")
     ordinary = {"stage1": emoji.stage1(), "stage1_asked": asked, "stage2": {**tga()["stage2"], "guide": False}}
     instruction = tiled(form="instruction", layers=every_block, vocab_weight=0.0)
     rows = {
@@ -35,13 +35,12 @@ def get_config() -> ConfigDict:
         "tga_distill_benign": row(
             "the same, guided on benign pictures only", instruction, ordinary, stage1_asked={"guided": "benign"}
         ),
-        "tga_fit_only": row("tga without stage 1", tiled(), tga(), stage1=None),
+        "tga_stage1": row("tga, with a stage 1 after the fit", tiled(), {**tga(), "stage1": emoji.stage1_after_fit()}),
         "tga_no_fit": row(
-            "tga without the fit, stage 1 at the usual rate",
+            "tga with a stage 1 at the usual rate in place of the fit",
             tiled(),
-            tga(),
+            {**tga(), "stage1": emoji.stage1(guide=True, steps=2000)},
             fit=None,
-            stage1={**emoji.stage1(guide=True), "steps": 2000},
         ),
         "tga_no_vocab": row("tga without the cross-entropy over words", tiled(vocab_weight=0.0), tga()),
         "tga_unguided_stage2": row("tga, not guided in stage 2", tiled(), tga(), stage2={"guide": False}),

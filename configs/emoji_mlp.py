@@ -11,6 +11,7 @@ from configs import emoji
 def tga_stages() -> dict:
     stages = emoji.tga_stages()
     stages["fit"] |= {"steps": 2500}
+    stages["stage1"] = emoji.stage1_after_fit()
     stages["stage2"] |= {"guide": False}
     return stages
 

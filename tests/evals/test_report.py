@@ -129,8 +129,8 @@ def test_pictures_are_embedded_as_they_are(results, figure, tmp_path):
 def test_markup_in_the_data_stays_text(results, figure, tmp_path):
     html, page = write(results, figure, tmp_path)
     assert "<script" not in html
-    # figure caption, example caption, answer, split (twice), label of the analysis, note of a row
-    assert page.text.count(NASTY) == 7
+    # figure caption, example caption, answer, split (twice), label of the analysis, notes of the config and of a row
+    assert page.text.count(NASTY) == 8
     assert '"lr": 0.001' in page.text
 
 

@@ -1,5 +1,6 @@
 """`tga demo`, `tga sweep`, `tga train`."""
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from tga_jax.errors import UserError
 
 USAGE = """\
   demo    train the emoji world's models from scratch three ways, measure them, write report.html
+            --quick             two rows and fewer steps, for a first look
             --config=FILE       a config such as configs/emoji.py (the default)
             --config.FIELD=V    change one field, such as --config.seed=1
             --workdir=DIR       results go here (default: runs/NAME-seedN-HASH)
@@ -26,7 +28,12 @@ USAGE = """\
 
 
 def _demo(arguments: list[str]) -> None:
-    found, values = parse_with_config(arguments, {"workdir": "", "parts": "runs/parts"}, ROOT / "configs" / "emoji.py")
+    quick = "--quick" in arguments
+    if quick and any(re.match("--?config(=|$)", argument) for argument in arguments):
+        raise UserError("--quick: stands for --config=configs/emoji.py:quick, expected no other --config beside it")
+    default = ROOT / "configs" / ("emoji.py:quick" if quick else "emoji.py")
+    rest = [argument for argument in arguments if argument != "--quick"]
+    found, values = parse_with_config(rest, {"workdir": "", "parts": "runs/parts"}, default)
     import rich.console
 
     from tga_jax import config

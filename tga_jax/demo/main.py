@@ -136,4 +136,6 @@ def run(config: DemoConfig, workdir: Path, parts: Path, console: rich.console.Co
         write_json(results_path, results)  # last: it says that the run is complete
     console.print(_table(results))
     console.print(headline(results))
+    if config.note:
+        console.print(config.note)
     console.print(f"report: {os.fspath(workdir / 'report.html')}")

@@ -81,6 +81,8 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class DemoConfig:
+    """note: what a reader of the report has to know of this config before its rates."""
+
     name: str
     seed: int
     model: str
@@ -89,6 +91,7 @@ class DemoConfig:
     text: TextTraining
     rows: dict[str, Row]
     new_tokens: int
+    note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

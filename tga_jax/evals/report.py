@@ -110,6 +110,7 @@ def _page(results: Mapping[str, Any], figures: Mapping[str, Path], examples: Seq
     body = [
         "<h1>Text-Guided Alignment: does text safety carry over to pictures?</h1>",
         f'<p class="lead">{esc(headline(results))}</p>',
+        *([f'<p class="note">{esc(note)}</p>'] if (note := _get(results, "config").get("note")) else []),
         "<p>One seed, one training run for each row. DSR (defence success rate) is the share of harmful inputs that "
         "are refused. An empty answer is counted as “no answer”, never as a refusal.</p>",
         *(figure(caption, file) for caption, file in figures.items()),

@@ -64,14 +64,14 @@ class EncoderBlock(nn.Module):
         head_dim = c.hidden_size // c.num_heads
 
         def norm(name: str):
-            return nn.LayerNorm(epsilon=c.layer_norm_eps, dtype=dtype, name=name)
+            return layers.LayerNorm(c.layer_norm_eps, dtype, name=name)
 
         h = norm("attention_norm")(x)
-        q, k, v = (nn.DenseGeneral((c.num_heads, head_dim), dtype=dtype, name=n)(h) for n in ("query", "key", "value"))
+        q, k, v = (layers.Dense((c.num_heads, head_dim), dtype=dtype, name=n)(h) for n in ("query", "key", "value"))
         h = attention.attend(q[:, :, :, None], k, v, mask, c.attention)[:, :, :, 0]
-        x = x + nn.DenseGeneral(c.hidden_size, axis=(-2, -1), dtype=dtype, name="out")(h)
-        h = nn.Dense(c.mlp_size, dtype=dtype, name="up")(norm("mlp_norm")(x))
-        x = x + nn.Dense(c.hidden_size, dtype=dtype, name="down")(layers.ACTIVATIONS[c.activation](h))
+        x = x + layers.Dense(c.hidden_size, axis=(-2, -1), dtype=dtype, name="out")(h)
+        h = layers.Dense(c.mlp_size, dtype=dtype, name="up")(norm("mlp_norm")(x))
+        x = x + layers.Dense(c.hidden_size, dtype=dtype, name="down")(layers.ACTIVATIONS[c.activation](h))
         return layers.by_rows(x), None
 
 
@@ -92,10 +92,10 @@ class VisionTower(nn.Module):
         cls = self.param("cls", init, (c.hidden_size,)).astype(dtype)
         positions = self.param("positions", init, (1 + c.num_patches, c.hidden_size)).astype(dtype)
         x = jnp.concatenate([jnp.broadcast_to(cls, (x.shape[0], 1, c.hidden_size)), x], axis=1) + positions
-        x = nn.LayerNorm(epsilon=c.layer_norm_eps, dtype=dtype, name="pre_norm")(x)
+        x = layers.LayerNorm(c.layer_norm_eps, dtype, name="pre_norm")(x)
         if c.num_layers:
             x, _ = layers.block_stack(EncoderBlock, c.num_layers, (nn.broadcast,))(c, name="blocks")(x, None)
-        return x, nn.LayerNorm(epsilon=c.layer_norm_eps, dtype=dtype, name="post_norm")(x[:, 0])
+        return x, layers.LayerNorm(c.layer_norm_eps, dtype, name="post_norm")(x[:, 0])
 
 
 class TextTower(nn.Module):
@@ -112,7 +112,7 @@ class TextTower(nn.Module):
         x = x + positions[:length].astype(dtype)
         mask = jnp.tril(jnp.ones((1, length, length), bool))
         x, _ = layers.block_stack(EncoderBlock, c.num_layers, (nn.broadcast,))(c, name="blocks")(x, mask)
-        x = nn.LayerNorm(epsilon=c.layer_norm_eps, dtype=dtype, name="final_norm")(x)
+        x = layers.LayerNorm(c.layer_norm_eps, dtype, name="final_norm")(x)
         end = jnp.argmax(tokens == c.eos_token_id, axis=1)
         return jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
 

@@ -143,6 +143,74 @@ def _product_gradients(contracted: int, precision: Any, kept: tuple[Array, Array
 _product.defvjp(lambda n, precision, x, kernel: (_product(n, precision, x, kernel), (x, kernel)), _product_gradients)
 
 
+def _sum_of_rows(x: Array, features: int) -> Array:
+    """x [*rows, *features] -> float32 [*features]. As a product with ones: XLA's own sum over leading axes takes a CPU
+    up to 25 times as long."""
+    rows = tuple(range(x.ndim - features))
+    ones = jnp.ones(x.shape[: len(rows)], x.dtype)
+    return jax.lax.dot_general(ones, x, ((rows, rows), ((), ())), "highest", jnp.float32)
+
+
+@jax.custom_vjp
+def _add_bias(x: Array, bias: Array) -> Array:
+    """x [*rows, *features] + bias [*features]."""
+    return x + bias
+
+
+def _add_bias_gradients(bias: Array, dy: Array) -> tuple[Array, Array]:
+    return dy, _sum_of_rows(dy, bias.ndim).astype(bias.dtype)
+
+
+_add_bias.defvjp(lambda x, bias: (x + bias, bias), _add_bias_gradients)
+
+
+class Dense(nn.DenseGeneral):
+    """flax's DenseGeneral, with gradients of kernel and bias that are faster on CPUs."""
+
+    use_bias: bool = False  # no second one
+    dot_general: Any = product
+
+    @nn.compact
+    def __call__(self, inputs: Array) -> Array:
+        out = super().__call__(inputs)
+        count = 1 if isinstance(self.features, int) else len(self.features)
+        bias = self.param("bias", self.bias_init, out.shape[-count:], self.param_dtype)
+        return _add_bias(out, bias.astype(out.dtype))
+
+
+@jax.custom_vjp
+def _scale_and_shift(x: Array, scale: Array, bias: Array) -> Array:
+    """x [*rows, D] * scale [D] + bias [D]."""
+    return x * scale + bias
+
+
+def _scale_and_shift_gradients(kept: tuple[Array, Array], dy: Array) -> tuple[Array, Array, Array]:
+    x, scale = kept
+    return dy * scale, _sum_of_rows(dy * x, 1).astype(scale.dtype), _sum_of_rows(dy, 1).astype(scale.dtype)
+
+
+_scale_and_shift.defvjp(
+    lambda x, scale, bias: (_scale_and_shift(x, scale, bias), (x, scale)), _scale_and_shift_gradients
+)
+
+
+class LayerNorm(nn.Module):
+    """(x - mean) / sqrt(variance + eps) * scale + bias over the last axis, in float32; as flax's, and the gradients of
+    scale and bias faster on CPUs."""
+
+    eps: float = 1e-6
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        x = x.astype(jnp.float32)
+        centred = x - x.mean(-1, keepdims=True)
+        normal = centred * jax.lax.rsqrt((centred * centred).mean(-1, keepdims=True) + self.eps)
+        return _scale_and_shift(normal, scale.astype(jnp.float32), bias.astype(jnp.float32)).astype(self.dtype)
+
+
 @dataclasses.dataclass(frozen=True)
 class LoraConfig:
     """Low-rank adaptation (Hu et al., 2021): to each target's kernel W [in, out], alpha / rank * down up is added, of

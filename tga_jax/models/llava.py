@@ -54,11 +54,11 @@ class Projector(nn.Module):
     @nn.compact
     def __call__(self, features: Array) -> Array:
         if self.kind == "linear":
-            return nn.Dense(self.out, dtype=self.dtype, name="linear_1")(features)
+            return layers.Dense(self.out, dtype=self.dtype, name="linear_1")(features)
         if self.kind != "mlp2x_gelu":
             raise ValueError(f"projector: {self.kind!r}, expected 'linear' or 'mlp2x_gelu'")
-        h = layers.ACTIVATIONS["gelu"](nn.Dense(self.hidden, dtype=self.dtype, name="linear_1")(features))
-        return nn.Dense(self.out, dtype=self.dtype, name="linear_2")(h)
+        h = layers.ACTIVATIONS["gelu"](layers.Dense(self.hidden, dtype=self.dtype, name="linear_1")(features))
+        return layers.Dense(self.out, dtype=self.dtype, name="linear_2")(h)
 
 
 class Resampler(nn.Module):
@@ -80,20 +80,20 @@ class Resampler(nn.Module):
         heads = (c.num_heads, self.hidden // c.num_heads)
 
         def norm(name: str, x: Array) -> Array:
-            return nn.LayerNorm(dtype=dtype, name=name)(x)
+            return layers.LayerNorm(dtype=dtype, name=name)(x)
 
         features = norm("feature_norm", features)
-        key = nn.DenseGeneral(heads, dtype=dtype, name="key")(features)
-        value = nn.DenseGeneral(heads, dtype=dtype, name="value")(features)
+        key = layers.Dense(heads, dtype=dtype, name="key")(features)
+        value = layers.Dense(heads, dtype=dtype, name="value")(features)
         queries = self.param("queries", nn.initializers.normal(1.0), (c.queries, self.hidden)).astype(dtype)
         x = jnp.broadcast_to(queries, (*features.shape[:-2], c.queries, self.hidden))
         for i in range(c.num_layers):
-            query = nn.DenseGeneral(heads, dtype=dtype, name=f"query_{i}")(norm(f"attention_norm_{i}", x))
+            query = layers.Dense(heads, dtype=dtype, name=f"query_{i}")(norm(f"attention_norm_{i}", x))
             read = nn.dot_product_attention(query, key, value)
-            x = x + nn.DenseGeneral(self.hidden, axis=(-2, -1), dtype=dtype, name=f"read_{i}")(read)
-            h = nn.Dense(2 * self.hidden, dtype=dtype, name=f"up_{i}")(norm(f"mlp_norm_{i}", x))
-            x = x + nn.Dense(self.hidden, dtype=dtype, name=f"down_{i}")(layers.ACTIVATIONS["gelu"](h))
-        return nn.Dense(self.out, dtype=dtype, name="out")(norm("final_norm", x))
+            x = x + layers.Dense(self.hidden, axis=(-2, -1), dtype=dtype, name=f"read_{i}")(read)
+            h = layers.Dense(2 * self.hidden, dtype=dtype, name=f"up_{i}")(norm(f"mlp_norm_{i}", x))
+            x = x + layers.Dense(self.hidden, dtype=dtype, name=f"down_{i}")(layers.ACTIVATIONS["gelu"](h))
+        return layers.Dense(self.out, dtype=dtype, name="out")(norm("final_norm", x))
 
 
 def projector(config: LlavaConfig) -> Projector | Resampler:
