@@ -104,13 +104,10 @@ def quick(config: ConfigDict) -> ConfigDict:
         "A quick run: every model is trained for half as long as in the full demo or less, so pictures are named and "
         "refused less often, and the published guide is left out. For rates to quote, run the demo without --quick."
     )
-    del config.rows["tga_paper"]
-    config.clip.steps = 200
-    config.text.steps = 200
-    config.rows.base.stages.stage1.steps = 300
-    config.rows.base.stages.stage2.steps = 75
-    config.rows.tga.stages.fit.steps = 600
-    config.rows.tga.stages.stage2.steps = 40
+    config.rows = {name: row for name, row in rows().items() if name != "tga_paper"}
+    steps = {"base": {"stage1": 300, "stage2": 75}, "tga": {"fit": 600, "stage2": 40}}
+    short = {row: {"stages": {stage: {"steps": n} for stage, n in of.items()}} for row, of in steps.items()}
+    config.update({"clip": {"steps": 200}, "text": {"steps": 200}, "rows": short})
     return config
 
 

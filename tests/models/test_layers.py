@@ -61,11 +61,12 @@ def of_float64(module: nn.Module, params: dict, x: np.ndarray) -> tuple[np.ndarr
 def test_a_layer_is_flaxs_and_its_gradients_are_those_of_float64(ours, flax, shape):
     x = np.random.default_rng(5).standard_normal(shape).astype(np.float32) * 3 + 1
     params = parameters(ours, x)
-    jax.tree.map(np.testing.assert_array_equal, params, parameters(flax.clone(dtype=None), x))  # trainings start from the same
+    # Trainings start from the same parameters.
+    jax.tree.map(np.testing.assert_array_equal, params, parameters(flax.clone(dtype=None), x))
     params = moved(params)
     loss = jax.grad(lambda p, x: jnp.sin(ours.apply({"params": p}, x)).sum(), argnums=(0, 1))
-    found = ours.apply({"params": params}, x), loss(params, x)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), found, of_float64(flax, params, x))
+    found, wanted = (ours.apply({"params": params}, x), loss(params, x)), of_float64(flax, params, x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), found, wanted)
 
 
 @pytest.mark.parametrize("ours", [layers.Dense(64, dtype=jnp.bfloat16), layers.LayerNorm(dtype=jnp.bfloat16)])
