@@ -128,7 +128,7 @@ def get_config(kind: str = "") -> ConfigDict:
     }
     config.clip = {"steps": 600, "batch_size": 128, "optimizer": "muon", "learning_rate": 4e-3, "weight_decay": 0.1}
     config.text = {
-        "steps": 500,
+        "steps": 700,
         "batch_size": 32,
         **adam(2e-3),
         # Noise on input embeddings makes refusal depend on more than the exact word embedding.

@@ -117,10 +117,8 @@ else
     </dev/null >/dev/null 2>&1 &
   until [ -s run.pid ]; do sleep 0.1; done
 fi
-tail -n +1 -f run.log & tail=\$!
-until [ -s run.status ]; do sleep 1; done
-sleep 1
-kill \$tail
+tail -n +1 -f --pid=\$(cat run.pid) run.log
+until [ -s run.status ]; do sleep 0.1; done
 exit \$(cat run.status)"
 }
 

@@ -62,7 +62,7 @@ def test_a_row_may_hold_fewer_images_than_the_batch():
     assert merged(["abcde", "fghij"], [["pq", "rs"], ["tu", "--"]], ["11110", "01100"]) == ["pqrse", "ftuij"]
 
 
-@hypothesis.settings(max_examples=30, deadline=None)
+@hypothesis.settings(max_examples=30)
 @hypothesis.given(st.data())
 def test_merge_places_features_in_order(data):
     batch, images, per_image, length = (data.draw(st.integers(1, top)) for top in (3, 3, 3, 10))

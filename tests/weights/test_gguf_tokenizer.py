@@ -17,6 +17,7 @@ import tokenizers
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packaging.version import Version
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from transformers.convert_slow_tokenizer import TikTokenConverter
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
@@ -166,7 +167,7 @@ def test_sentencepiece_ids_are_sentencepiece_s(pieces):
 
 
 @given(text=TEXT.filter(lambda text: not any(token in text for token in MARKS)))  # sentencepiece has no special tokens
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_sentencepiece_ids_of_any_text(pieces, text):
     _, ours, _, processor, prefix = pieces
     ids = ours.encode(text, add_special_tokens=False)
@@ -265,12 +266,15 @@ def test_byte_level_ids_are_the_original_s(bytes_):
 
 
 @given(text=TEXT)
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_byte_level_ids_of_any_text(bytes_, text):
     _, _, ours, original, _ = bytes_
     assert ours.encode(text, add_special_tokens=False) == original.encode(text).ids
 
 
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.24"), reason="older ones read these files as other tokenizers"
+)
 def test_as_transformers_reads_the_file(bytes_):
     """transformers takes every other `pre` for GPT-2's, composes no text, and builds from merges what is a token."""
     pre, file, ours, _, _ = bytes_
@@ -430,6 +434,6 @@ def test_without_torch(tmp_path):
     command = [sys.executable, "-c", WITHOUT_TORCH, write(tmp_path / "a.gguf", PIECES), tmp_path / "ours"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
     assert done.returncode == 0, done.stderr
-    ids, answer, *again = done.stdout.splitlines()
+    ids, answer, *again = done.stdout.splitlines()[-4:]  # older transformers print an empty line first
     assert ids == "[1, 5, 5]"
     assert again == [ids, answer]

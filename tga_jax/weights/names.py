@@ -129,7 +129,8 @@ _PLACES: tuple[tuple[str, str, str], ...] = (
     (r"model\.mm_projector\.(?=weight|bias)", "projector", "linear_1."),
     (r"(model\.)?multi_modal_projector\.", "projector", ""),
     (r"(language_model\.)?(?=lm_head\.)", "llm", ""),
-    (r"(model\.language_model\.|language_model\.model\.|model\.)", "llm", ""),
+    # The second "model." comes from transformers 5.4.
+    (r"(model\.language_model\.(model\.)?|language_model\.model\.|model\.)", "llm", ""),
 )
 
 # Buffers that older versions stored: they follow from the config.
