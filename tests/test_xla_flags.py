@@ -54,7 +54,8 @@ def test_the_flag_is_still_needed():
     [
         ("", "0.10.2", EMPTY),
         ("", "0.11.2", EMPTY),
-        ("", "0.10.1", ""),
+        ("", "0.10.0", EMPTY),
+        ("", "0.9.2", ""),
         ("", "0.12.0.1", ""),
         ("--xla_dump_to=/tmp/x", "0.10.2", f"--xla_dump_to=/tmp/x {EMPTY}"),
         (f"{EMPTY}-reduce --xla_dump_to=/tmp/x", "0.10.2", f"{EMPTY}-reduce --xla_dump_to=/tmp/x"),
