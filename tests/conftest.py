@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import resource
 import sys
 from pathlib import Path
 
@@ -16,14 +17,29 @@ hypothesis.settings.register_profile("tests", deadline=None, suppress_health_che
 hypothesis.settings.load_profile("tests")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_programs_end_with_their_module():
-    """Or a process would come to hold gigabytes of them."""
-    yield
+_STATM = Path("/proc/self/statm")  # Linux: the process's memory in pages, the resident part second
+_MUCH = 1.4 * 2**30  # bytes
+
+
+def _release_compiled_programs() -> None:
     jax.clear_caches()
     gc.collect()
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)  # glibc keeps what was freed, in an arena for each of the compiler's threads
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs_end_with_their_module():
+    """Or a process would come to hold gigabytes of them."""
+    yield
+    _release_compiled_programs()
+
+
+@pytest.fixture(autouse=True)
+def compiled_programs_end_earlier_where_they_are_large():
+    yield
+    if _STATM.exists() and int(_STATM.read_text().split()[1]) * resource.getpagesize() > _MUCH:
+        _release_compiled_programs()
 
 
 @pytest.fixture(scope="module")
