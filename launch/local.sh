@@ -12,6 +12,7 @@ usage: bash launch/local.sh COMMAND [ARGUMENTS]
 
   demo [flags]         the demo, from nothing to a report
   test [pytest args]   tests, lint, format and types
+  install EXTRA...     what some commands need besides: cuda, tpu, gcs, gguf, judge, serve
   help                 the commands of `tga` and their flags; each can stand for COMMAND
 
 Works from any folder; relative paths in ARGUMENTS start at the repository's root. PYTHON names the interpreter that

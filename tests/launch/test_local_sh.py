@@ -74,7 +74,7 @@ def test_no_arguments_is_a_usage_error(copy):
 def test_help(copy, flag):
     done = copy.run(flag)
     assert done.returncode == 0
-    for word in ("demo", "test", "PYTHON", "3.11"):
+    for word in ("demo", "test", "install", "PYTHON", "3.11"):
         assert word in done.stdout
     assert copy.calls() == []
 
