@@ -1,6 +1,6 @@
 """The demo: a vision-language model from scratch on the emoji scenes, aligned three ways, and measured.
 
-Run:    bash launch/local.sh demo            (--quick: the config `emoji.py:quick`, for a first look)
+Run:    bash launch/local.sh demo            (--quick: `emoji.py:quick`, to see all parts at work)
 Fork:   copy this file, change a row, and run `bash launch/local.sh demo --config=configs/mine.py`; CLIP, the text
         model and every row that did not change are taken from `runs/parts`.
 Flags:  any field, such as `--config.seed=1` or `--config.rows.tga.guide.pair_weight=0.5`.
@@ -98,11 +98,12 @@ def rows() -> dict:
 
 
 def quick(config: ConfigDict) -> ConfigDict:
-    """For a first look: two rows, all of whose models are trained too short."""
+    """To see all parts at work: two rows, whose models are trained too short to name most pictures."""
     config.name = "emoji_quick"
     config.note = (
-        "A quick run: every model is trained for half as long as in the full demo or less, so pictures are named and "
-        "refused less often, and the published guide is left out. For rates to quote, run the demo without --quick."
+        "A quick run, which shows that all parts work and no more: every model is trained for half as long as in the full "
+        "demo or less, so few pictures can be named, and these rates mean nothing. The published guide is left out. "
+        "Run the demo without --quick for its rates."
     )
     config.rows = {name: row for name, row in rows().items() if name != "tga_paper"}
     steps = {"base": {"stage1": 300, "stage2": 75}, "tga": {"fit": 600, "stage2": 40}}
