@@ -101,9 +101,9 @@ def quick(config: ConfigDict) -> ConfigDict:
     """To see all parts at work: two rows, whose models are trained too short to name most pictures."""
     config.name = "emoji_quick"
     config.note = (
-        "A quick run, which shows that all parts work and no more: every model is trained for half as long as in the full "
-        "demo or less, so few pictures can be named, and these rates mean nothing. The published guide is left out. "
-        "Run the demo without --quick for its rates."
+        "A quick run, which shows that all parts work and no more: every model is trained for half as long as in the "
+        "full demo or less, so few pictures can be named, and these rates mean nothing. The published guide is left "
+        "out. Run the demo without --quick for its rates."
     )
     config.rows = {name: row for name, row in rows().items() if name != "tga_paper"}
     steps = {"base": {"stage1": 300, "stage2": 75}, "tga": {"fit": 600, "stage2": 40}}
