@@ -55,12 +55,14 @@ case ${1:-} in
 esac
 command -v uv >/dev/null || fail "uv is not installed, expected \`pip install uv\`"
 (($# > 0)) || set -- lowest newest
+for name in "$@"; do
+  [[ $name == lowest || $name == newest ]] || fail "unknown argument '$name', expected lowest or newest"
+done
 failed=0
 for name in "$@"; do
   case $name in
     lowest) run lowest 3.11 lowest-direct || failed=1 ;;
     newest) run newest 3.13 highest || failed=1 ;;
-    *) fail "unknown argument '$name', expected lowest or newest" ;;
   esac
 done
 printf '\n| versions | Python |'

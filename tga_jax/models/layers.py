@@ -167,7 +167,7 @@ _add_bias.defvjp(lambda x, bias: (x + bias, bias), _add_bias_gradients)
 class Dense(nn.DenseGeneral):
     """flax's DenseGeneral, with gradients of kernel and bias that are faster on CPUs."""
 
-    use_bias: bool = False  # no second one
+    use_bias: bool = False  # of DenseGeneral, which would add one too
     dot_general: Any = product
 
     @nn.compact
