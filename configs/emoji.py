@@ -28,6 +28,10 @@ def adam(learning_rate: float) -> dict:
     return {"optimizer": "adam", "learning_rate": learning_rate, "weight_decay": 0.0}
 
 
+def muon(learning_rate: float) -> dict:
+    return {"optimizer": "muon", "learning_rate": learning_rate, "weight_decay": 0.1}
+
+
 def stage1(**fields) -> dict:
     """The projector alone, on all captioned pictures; `guide` says whether the row's guide acts."""
     return {
@@ -35,9 +39,7 @@ def stage1(**fields) -> dict:
         "trains": "projector",
         "steps": 1000,
         "batch_size": 32,
-        "optimizer": "muon",
-        "learning_rate": 1e-2,
-        "weight_decay": 0.1,
+        **muon(1e-2),
         "lm": 1.0,
         "guide": False,
         "guided": "all",
@@ -98,17 +100,18 @@ def rows() -> dict:
 
 
 def quick(config: ConfigDict) -> ConfigDict:
-    """To see all parts at work: two rows, whose models are trained too short to name most pictures."""
+    """To see all parts at work: two rows, fewer pictures, and models trained too short to name most of them."""
     config.name = "emoji_quick"
     config.note = (
         "A quick run, which shows that all parts work and no more: every model is trained for half as long as in the "
-        "full demo or less, so few pictures can be named, and these rates mean nothing. The published guide is left "
-        "out. Run the demo without --quick for its rates."
+        "full demo or less, on fewer pictures, so few of them can be named, and these rates mean nothing. The "
+        "published guide is left out. Run the demo without --quick for its rates."
     )
     config.rows = {name: row for name, row in rows().items() if name != "tga_paper"}
-    steps = {"base": {"stage1": 300, "stage2": 75}, "tga": {"fit": 600, "stage2": 40}}
+    config.scenes.update({"train_per_combo": 8, "test_harmful_per_combo": 1})
+    steps = {"base": {"stage1": 120, "stage2": 30}, "tga": {"fit": 300, "stage2": 30}}
     short = {row: {"stages": {stage: {"steps": n} for stage, n in of.items()}} for row, of in steps.items()}
-    config.update({"clip": {"steps": 200}, "text": {"steps": 200}, "rows": short})
+    config.update({"clip": {"steps": 120}, "text": {"steps": 100}, "rows": short})
     return config
 
 
@@ -127,11 +130,11 @@ def get_config(kind: str = "") -> ConfigDict:
         "test_benign_per_combo": 1,
         "test_harmful_per_combo": 2,
     }
-    config.clip = {"steps": 600, "batch_size": 128, "optimizer": "muon", "learning_rate": 4e-3, "weight_decay": 0.1}
+    config.clip = {"steps": 600, "batch_size": 128, **muon(4e-3)}
     config.text = {
-        "steps": 700,
+        "steps": 350,
         "batch_size": 32,
-        **adam(2e-3),
+        **muon(1e-2),
         # Noise on input embeddings makes refusal depend on more than the exact word embedding.
         "embedding_noise": 2.0,
         "mix": {"harmful": 0.3, "plain": 0.3, "repeated": 0.7, "tiled": 0.4, "tile_words": 10, "retrieved": 0.0},

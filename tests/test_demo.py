@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rich.console
+import rich.progress
 from ml_collections import ConfigDict
 
 from tga_jax import cli, config, train, training
@@ -47,10 +48,14 @@ def quiet() -> rich.console.Console:
     return rich.console.Console(quiet=True)
 
 
+def bars() -> rich.progress.Progress:
+    return train.progress_bars(quiet())
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory) -> World:
     """Scenes and tokenizer, built once."""
-    return demo._world(build(), tmp_path_factory.mktemp("demo") / "parts", quiet())
+    return demo._world(build(), tmp_path_factory.mktemp("demo") / "parts", bars())
 
 
 def stand_in_attachments(world: World, clip_dir: Path) -> Path:
@@ -68,7 +73,7 @@ def recorded(world: World, monkeypatch) -> tuple[dict[str, training.TrainConfig]
     configs, folders = {}, {}
     prefix = ""
 
-    def record(built, workdir, console):
+    def record(built, workdir, bars, title):
         name = prefix + built.name
         assert name not in configs
         configs[name], folders[name] = built, workdir
@@ -396,7 +401,7 @@ def test_the_whole_demo_twice_and_again_elsewhere(tmp_path):
 
     # R of every picture: another one's caption, and one that was trained on.
     attachments = next(p for p in parts.iterdir() if p.name.startswith("attachments-"))
-    world = demo._world(built, parts, quiet())
+    world = demo._world(built, parts, bars())
     corpus = set(world.split("train").captions)
     for split in SPLITS:
         _, retrieved = emoji_source.load_attachments(attachments, split)

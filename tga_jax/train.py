@@ -33,9 +33,20 @@ class Interrupted(KeyboardInterrupt):
         self.preempted = preempted
 
 
+_requests: list[int] | None = None  # of the `stop_requests` that is under way
+
+
 @contextlib.contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM instead of stopping in the middle of a step; a second one stops at once."""
+def stop_requests() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM instead of stopping in the middle of a step; a second one stops at once.
+
+    Within another one, also in another thread, it is that one: signals reach the main thread alone, which holds this
+    around trainings in several threads.
+    """
+    global _requests
+    if _requests is not None:
+        yield _requests
+        return
     received: list[int] = []
 
     def handler(number: int, _: Any) -> None:
@@ -44,9 +55,11 @@ def _stop_requests() -> Iterator[list[int]]:
         received.append(number)
 
     previous = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
+    _requests = received
     try:
         yield received
     finally:
+        _requests = None
         for number, old in previous.items():
             signal.signal(number, old)
 
@@ -88,7 +101,8 @@ def _check(metrics: dict[str, Any], number: int, saved: int | None) -> dict[str,
     return values
 
 
-def _progress(console: rich.console.Console) -> rich.progress.Progress:
+def progress_bars(console: rich.console.Console) -> rich.progress.Progress:
+    """To show trainings on, each by `run`; tasks have a field `shown`."""
     return rich.progress.Progress(
         rich.progress.TextColumn("{task.description:<22}"),
         rich.progress.BarColumn(),
@@ -100,17 +114,26 @@ def _progress(console: rich.console.Console) -> rich.progress.Progress:
 
 
 def run(
-    config: TrainConfig, workdir: AnyPath, console: rich.console.Console | None = None, *, verbose: bool = False
+    config: TrainConfig,
+    workdir: AnyPath,
+    console: rich.console.Console | None = None,
+    *,
+    verbose: bool = False,
+    bars: rich.progress.Progress | None = None,
+    title: str = "",
 ) -> None:
     """Trains, or resumes, until `<workdir>/params` is written; returns at once if it is there.
 
-    verbose: prints the whole config, which `<workdir>/config.json` has too.
+    verbose: prints the whole config, which `<workdir>/config.json` has too; bars: `progress_bars` under way, on
+    which to show this training beside others, and the console is theirs; title: to show instead of the config's name.
+    Trainings can run at once in several threads, with their own workdirs, if the main thread holds `stop_requests`.
     Of several processes (`jax.distributed`) each runs this, with the same config and a workdir that all of them see.
     Raises UserError for a bad config, workdir, file or a loss that is not finite, and Interrupted, with the state
     saved, after SIGINT or SIGTERM.
     """
     host, hosts = jax.process_index(), jax.process_count()
-    console = console or rich.console.Console(quiet=host > 0)
+    console = bars.console if bars else console or rich.console.Console(quiet=host > 0)
+    title = title or config.name
     described = dataclasses.asdict(config)
     if holds(workdir, described, may_change=_MAY_CHANGE) and checkpoints.has_params(workdir):
         return
@@ -135,7 +158,7 @@ def run(
     store = checkpoints.Checkpoints(workdir, config.keep, config.keep_every)
     writer = None
     try:
-        with jax.set_mesh(mesh), _stop_requests() as received:
+        with jax.set_mesh(mesh), stop_requests() as received:
             start = saved = store.latest_step() or 0
             if start:
                 saved_state, data_state = store.restore(start, _resumable(state))
@@ -146,8 +169,8 @@ def run(
             train_step = training.make_step(config, model, state)
             key = jax.random.key(config.seed)
             speed = Speed(config.batch_size, chips.peak(mesh.devices.flat))
-            with _progress(console) as progress:
-                task = progress.add_task(config.name, total=config.steps, completed=start, shown="")
+            with contextlib.nullcontext(bars) if bars else progress_bars(console) as progress:
+                task = progress.add_task(title, total=config.steps, completed=start, shown="")
 
                 def note(number: int, metrics: dict[str, Any], work: flops.Step | None) -> float:
                     values = _check(metrics, number, saved)
@@ -169,7 +192,7 @@ def run(
                         loss = note(number - 1, *last)
                         if not console.is_terminal and time.monotonic() - told > 15:
                             told = time.monotonic()
-                            console.print(f"{config.name}: step {number - 1}/{config.steps}, loss {loss:.3f}")
+                            console.print(f"{title}: step {number - 1}/{config.steps}, loss {loss:.3f}")
                     last = metrics, training.work(config, model, state, batch)
                     stopping = _asked_to_stop(received, number, config.log_every, metrics)
                     if stopping or number % config.checkpoint_every == 0 or number == config.steps:
@@ -181,7 +204,7 @@ def run(
                         saved = number
                     if stopping:
                         raise Interrupted(
-                            f"stopped at step {number} of {config.name}; the same command continues there",
+                            f"stopped at step {number} of {title}; the same command continues there",
                             stopping == signal.SIGTERM,
                         )
                 progress.update(task, completed=config.steps)

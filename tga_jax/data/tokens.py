@@ -25,7 +25,12 @@ class Vocabulary:
         if not getattr(self.tokenizer, "is_fast", False):
             raise UserError("tokenizer: cannot tell where its tokens lie in a text, expected one with a tokenizer.json")
 
-    @property
+    # The tokenizer looks its special tokens up anew each time, which takes as long as all else of a short record.
+    @functools.cached_property
+    def begin_text(self) -> str | None:
+        return self.tokenizer.bos_token
+
+    @functools.cached_property
     def pad_id(self) -> int:
         pad = self.tokenizer.pad_token_id
         return 0 if pad is None else pad  # what stands on padding is never read
@@ -36,7 +41,7 @@ class Vocabulary:
         bare, full = (self.tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
         return next(tuple(full[:i]) for i in range(len(full)) if full[i : i + len(bare)] == bare)
 
-    @property
+    @functools.cached_property
     def caption_begin(self) -> int:
         """What a caption is read after: a first token of its own would be seen by none before it."""
         known = [*self.begin[:1], self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.pad_id]
@@ -50,7 +55,8 @@ class Vocabulary:
     def segment(self) -> Callable[[str], tuple[np.ndarray, np.ndarray]]:
         """(ids, index of the last character of each) of a text, both int32, no special tokens added.
 
-        Few different texts recur over a small world's training, so it caches, but not so many that memory fills.
+        Few different texts recur over a small world's training, so it caches, but not so many that memory fills; so
+        does `joined`.
         """
 
         @functools.lru_cache(4096)
@@ -60,6 +66,11 @@ class Vocabulary:
             return np.array(made["input_ids"], np.int32), np.maximum(ends - 1, 0)
 
         return found
+
+    @functools.cached_property
+    def joined(self) -> Callable[[tuple[Piece, ...], int], list[np.ndarray]]:
+        """Of (pieces, tokens of an image): int32 [T] and three bool [T], as in Tokens. Shared: not to be written to."""
+        return functools.lru_cache(4096)(lambda found, image_tokens: _joined(found, self, image_tokens))
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, no special tokens added."""
@@ -83,7 +94,7 @@ def _joined(found: Sequence[Piece], vocabulary: Vocabulary, image_tokens: int) -
     """int32 [T] and three bool [T], as in Tokens."""
     begin = vocabulary.begin
     text = text_of(found)
-    special = vocabulary.tokenizer.bos_token
+    special = vocabulary.begin_text
     if special and text.startswith(special):  # a prompt may have brought its own
         begin = ()
     # Which piece every character belongs to.
@@ -105,12 +116,15 @@ def _joined(found: Sequence[Piece], vocabulary: Vocabulary, image_tokens: int) -
             for column, value in zip(columns, (ids, target[whose], ids < -1, retrieved[whose]), strict=True):
                 column.append(value)
         start += len(part) + len(IMAGE)
-    return [np.concatenate(column) for column in columns]
+    joined = [np.concatenate(column) for column in columns]
+    for array in joined:
+        array.flags.writeable = False
+    return joined
 
 
 def prompt_tokens(prompt: str, vocabulary: Vocabulary, image_tokens: int) -> Tokens:
     """A whole prompt to answer. image_tokens: 0 if `<image>` means nothing to the model."""
-    tokens, targets, image_mask, retrieved_mask = _joined([Piece(prompt)], vocabulary, image_tokens)
+    tokens, targets, image_mask, retrieved_mask = vocabulary.joined((Piece(prompt),), image_tokens)
     return Tokens(tokens, targets, image_mask, retrieved_mask, np.array([vocabulary.caption_begin], np.int32))
 
 
@@ -121,7 +135,7 @@ def tokenize(record: Record, vocabulary: Vocabulary, image_tokens: int, prompt_o
     sample if it has nothing to learn, or not as many `<image>` as images.
     """
     found = pieces(record, vocabulary.tokenizer, prompt_only)
-    tokens, targets, image_mask, retrieved_mask = _joined(found, vocabulary, image_tokens)
+    tokens, targets, image_mask, retrieved_mask = vocabulary.joined(tuple(found), image_tokens)
     placed = text_of(found).count(IMAGE)
     if record.template != "clip" and placed != len(record.images):
         raise UserError(f"sample {record.id!r}: {placed} {IMAGE} and {len(record.images)} images, expected as many")

@@ -7,19 +7,23 @@ import os
 import resource
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import rich.console
+import rich.progress
 import rich.table
 
+from tga_jax import train
 from tga_jax.analysis.plots import TEXT_LABEL
 from tga_jax.data import emoji_scenes, emoji_tasks
 from tga_jax.data.emoji_concepts import COLORS, CONCEPTS, caption
 from tga_jax.data.tokens import Vocabulary
-from tga_jax.demo import measure, models, trainings
+from tga_jax.demo import lanes, measure, models, trainings
 from tga_jax.demo.draw import draw
 from tga_jax.demo.world import DemoConfig, World
+from tga_jax.evals.emoji import Answer
 from tga_jax.evals.report import RATE_FIELDS, ROW_LABELS, headline
 from tga_jax.models import presets
 from tga_jax.workdir import claim, disk_errors, holds, new_folder, read_json, write_json
@@ -37,13 +41,11 @@ def _commit() -> str | None:
     return head + ("+changes" if changed.strip() else "")
 
 
-def _world(config: DemoConfig, parts: Path, console: rich.console.Console) -> World:
+def _world(config: DemoConfig, parts: Path, bars: rich.progress.Progress) -> World:
     """Builds the scenes and the tokenizer unless they are there."""
     with disk_errors(parts):
         parts.mkdir(parents=True, exist_ok=True)
     fields: dict[str, Any] = {**config.scenes, "seed": config.seed}
-    with console.status("drawing the emoji scenes (half a minute, once)"):
-        emoji_scenes.build(emoji_scenes.EmojiScenesConfig(**fields), parts / "scenes")
     # Words depend on the concepts and colours alone, so every seed shares one tokenizer.
     tokenizer = emoji_tasks.build_tokenizer([caption(c.name, color) for c in CONCEPTS for color in COLORS])
     path = parts / "tokenizer"
@@ -51,7 +53,51 @@ def _world(config: DemoConfig, parts: Path, console: rich.console.Console) -> Wo
         with new_folder(path) as aside:
             tokenizer.save_pretrained(aside)
     vocabulary = Vocabulary(tokenizer)
-    return World(config, parts, path, vocabulary, presets.get(config.model, vocabulary.size), console)
+    world = World(config, parts, path, vocabulary, presets.get(config.model, vocabulary.size), bars)
+    with world.shows("drawing the emoji scenes"):
+        emoji_scenes.build(emoji_scenes.EmojiScenesConfig(**fields), world.data)
+    return world
+
+
+@dataclasses.dataclass(frozen=True)
+class _Text:
+    """The text model before any picture."""
+
+    folder: Path  # of its training
+    rates: dict[str, Any]
+    answers: list[Answer]
+    inside: measure.Inside
+
+
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    measured: measure.Measured
+    inside: measure.Inside
+
+
+def _vision(world: World) -> tuple[Path, Path]:
+    """The folders of CLIP's training and of what it sees in all pictures."""
+    clip_dir = trainings.train_clip(world)
+    return clip_dir, trainings.attach(world, clip_dir)
+
+
+def _text_model(world: World, workdir: Path) -> _Text:
+    folder = trainings.train_text(world)
+    saved = models.save(world, workdir / "models" / "text-model", {"llm": folder})
+    with world.shows("text model: measured"):
+        rates, answers = measure.measure_text(world, saved)
+        inside = measure.inside(measure.load(saved), world.config.seed, measure.items(world, "test"))
+    return _Text(folder, rates, answers, inside)
+
+
+def _row(world: World, workdir: Path, name: str, text_dir: Path, clip_dir: Path, attachments: Path) -> _Row:
+    folder = trainings.train_row(world, name, world.config.rows[name], text_dir, attachments)
+    parts = {"clip": clip_dir, "projector": folder, "llm": folder}
+    saved = models.save(world, workdir / "models" / name, parts)
+    with world.shows(f"{name}: measured"):
+        measured = measure.measure_row(world, name, saved, folder, attachments)
+        inside = measure.inside(measure.load(saved), world.config.seed, measure.items(world, "test", attachments))
+    return _Row(measured, inside)
 
 
 def _table(results: dict[str, Any]) -> rich.table.Table:
@@ -73,6 +119,21 @@ def default_workdir(config: DemoConfig) -> Path:
     return Path("runs") / f"{config.name}-seed{config.seed}-{digest[:6]}"
 
 
+def _train_and_measure(world: World, workdir: Path) -> tuple[_Text, dict[str, _Row]]:
+    """The text model, and the rows in the order of tables and figures."""
+    for split in emoji_scenes.SPLITS:
+        world.split(split)  # read once, for all lanes
+    count = lanes.count()
+    first: dict[str, Any] = lanes.run(
+        {"vision": partial(_vision, world), "text": partial(_text_model, world, workdir)}, count
+    )
+    clip_dir, attachments = first["vision"]
+    text: _Text = first["text"]
+    names = sorted(world.config.rows, key=lambda n: ([*ROW_LABELS, n].index(n), n))
+    rows = {n: partial(_row, world, workdir, n, text.folder, clip_dir, attachments) for n in names}
+    return text, lanes.run(rows, count)
+
+
 def run(config: DemoConfig, workdir: Path, parts: Path, console: rich.console.Console) -> None:
     """Trains what is missing in `parts`, measures, and writes results.json and report.html to `workdir`.
 
@@ -84,36 +145,19 @@ def run(config: DemoConfig, workdir: Path, parts: Path, console: rich.console.Co
     if holds(workdir, described) and results_path.exists():
         results = read_json(results_path, "the results of an earlier run")
     else:
-        world = _world(config, parts, console)
-        claim(workdir, described)  # only now: a config that is found wrong leaves nothing behind
-        clip_dir = trainings.train_clip(world)
-        text_dir = trainings.train_text(world)
-        attachments = trainings.attach(world, clip_dir)
-        names = sorted(config.rows, key=lambda n: ([*ROW_LABELS, n].index(n), n))  # as tables and figures show them
-        folders = {n: trainings.train_row(world, n, config.rows[n], text_dir, attachments) for n in names}
-        saved = {
-            n: models.save(world, workdir / "models" / n, {"clip": clip_dir, "projector": folder, "llm": folder})
-            for n, folder in folders.items()
-        }
-        text_model = models.save(world, workdir / "models" / "text-model", {"llm": text_dir})
-        with console.status("asking every model about the held-out pictures"):
-            text_rates, text_answers = measure.measure_text(world, text_model, attachments)
-            measured = {
-                n: measure.measure_row(world, n, saved[n], folder, attachments) for n, folder in folders.items()
-            }
-        with console.status("looking inside"):
-            held_out = measure.items(world, attachments, "test")
-            inside = {
-                n: measure.inside(measure.load(folder), config.seed, held_out)
-                for n, folder in {TEXT_LABEL: text_model, **saved}.items()
-            }
+        with train.stop_requests(), train.progress_bars(console) as bars:
+            world = _world(config, parts, bars)
+            claim(workdir, described)  # only now: a config that is found wrong leaves nothing behind
+            text, rows = _train_and_measure(world, workdir)
+        measured = {n: row.measured for n, row in rows.items()}
+        inside = {TEXT_LABEL: text.inside, **{n: row.inside for n, row in rows.items()}}
         results = {
             "seed": config.seed,
             "commit": _commit(),
             "config": json.loads(json.dumps(described)),
             "seconds": round(time.monotonic() - started, 1),
             "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            **text_rates,
+            **text.rates,
             "rows": sorted(
                 (row for found in measured.values() for row in found.rows),
                 key=lambda row: measure.MEASURED.index((row["split"], row["retrieved_text"])),
@@ -130,8 +174,8 @@ def run(config: DemoConfig, workdir: Path, parts: Path, console: rich.console.Co
             },
         }
         with console.status("drawing the report"):
-            draw(world, workdir, results, measured, text_answers, inside)
-        said = {"text": text_answers} | {f"{n}/{k}": a for n, m in measured.items() for k, a in m.answers.items()}
+            draw(world, workdir, results, measured, text.answers, inside)
+        said = {"text": text.answers} | {f"{n}/{k}": a for n, m in measured.items() for k, a in m.answers.items()}
         write_json(workdir / "answers.json", {k: [dataclasses.asdict(a) for a in found] for k, found in said.items()})
         write_json(results_path, results)  # last: it says that the run is complete
     console.print(_table(results))

@@ -34,11 +34,11 @@ def load(folder: Path) -> Model:
     return tga_jax.load(folder, stacked=True)
 
 
-def items(world: World, attachments: Path, split: str) -> list[Item]:
-    """The held-out pictures of a split."""
+def items(world: World, split: str, attachments: Path | None = None) -> list[Item]:
+    """The held-out pictures of a split; their retrieved texts are in `attachments`, without it empty."""
     pictures = world.split(split)
-    _, retrieved = emoji_source.load_attachments(attachments, split)
     scenes = emoji_source.scenes_of(pictures)
+    retrieved = emoji_source.load_attachments(attachments, split)[1] if attachments else [""] * len(scenes)
     return [
         Item(
             scene,
@@ -77,7 +77,7 @@ def measure_row(world: World, name: str, model: Path, folder: Path, attachments:
         answers = {key: [Answer(**answer) for answer in rows] for key, rows in stored["answers"].items()}
         return Measured(stored["rows"], answers)
     generate = generator(load(model), world.config.new_tokens)
-    held_out = {split: items(world, attachments, split) for split, _ in MEASURED}
+    held_out = {split: items(world, split, attachments) for split, _ in MEASURED}
     answers = {"text": emoji.ask_text(generate, [*held_out["test"], *held_out["test_pairs"]])}
     text = emoji.text_rates(answers["text"])
     rows = []
@@ -91,9 +91,9 @@ def measure_row(world: World, name: str, model: Path, folder: Path, attachments:
     return Measured(rows, answers)
 
 
-def measure_text(world: World, model: Path, attachments: Path) -> tuple[dict[str, Any], list[Answer]]:
+def measure_text(world: World, model: Path) -> tuple[dict[str, Any], list[Answer]]:
     """The text model itself, before any picture, on all captions."""
-    scenes = [item for split in ("test", "test_pairs") for item in items(world, attachments, split)]
+    scenes = [item for split in ("test", "test_pairs") for item in items(world, split)]
     answers = emoji.ask_text(generator(load(model), world.config.new_tokens), scenes)
     return emoji.text_rates(answers), answers
 

@@ -57,7 +57,8 @@ def train_clip(world: World) -> Path:
             loss=step.LossConfig(lm=0.0, contrastive=1.0),
             optim=_optimizer(c.clip, ((".*", 1.0),), warmup=0.05),
             data=_data(world, "clip", world.caption_length() + 1),
-        )
+        ),
+        "clip",
     )
 
 
@@ -75,7 +76,8 @@ def train_text(world: World) -> Path:
             loss=step.LossConfig(embedding_noise=c.text.embedding_noise),
             optim=_optimizer(c.text, ((".*", 1.0),), warmup=0.05),
             data=_data(world, "text", length, mix=c.text.mix),
-        )
+        ),
+        "text",
     )
 
 
@@ -92,7 +94,7 @@ def attach(world: World, clip_dir: Path) -> Path:
     index = captions.CaptionIndex(corpus, embed.embed_texts(world.model.clip, params, tokens))
     for name in emoji_scenes.SPLITS:
         split = world.split(name)
-        with world.console.status(f"vision features of {len(split)} pictures ({name})"):
+        with world.shows(f"vision features, {name}"):
             features, embeddings = embed.features_and_embeddings(world.model, params, split.images)
             nearest = index.nearest(embeddings, [str(c) for c in split.captions])
             emoji_source.attach(folder, name, features, [corpus[row] for row in nearest])
@@ -101,7 +103,6 @@ def attach(world: World, clip_dir: Path) -> Path:
 
 def train_row(world: World, name: str, row: Row, text_dir: Path, attachments: Path) -> Path:
     """All stages of a row; the folder of its last one. Rows whose first stages agree share them."""
-    world.console.print(f"row {name}")
     init = {"projector": "", "llm": str(text_dir)}
     folder = text_dir
     for stage_name, stage in sorted(row.stages.items()):
@@ -131,7 +132,8 @@ def train_row(world: World, name: str, row: Row, text_dir: Path, attachments: Pa
                     retrieved_share=stage.retrieved_share,
                     mix=world.config.text.mix,
                 ),
-            )
+            ),
+            f"{name} {stage_name}",
         )
         init["projector"] = str(folder)
         if stage.trains == "projector_and_llm":

@@ -1,12 +1,15 @@
 """The demo's config, and what all its trainings share."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import rich.console
+import rich.progress
 
 import tga_jax
 from tga_jax import losses, optim, train
@@ -96,14 +99,15 @@ class DemoConfig:
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """What all trainings of a run share."""
+    """What all trainings of a run share. Several threads may use it at once."""
 
     config: DemoConfig
     parts: Path
     tokenizer: Path
     vocabulary: Vocabulary
     model: llava.LlavaConfig
-    console: rich.console.Console
+    bars: rich.progress.Progress  # of `train.progress_bars`: what is being done
+    locks: dict[Path, threading.Lock] = dataclasses.field(default_factory=dict)  # of parts being made
 
     @property
     def data(self) -> Path:
@@ -126,7 +130,18 @@ class World:
         text = text.replace(json.dumps(f"{self.parts}/")[:-1], '"/')  # only where a string starts with it
         return self.parts / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
-    def train(self, config: TrainConfig) -> Path:
+    def train(self, config: TrainConfig, title: str) -> Path:
+        """The folder of the training, which is trained unless it is there. title: to show."""
         workdir = self.folder(config.name, dataclasses.asdict(config))
-        train.run(config, workdir, self.console)
+        with self.locks.setdefault(workdir, threading.Lock()):  # rows with a training in common: one makes it
+            train.run(config, workdir, bars=self.bars, title=title)
         return workdir
+
+    @contextlib.contextmanager
+    def shows(self, what: str) -> Iterator[None]:
+        """Shows that `what` is being done, which has no steps to count."""
+        task = self.bars.add_task(what, total=None, shown="")
+        try:
+            yield
+        finally:
+            self.bars.remove_task(task)

@@ -1,0 +1,101 @@
+"""Several parts of a demo at once: results, errors and signals."""
+
+import os
+import signal
+import threading
+
+import jax
+import pytest
+
+from tga_jax import train
+from tga_jax.demo import lanes
+from tga_jax.errors import UserError
+
+SOON = 60.0  # seconds that a thread waits for another before the test fails
+
+
+def test_results_come_by_name_and_jobs_run_at_once():
+    """Each waits for the other one, so that one after the other would end in a time-out."""
+    meeting = threading.Barrier(2)
+    jobs = {name: lambda name=name: (meeting.wait(SOON), name.upper())[1] for name in ("a", "b")}
+    assert lanes.run(jobs, 2) == {"a": "A", "b": "B"}
+    assert lanes.run({}, 2) == {}
+
+
+def test_one_lane_runs_jobs_in_their_order():
+    order = []
+    lanes.run({name: lambda name=name: order.append(name) for name in "cab"}, 1)
+    assert order == ["c", "a", "b"]
+
+
+def training(stopped: list[str], name: str, begun: threading.Barrier):
+    """As `train.run` does: until somebody asks to stop."""
+    with train.stop_requests() as received:
+        begun.wait(SOON)
+        never = threading.Event()
+        for _ in range(int(SOON / 0.01)):
+            if received:
+                stopped.append(name)
+                raise train.Interrupted(f"stopped {name}", received[0] == signal.SIGTERM)
+            never.wait(0.01)
+    raise AssertionError("was never asked to stop")
+
+
+def test_an_error_stops_the_others_and_is_raised():
+    stopped, begun, started = [], threading.Barrier(2), []
+
+    def fails():
+        begun.wait(SOON)
+        raise UserError("loss is nan")
+
+    jobs = {"a": lambda: training(stopped, "a", begun), "b": fails, "c": lambda: started.append("c")}
+    with pytest.raises(UserError, match="loss is nan"):
+        lanes.run(jobs, 2)
+    assert stopped == ["a"]
+    assert not started
+    with train.stop_requests() as received:  # nothing is left of it
+        assert received == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_reaches_the_trainings_in_all_lanes(number):
+    stopped, begun, started = [], threading.Barrier(3), []
+    jobs = {name: lambda name=name: training(stopped, name, begun) for name in ("a", "b")}
+    jobs["c"] = lambda: started.append("c")
+
+    def send():
+        begun.wait(SOON)
+        os.kill(os.getpid(), number)
+
+    sender = threading.Thread(target=send)
+    before = signal.getsignal(number)
+    sender.start()
+    with pytest.raises(train.Interrupted) as raised:
+        lanes.run(jobs, 2)
+    sender.join()
+    assert raised.value.preempted == (number == signal.SIGTERM)
+    assert sorted(stopped) == ["a", "b"]
+    assert not started
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize(
+    ("platforms", "cores", "wanted"),
+    [
+        (["cpu"], 1, 2),
+        (["cpu"], 2, 3),
+        (["cpu"], 64, 3),
+        (["cpu"], None, 2),
+        (["cpu"] * 8, 8, 1),
+        (["gpu"], 8, 1),
+        (["tpu"] * 4, 8, 1),
+    ],
+)
+def test_lanes_are_for_one_cpu(platforms, cores, wanted, monkeypatch):
+    class Device:
+        def __init__(self, platform: str):
+            self.platform = platform
+
+    monkeypatch.setattr(jax, "devices", lambda: [Device(platform) for platform in platforms])
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert lanes.count() == wanted
