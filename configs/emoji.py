@@ -108,10 +108,10 @@ def quick(config: ConfigDict) -> ConfigDict:
         "published guide is left out. Run the demo without --quick for its rates."
     )
     config.rows = {name: row for name, row in rows().items() if name != "tga_paper"}
-    config.scenes.update({"train_per_combo": 8, "test_harmful_per_combo": 1})
+    few = {"train_per_combo": 8, "test_harmful_per_combo": 1}
     steps = {"base": {"stage1": 120, "stage2": 30}, "tga": {"fit": 300, "stage2": 30}}
     short = {row: {"stages": {stage: {"steps": n} for stage, n in of.items()}} for row, of in steps.items()}
-    config.update({"clip": {"steps": 120}, "text": {"steps": 100}, "rows": short})
+    config.update({"scenes": few, "clip": {"steps": 120}, "text": {"steps": 100}, "rows": short})
     return config
 
 
