@@ -111,7 +111,7 @@ def quick(config: ConfigDict) -> ConfigDict:
     few = {"train_per_combo": 8, "test_harmful_per_combo": 1}
     steps = {"base": {"stage1": 120, "stage2": 30}, "tga": {"fit": 300, "stage2": 30}}
     short = {row: {"stages": {stage: {"steps": n} for stage, n in of.items()}} for row, of in steps.items()}
-    config.update({"scenes": few, "clip": {"steps": 120}, "text": {"steps": 100}, "rows": short})
+    config.update({"scenes": few, "clip": {"steps": 120}, "text": {"steps": 150}, "rows": short})
     return config
 
 
@@ -132,9 +132,9 @@ def get_config(kind: str = "") -> ConfigDict:
     }
     config.clip = {"steps": 600, "batch_size": 128, **muon(4e-3)}
     config.text = {
-        "steps": 350,
+        "steps": 700,
         "batch_size": 32,
-        **muon(1e-2),
+        **adam(2e-3),
         # Noise on input embeddings makes refusal depend on more than the exact word embedding.
         "embedding_noise": 2.0,
         "mix": {"harmful": 0.3, "plain": 0.3, "repeated": 0.7, "tiled": 0.4, "tile_words": 10, "retrieved": 0.0},
