@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from functools import partial
 
 import jax
 import pytest
@@ -28,7 +29,7 @@ def test_one_lane_runs_jobs_in_their_order():
     assert order == ["c", "a", "b"]
 
 
-def training(stopped: list[str], name: str, begun: threading.Barrier):
+def training(stopped: list[str], name: str, begun: threading.Barrier) -> None:
     """As `train.run` does: until somebody asks to stop."""
     with train.stop_requests() as received:
         begun.wait(SOON)
@@ -44,7 +45,7 @@ def training(stopped: list[str], name: str, begun: threading.Barrier):
 def test_an_error_stops_the_others_and_is_raised():
     stopped, begun, started = [], threading.Barrier(2), []
 
-    def fails():
+    def fails() -> None:
         begun.wait(SOON)
         raise UserError("loss is nan")
 
@@ -60,8 +61,8 @@ def test_an_error_stops_the_others_and_is_raised():
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_reaches_the_trainings_in_all_lanes(number):
     stopped, begun, started = [], threading.Barrier(3), []
-    jobs = {name: lambda name=name: training(stopped, name, begun) for name in ("a", "b")}
-    jobs["c"] = lambda: started.append("c")
+    jobs = {name: partial(training, stopped, name, begun) for name in ("a", "b")}
+    jobs["c"] = partial(started.append, "c")
 
     def send():
         begun.wait(SOON)

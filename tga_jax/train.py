@@ -64,6 +64,12 @@ def stop_requests() -> Iterator[list[int]]:
             signal.signal(number, old)
 
 
+def stop_if_asked() -> None:
+    """Raises Interrupted if the `stop_requests` that is under way has one. For long work that is no training."""
+    if _requests:
+        raise Interrupted("stopped; the same command continues there", _requests[0] == signal.SIGTERM)
+
+
 def _asked_to_stop(received: list[int], number: int, every: int, metrics: Any) -> int:
     """The signal after which all processes stop after step `number`, 0 if none. metrics: of that step, to wait for.
 

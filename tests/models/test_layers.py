@@ -56,6 +56,8 @@ def of_float64(module: nn.Module, params: dict, x: np.ndarray) -> tuple[np.ndarr
         (layers.Dense(5, axis=(-2, -1)), nn.DenseGeneral(5, axis=(-2, -1), dtype=jnp.float64), (2, 3, 4, 6)),
         (layers.LayerNorm(1e-3), nn.LayerNorm(epsilon=1e-3, dtype=jnp.float64), (3, 7, 6)),
         (layers.LayerNorm(), nn.LayerNorm(dtype=jnp.float64), (6,)),
+        (layers.RMSNorm(1e-3, jnp.float32), nn.RMSNorm(epsilon=1e-3, dtype=jnp.float64), (3, 7, 6)),
+        (layers.RMSNorm(1e-3, jnp.float32), nn.RMSNorm(epsilon=1e-3, dtype=jnp.float64), (6,)),
     ],
 )
 def test_a_layer_is_flaxs_and_its_gradients_are_those_of_float64(ours, flax, shape):
@@ -77,3 +79,13 @@ def test_in_bfloat16_the_gradient_of_a_bias_is_summed_in_float32(ours):
     grads = jax.grad(lambda p: ours.apply({"params": p}, x).sum())(params)
     assert ours.apply({"params": params}, x).dtype == jnp.bfloat16
     np.testing.assert_array_equal(grads["bias"], np.full(64, 4096.0, np.float32))
+
+
+@pytest.mark.parametrize(("platform", "products"), [("cpu", 2), ("cuda", 0), ("tpu", 0)])
+def test_sums_of_gradients_are_products_on_cpus_alone(platform, products):
+    ours = layers.LayerNorm()
+    x = jnp.ones((4, 6))
+    params = parameters(ours, x)
+    loss = jax.jit(jax.grad(lambda p: ours.apply({"params": p}, x).sum()))
+    lowered = loss.trace(params).lower(lowering_platforms=(platform,)).as_text()
+    assert lowered.count("dot_general") == products

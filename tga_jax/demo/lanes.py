@@ -11,6 +11,7 @@ import jax
 from tga_jax import train
 
 T = TypeVar("T")
+_TURN = 0.5  # seconds
 
 
 def count() -> int:
@@ -29,15 +30,16 @@ def run(jobs: Mapping[str, Callable[[], T]], lanes: int) -> dict[str, T]:
     with train.stop_requests() as received, futures.ThreadPoolExecutor(lanes) as pool:
 
         def start(job: Callable[[], T]) -> T:
-            if received:
-                raise train.Interrupted("stopped; the same command continues there", received[0] == signal.SIGTERM)
+            train.stop_if_asked()
             return job()
 
         started = {name: pool.submit(start, job) for name, job in jobs.items()}
-        _, pending = futures.wait(started.values(), return_when=futures.FIRST_EXCEPTION)
+        pending = set(started.values())
+        # In turns: a signal that comes just as a wait begins is handled when it ends.
+        while pending and not any(future.done() and future.exception() for future in started.values()):
+            _, pending = futures.wait(pending, _TURN, futures.FIRST_EXCEPTION)
         if pending:
             received.append(signal.SIGTERM)
-            futures.wait(pending)
         errors: list[Any] = [error for future in started.values() if (error := future.exception())]
         if errors:
             # What the others were stopped for.

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 import tga_jax
+from tga_jax import train
 from tga_jax.analysis.hidden_states import RefusalLayers, cosine_curves, probe, refusal_layers
 from tga_jax.analysis.instruments import modality_probe, norm_ratio, retrieval_accuracy, token_states, word_share
 from tga_jax.analysis.patching import refusal_curves, text_twins
@@ -53,6 +54,7 @@ def items(world: World, split: str, attachments: Path | None = None) -> list[Ite
 
 def generator(model: Model, new_tokens: int) -> Callable[[Sequence[Record]], list[str]]:
     def generate(records: Sequence[Record]) -> list[str]:
+        train.stop_if_asked()
         prompts = [text_of(pieces(record, model.processor.tokenizer, prompt_only=True)) for record in records]
         images = [[image() for image in record.images] for record in records]
         return model.generate(prompts, images, new_tokens=new_tokens, batch_size=64)
@@ -121,6 +123,7 @@ def _prompts(model: Model, records: Sequence[Record]) -> Batch:
 def inside(model: Model, seed: int, held_out: Sequence[Item]) -> Inside:
     """Logit lens over one picture of each harmful caption, or, of a language model alone, over the captions as text; of
     pictures also how like words their tokens are, and patching. seed: of the linear probe's halves."""
+    train.stop_if_asked()
     config, params, vocabulary = model.config, model.params, model.processor.vocabulary
     with_image = isinstance(config, llava.LlavaConfig)
     chosen = list({item.scene.caption: item for item in held_out if item.kind}.values())
