@@ -217,7 +217,7 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
 def test_demo_leaves_another_runs_workdir_as_it_is(monkeypatch, capsys, elsewhere):
     # A first run that is stopped as soon as it has taken its folder.
     monkeypatch.setattr(demo, "_world", lambda *_: None)
-    monkeypatch.setattr(demo.trainings, "train_clip", lambda *_: sys.exit(0))
+    monkeypatch.setattr(demo, "_train_and_measure", lambda *_: sys.exit(0))
     assert call("demo", "--workdir=w") == 0
     (elsewhere / "w" / "results.json").write_text("{}")
     before = contents(elsewhere)
