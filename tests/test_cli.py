@@ -219,6 +219,7 @@ def test_demo_leaves_another_runs_workdir_as_it_is(monkeypatch, capsys, elsewher
     monkeypatch.setattr(demo, "_world", lambda *_: None)
     monkeypatch.setattr(demo, "_train_and_measure", lambda *_: sys.exit(0))
     assert call("demo", "--workdir=w") == 0
+    capsys.readouterr()
     (elsewhere / "w" / "results.json").write_text("{}")
     before = contents(elsewhere)
     steps = json.loads(before["w/config.json"][0])["clip"]["steps"]
