@@ -6,6 +6,9 @@ Orbax writes aside, so an interrupted save leaves the earlier checkpoints as the
 bucket, "gs://bucket/folder".
 """
 
+import contextlib
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -20,6 +23,20 @@ def wait_for_all(what: str) -> None:
     """Until every process is here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
+
+
+_lock = threading.RLock()
+_unfinished: ocp.CheckpointManager | None = None  # the last that may still be writing
+
+
+@contextlib.contextmanager
+def _alone(manager: ocp.CheckpointManager | None = None) -> Iterator[None]:
+    """While no other thread uses orbax, which numbers its operations for the whole process and confuses those of two
+    saves. manager: whose save may still be under way; it keeps them apart itself."""
+    with _lock:
+        if _unfinished is not None and _unfinished is not manager:
+            _unfinished.wait_until_finished()
+        yield
 
 
 class Checkpoints:
@@ -42,7 +59,9 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
-        with disk_errors(self.folder):
+        global _unfinished
+        with disk_errors(self.folder), _alone(self._manager):
+            _unfinished = self._manager
             self._manager.save(
                 step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data))
             )
@@ -55,9 +74,10 @@ class Checkpoints:
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
         """The state, with the shapes and shardings of `like`, and the iterator's state."""
         try:
-            found: Any = self._manager.restore(
-                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore())
-            )
+            with _alone():
+                found: Any = self._manager.restore(
+                    step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore())
+                )
         except Exception as error:  # orbax and tensorstore raise many types for a damaged or foreign file
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             raise UserError(
@@ -66,7 +86,11 @@ class Checkpoints:
         return found.state, found.data
 
     def close(self) -> None:
-        self._manager.close()
+        global _unfinished
+        with _lock:
+            if _unfinished is self._manager:
+                _unfinished = None
+            self._manager.close()
 
 
 _PARTS = "parts.json"  # names the parts once all of them are written: a bucket's folders cannot be renamed at once
@@ -77,7 +101,7 @@ def save_params(workdir: AnyPath, params: dict[str, Any]) -> None:
     folder = absolute(workdir) / "params"
     jax.block_until_ready(params)
     with disk_errors(folder):
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _alone(), ocp.StandardCheckpointer() as checkpointer:
             for part, tree in params.items():
                 checkpointer.save(folder / part, tree, force=True)
         wait_for_all("params are written")
@@ -106,7 +130,7 @@ def load_params(workdir: AnyPath, part: str, like: Any) -> Any:
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None) or here), like
     )
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _alone(), ocp.StandardCheckpointer() as checkpointer:
             return checkpointer.restore(folder, like)
     except Exception as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
