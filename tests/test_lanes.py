@@ -6,9 +6,11 @@ import threading
 from functools import partial
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from tga_jax import train
+from tga_jax import checkpoints, train
 from tga_jax.demo import lanes
 from tga_jax.errors import UserError
 
@@ -100,3 +102,20 @@ def test_lanes_are_for_one_cpu(platforms, cores, wanted, monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda: [Device(platform) for platform in platforms])
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
     assert lanes.count() == wanted
+
+
+def test_parameters_are_saved_and_read_in_several_lanes_at_once(tmp_path):
+    """Orbax alone confuses the saves of two threads."""
+
+    def save_and_read(number: int) -> list[np.ndarray]:
+        folder, params = (
+            tmp_path / str(number),
+            {"llm": {f"w{i}": jnp.full((3, 5), 10.0 * number + i) for i in range(9)}},
+        )
+        checkpoints.save_params(folder, params)
+        return jax.tree.leaves(checkpoints.load_params(folder, "llm", params["llm"]))
+
+    found = lanes.run({str(n): partial(save_and_read, n) for n in range(12)}, 3)
+    for number in range(12):
+        for i, value in enumerate(found[str(number)]):
+            np.testing.assert_array_equal(value, np.full((3, 5), 10.0 * number + i, np.float32))
