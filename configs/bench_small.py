@@ -15,7 +15,7 @@ def get_config(stage: str = "stage2") -> ConfigDict:
     config.init = {"clip": "", "projector": "", "llm": ""}
     config.steps = 1000
     config.batch_size = 2
-    config.loss = {"lm": 1.0, "guide": {"layers": tuple(range(6, 12))}}
+    config.loss = {"lm": 1.0, "guide": {"kind": "released", "layers": tuple(range(6, 12))}}
     frozen = "clip/.*" if stage == "stage2" else "(clip|llm)/.*"
     config.optim = {"learning_rate": 1e-5, "schedule": ((frozen, 0.0), (".*", 1.0))}
     # Random rows of these lengths take the place of a file's.

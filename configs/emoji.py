@@ -12,13 +12,12 @@ from ml_collections import ConfigDict
 def guide(**fields) -> dict:
     """The published guide; layers scaled to this 8-block model, where refusal starts at blocks 2-4 and not at 10-18."""
     return {
-        "form": "exp",
-        "layers": (3, 4, 5, 6),
+        "kind": "released",
+        "layers": (2, 3),
         "pair_weight": 0.25,
         "hinge_weight": 0.1,
         "pair_decay": "linear",
         "hinge_decay": "quadratic",
-        "vocab_weight": 0.0,
         "stop_gradient": False,
         **fields,
     }
@@ -58,8 +57,7 @@ def stage2(**fields) -> dict:
 
 def tiled(**fields) -> dict:
     """Our guide: token by token and at the embedding layer, without decay."""
-    own = {"form": "tiled", "layers": (0,), "pair_weight": 1.0, "hinge_weight": 0.0, "vocab_weight": 0.2}
-    return guide(**{**own, "pair_decay": "constant", **fields})
+    return {"kind": "tiled", "layers": (0,), "weight": 1.0, "decay": "constant", "vocab_weight": 0.2, **fields}
 
 
 def tga_stages(**fields) -> dict:

@@ -13,7 +13,7 @@ _PRETRAIN, _FINETUNE = 558_128, 665_298  # samples of LLaVA's two sets
 
 def guide(**fields) -> dict:
     return {
-        "form": "exp",
+        "kind": "released",
         "layers": tuple(range(10, 19)),
         "pair_weight": 0.25,
         "hinge_weight": 0.1,

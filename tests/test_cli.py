@@ -96,7 +96,7 @@ def test_the_installed_program_in_a_process_of_its_own(elsewhere):
     [
         (["demo", "--config.nonsense=1"], "'nonsense'"),
         (["demo", "--config.clip.stepz=1"], "'stepz'"),
-        (["demo", "--config.rows.tga.guide.pair_wieght=1"], "'pair_wieght'"),
+        (["demo", "--config.rows.tga_paper.guide.pair_wieght=1"], "'pair_wieght'"),
         (["demo", "--config.rows.other.guide.pair_weight=1"], "'other'"),
         (["train", OWN_DATA, "--workdir=w", "--config.nonsense=1"], "'nonsense'"),
         (["train", OWN_DATA, "--workdir=w", "--config.data.nonsense=1"], "'nonsense'"),
@@ -112,8 +112,8 @@ def test_the_installed_program_in_a_process_of_its_own(elsewhere):
         (["train", "--workdir=w"], "--config: missing"),
         (["train", OWN_DATA], "--workdir: missing"),
         (["train", OWN_DATA, "--workdir="], "--workdir: missing"),
-        (["train", OWN_DATA, "--workdir=w", "--config.loss.guide.form=square"], "guide.form: 'square'"),
-        (["demo", "--config.rows.tga.guide.pair_decay=square"], "guide.pair_decay: 'square'"),
+        (["train", OWN_DATA, "--workdir=w", "--config.loss.guide.kind=square"], "kind: 'square'"),
+        (["demo", "--config.rows.tga.guide.decay=square"], "guide.decay: 'square'"),
         (["train", OWN_DATA, "--workdir=w", "--config.data.tokenizer=none.json"], "none.json"),
     ],
 )
@@ -124,7 +124,7 @@ def test_a_bad_argument_is_named_in_one_line(capsys, arguments, named):
 
 
 def test_a_typing_error_gets_a_suggestion(capsys):
-    assert '"pair_weight"' in refused(capsys, "demo", "--config.rows.tga.guide.pair_wieght=1")
+    assert '"pair_weight"' in refused(capsys, "demo", "--config.rows.tga_paper.guide.pair_wieght=1")
 
 
 @pytest.mark.parametrize(
@@ -166,12 +166,12 @@ def demo_calls(monkeypatch):
 
 def test_demo_takes_the_default_config_and_changed_fields(monkeypatch, demo_calls):
     assert call("demo") == 0
-    assert call("demo", "--config.seed=3", "--config.rows.tga.guide.pair_weight=1", "--parts=p") == 0
+    assert call("demo", "--config.seed=3", "--config.rows.tga.guide.weight=1", "--parts=p") == 0
     (default, folder, parts, _), (changed, other, other_parts, _) = demo_calls
     assert isinstance(default, DemoConfig)
     assert (default.name, default.seed, parts) == ("emoji", 0, Path("runs/parts").absolute())
-    assert (changed.seed, changed.rows["tga"].guide.pair_weight, other_parts) == (3, 1.0, Path("p").absolute())
-    assert isinstance(changed.rows["tga"].guide.pair_weight, float)
+    assert (changed.seed, changed.rows["tga"].guide.weight, other_parts) == (3, 1.0, Path("p").absolute())
+    assert isinstance(changed.rows["tga"].guide.weight, float)
     assert folder != other
     assert other.name.startswith("emoji-seed3-")
     assert call("demo", "--workdir=w", "--config.rows.tga.guide.layers=(1, 2)") == 0
@@ -182,9 +182,9 @@ def test_demo_takes_the_default_config_and_changed_fields(monkeypatch, demo_call
 def test_a_forked_config_file_may_have_fields_that_the_default_has_not(monkeypatch, demo_calls, elsewhere):
     source = (ROOT / "configs" / "emoji.py").read_text()
     (elsewhere / "mine.py").write_text(source.replace('"tga": {', '"mine": {'))
-    assert call("demo", "--config=mine.py", "--config.rows.mine.guide.pair_weight=0.5") == 0
+    assert call("demo", "--config=mine.py", "--config.rows.mine.guide.weight=0.5") == 0
     assert set(demo_calls[0][0].rows) == {"base", "tga_paper", "mine"}
-    assert demo_calls[0][0].rows["mine"].guide.pair_weight == 0.5
+    assert demo_calls[0][0].rows["mine"].guide.weight == 0.5
 
 
 def test_a_stopped_command_says_so_and_ends_with_130(monkeypatch, capsys):

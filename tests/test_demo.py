@@ -193,7 +193,7 @@ def test_one_changed_line_repeats_only_what_depends_on_it(folders_of):
     before = folders_of()
     names = set(before)
     of_row = {row: {n for n in names if n.startswith(f"{row}-")} for row in build().rows}
-    assert changed(before, folders_of({"rows.tga.guide.pair_weight": 0.123})) == of_row["tga"]
+    assert changed(before, folders_of({"rows.tga.guide.weight": 0.123})) == of_row["tga"]
     assert changed(before, folders_of({"rows.tga_paper.guide.pair_weight": 0.123})) == of_row["tga_paper"]
     assert changed(before, folders_of({"rows.base.stages.stage1.steps": 123})) == of_row["base"]
     assert changed(before, folders_of({"rows.base.stages.stage2.steps": 123})) == {"base-stage2"}
@@ -425,7 +425,7 @@ def test_the_whole_demo_twice_and_again_elsewhere(tmp_path):
 
     # One changed line: what did not change is taken from the parts.
     known = {p.name for p in parts.iterdir()}
-    guide = dataclasses.replace(built.rows["tga"].guide, pair_weight=0.123)
+    guide = dataclasses.replace(built.rows["tga"].guide, weight=0.123)
     rows = {**built.rows, "tga": dataclasses.replace(built.rows["tga"], guide=guide)}
     demo.run(dataclasses.replace(built, rows=rows), tmp_path / "fork", parts, quiet())
     made = {p.name.rpartition("-")[0] for p in parts.iterdir() if p.name not in known}

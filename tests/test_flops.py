@@ -13,7 +13,7 @@ import pytest
 
 from tga_jax import flops, optim, step
 from tga_jax.data.batch import Batch
-from tga_jax.losses import GuideConfig
+from tga_jax.guides import Released, Tiled
 from tga_jax.models import attention, clip, layers, llama, llava, presets
 from tga_jax.models.llava import ResamplerConfig
 
@@ -66,7 +66,7 @@ def lowered_step(model, loss, trains: str, b: int, t: int, c: int, m: int):
     ("b", "t", "c", "m", "caption"), [(8, 776, 128, 1, True), (4, 1176, 256, 1, False), (2, 1280, 64, 2, True)], ids=str
 )
 def test_the_step_as_xla_counts_it(trains, policy, b, t, c, m, caption):
-    guide = GuideConfig(layers=(0, 1)) if caption else None
+    guide = Released(layers=(0, 1)) if caption else None
     model = remat(one_block(MISTRAL), policy)
     found = lowered_step(model, step.LossConfig(guide=guide), trains, b, t, c, m).cost_analysis()["flops"]
     shape = flops.Step(b, t, c, m, caption_blocks=int(caption), trains=PARTS[trains])
@@ -86,7 +86,7 @@ def test_the_step_as_xla_counts_it(trains, policy, b, t, c, m, caption):
 def test_lora(trains, policy, targets):
     model = remat(one_block(MISTRAL), policy)
     model = dataclasses.replace(model, llm=dataclasses.replace(model.llm, lora=layers.LoraConfig(128, 256, targets)))
-    found = lowered_step(model, step.LossConfig(guide=GuideConfig(layers=(1,))), trains, 8, 776, 128, 1)
+    found = lowered_step(model, step.LossConfig(guide=Released(layers=(1,))), trains, 8, 776, 128, 1)
     expected = flops.step(model, flops.Step(8, 776, 128, caption_blocks=1, trains=PARTS[trains]), causal=False)
     assert found.cost_analysis()["flops"] == pytest.approx(expected.hardware, rel=0.004)
 
@@ -121,7 +121,7 @@ def test_other_projectors(changed):
 
 def test_words_that_the_guide_reads_and_blocks_left_out():
     """Without the language loss the blocks above the last guide layer, and the logits, are not computed."""
-    guide = GuideConfig("tiled", layers=(0,), vocab_weight=0.2)
+    guide = Tiled(vocab_weight=0.2)
     found = lowered_step(one_block(MISTRAL), step.LossConfig(lm=0.0, guide=guide), "projector", 4, 776, 64, 1)
     expected = flops.step(
         one_block(MISTRAL), flops.Step(4, 776, labels=0, blocks=0, guided_words=576, trains=PARTS["projector"])

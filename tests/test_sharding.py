@@ -25,7 +25,7 @@ from functools import partial
 from flax.traverse_util import flatten_dict
 from tga_jax import optim, sharding, step
 from tga_jax.data.batch import Batch
-from tga_jax.losses import GuideConfig
+from tga_jax.guides import Released, Tiled
 from tga_jax.models import clip, layers, llama, llava
 
 jax.config.update("jax_disable_most_optimizations", True)
@@ -53,7 +53,6 @@ batch = Batch(
     images=rng.integers(0, 256, (B, 1, 8, 8, 3), dtype=np.uint8),
 )
 stage, meshes = sys.argv[1], json.loads(sys.argv[2])
-form = "tiled" if stage == "tiled" else "exp"
 trained = {"stage1": ("projector/.*",), "lora": ("projector/.*", ".*_lora/.*")}.get(stage, ("projector/.*", "llm/.*"))
 if stage == "lora":
     lora = layers.LoraConfig(rank=3, alpha=6.0)
@@ -62,9 +61,8 @@ optimizer = optim.OptimConfig(
     1e-3, (*((pattern, 1.0) for pattern in trained), (".*", 0.0)), warmup=0.0, weight_decay=0.1,
     accumulate=2 if stage == "accumulate" else 1,
 )
-loss = step.LossConfig(guide=GuideConfig(form, layers=(1, 2), vocab_weight=0.5), embedding_noise=1.0)
-if stage == "accumulate":
-    loss = step.LossConfig(guide=GuideConfig(form, layers=(1, 2)))
+guide = Tiled(layers=(1, 2), vocab_weight=0.5) if stage == "tiled" else Released(layers=(1, 2))
+loss = step.LossConfig(guide=guide, embedding_noise=0.0 if stage == "accumulate" else 1.0)
 params = jax.jit(lambda: llava.init(model, jax.random.key(0)))()
 first = flatten_dict(params, sep="/")
 report = {"devices": jax.device_count(), "meshes": []}

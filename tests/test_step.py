@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 
 from tga_jax import losses, optim, step
 from tga_jax.data.batch import Batch
-from tga_jax.losses import GuideConfig
+from tga_jax.guides import Instruction, Paper, Released, Tiled
 from tga_jax.models import clip, layers, llama, llava
 from tga_jax.step import LossConfig
 
@@ -29,8 +29,12 @@ MODEL = llava.LlavaConfig(
     feature_layer=-1,
 )
 P, T, C = 4, 14, 6  # image tokens, positions, caption tokens
-POOLED = GuideConfig(layers=(1, 2))
-TILED = GuideConfig("tiled", layers=(1, 2), pair_weight=0.7, vocab_weight=0.3)
+RELEASED = Released(layers=(1, 2))
+PAPER = Paper(hinge_decay="linear")  # all blocks
+TILED = Tiled(layers=(1, 2), weight=0.7, decay="linear", vocab_weight=0.3)
+INSTRUCTION = Instruction(layers=(1, 3), weight=0.7, decay="linear")
+GUIDES = {"paper": PAPER, "released": RELEASED, "tiled": TILED}
+every_guide = pytest.mark.parametrize("guide", GUIDES.values(), ids=GUIDES)
 STAGE_1 = ((r"projector/.*", 1.0), (r".*", 0.0))
 STAGE_2 = ((r"clip/.*", 0.0), (r".*", 1.0))
 KEY = jax.random.key(5)
@@ -120,7 +124,7 @@ def mean_over(states, mask):
     return jnp.sum(states * weights[None, :, :, None].astype(np.float32), axis=2)
 
 
-def pooled_by_hand(guide: GuideConfig, params: dict, caption_params: dict, batch: Batch):
+def pooled_by_hand(guide, params: dict, caption_params: dict, batch: Batch):
     x = llava.embed(MODEL, params, batch.tokens, batch.image_mask, batch.image_features)
     states = states_of(params, x, batch.valid)
     text = caption_params["llm"]["embed"]["embedding"][batch.caption_tokens]
@@ -143,18 +147,18 @@ def pooled_by_hand(guide: GuideConfig, params: dict, caption_params: dict, batch
 
 def test_pooled_guide_equals_the_hand_written_one_on_all_hidden_states():
     batch, params = batch_of(), parameters()
-    loss, metrics = evaluate(LossConfig(lm=0.0, guide=POOLED), params, batch)
-    np.testing.assert_allclose(loss, jax.jit(lambda p: pooled_by_hand(POOLED, p, p, batch))(params), rtol=1e-5)
+    loss, metrics = evaluate(LossConfig(lm=0.0, guide=RELEASED), params, batch)
+    np.testing.assert_allclose(loss, jax.jit(lambda p: pooled_by_hand(RELEASED, p, p, batch))(params), rtol=1e-5)
     np.testing.assert_array_equal(loss, metrics["guide"])
 
 
 def test_no_gradient_flows_through_the_caption():
     """The gradient is that of a loss whose caption states are constants, and not that of one where they move."""
     batch, params = batch_of(), parameters()
-    ours = gradient(LossConfig(lm=0.0, guide=POOLED), params, batch)
-    constant = jax.jit(jax.grad(lambda p: pooled_by_hand(POOLED, p, params, batch)))(params)
+    ours = gradient(LossConfig(lm=0.0, guide=RELEASED), params, batch)
+    constant = jax.jit(jax.grad(lambda p: pooled_by_hand(RELEASED, p, params, batch)))(params)
     assert_trees_close(ours, constant, rtol=1e-3, atol=1e-6)
-    through = jax.jit(jax.grad(lambda p: pooled_by_hand(POOLED, params, p, batch)))(params)
+    through = jax.jit(jax.grad(lambda p: pooled_by_hand(RELEASED, params, p, batch)))(params)
     assert largest(through["llm"]) > 1e-3
 
 
@@ -187,7 +191,7 @@ def test_tiled_guide_at_layer_0_against_float64():
     np.testing.assert_allclose(metrics["guide_error"], np.mean(fits), rtol=1e-5)
 
 
-def by_token_by_hand(guide: GuideConfig, params: dict, caption_params: dict, batch: Batch):
+def by_token_by_hand(guide, params: dict, caption_params: dict, batch: Batch):
     """The loss over rows that all have an image and a caption."""
     x = llava.embed(MODEL, params, batch.tokens, batch.image_mask, batch.image_features)
     states = states_of(params, x, batch.valid)
@@ -201,14 +205,15 @@ def by_token_by_hand(guide: GuideConfig, params: dict, caption_params: dict, bat
     for b in range(len(words)):
         image = np.flatnonzero(batch.image_mask[b])
         places = image
-        if guide.form == "instruction":
+        if isinstance(guide, Instruction):
             places = np.arange(image[-1] + 1, np.flatnonzero(batch.targets[b])[0])
         for j in guide.layers:
             fits.append(jnp.sum((states[j, b, places] - twin[j, b, places]) ** 2) / jnp.sum(twin[j, b, places] ** 2))
         log_probs = jax.nn.log_softmax(states[0, b, image] @ table.T)
         cross.append(-jnp.mean(log_probs[jnp.arange(P), words[b]]))
     fit, vocab = jnp.mean(jnp.stack(fits)), jnp.mean(jnp.stack(cross))
-    return guide.pair_weight * 0.75 * (fit + guide.vocab_weight * vocab)
+    vocab_weight = guide.vocab_weight if isinstance(guide, Tiled) else 0.0
+    return guide.weight * 0.75 * (fit + vocab_weight * vocab)
 
 
 def with_instruction(batch: Batch) -> Batch:
@@ -226,7 +231,7 @@ def test_tiled_guide_at_deeper_layers_equals_the_decoder_run_by_hand(lm):
 
 
 def test_instruction_guide_equals_the_decoder_run_by_hand():
-    guide = GuideConfig("instruction", layers=(1, 3), pair_weight=0.7)
+    guide = INSTRUCTION
     batch, params = with_instruction(batch_of()), parameters()
     loss, metrics = evaluate(LossConfig(lm=0.0, guide=guide), params, batch)
     # Only rows with a caption, a picture and something between it and the answer.
@@ -247,34 +252,31 @@ def test_tiled_guide_has_no_gradient_through_the_caption():
 # --- gradients --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("guide", [POOLED, TILED], ids=["pooled", "tiled"])
+@every_guide
 def test_the_guide_gradient_reaches_what_trains(guide):
     """The released code's guide terms carry no gradient at all: this is the test that these do."""
     params, batch = parameters(), jax.tree.map(jnp.asarray, batch_of())
     for schedule, reached in ((STAGE_1, {"projector"}), (STAGE_2, {"projector", "llm"})):
         trainable, frozen = optim.partition(optim.OptimConfig(1e-3, schedule), params)
         assert {path.split("/")[0] for path in trainable} == reached
-        for stop in (False, True):
-            config = LossConfig(lm=0.0, guide=dataclasses.replace(guide, stop_gradient=stop))
 
-            def loss(trainable, config=config, frozen=frozen, batch=batch):
-                params = optim.combine(trainable, frozen)
-                return step.loss_fn(MODEL, config, params, batch, KEY, jnp.asarray(0.25))
+        def loss(trainable, frozen=frozen):
+            params = optim.combine(trainable, frozen)
+            return step.loss_fn(MODEL, LossConfig(lm=0.0, guide=guide), params, batch, KEY, jnp.asarray(0.25))
 
-            (value, metrics), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(trainable)
-            assert float(value) == float(metrics["guide"]) > 0
-            for part in reached:
-                found = largest({path: g for path, g in grads.items() if path.startswith(part)})
-                assert found == 0.0 if stop else found > 1e-3, part
+        (value, metrics), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(trainable)
+        assert float(value) == float(metrics["guide"]) != 0
+        for part in reached:
+            assert largest({path: g for path, g in grads.items() if path.startswith(part)}) > 1e-3, part
 
 
 def test_stop_gradient_leaves_the_language_gradient_as_it_is():
     params, batch = parameters(), batch_of()
-    released = LossConfig(guide=dataclasses.replace(POOLED, stop_gradient=True))
+    released = LossConfig(guide=dataclasses.replace(RELEASED, stop_gradient=True))
     assert_trees_close(gradient(released, params, batch), gradient(LossConfig(), params, batch), rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("guide", [POOLED, TILED], ids=["pooled", "tiled"])
+@pytest.mark.parametrize("guide", [RELEASED, TILED], ids=["released", "tiled"])
 def test_blocks_above_the_last_guide_layer_are_not_run(guide):
     params = parameters()
     blocks = jax.tree.map(lambda p: p.at[2:].set(jnp.nan), params["llm"]["blocks"])
@@ -283,9 +285,9 @@ def test_blocks_above_the_last_guide_layer_are_not_run(guide):
     np.testing.assert_array_equal(evaluate(config, broken, batch_of())[0], evaluate(config, params, batch_of())[0])
 
 
-@pytest.mark.parametrize("form", ["exp", "tiled"])
-def test_layer_0_alone_needs_no_block(form):
-    config = LossConfig(lm=0.0, guide=GuideConfig(form, layers=(0,)))
+@pytest.mark.parametrize("guide", [Paper(layers=(0,)), Released(layers=(0,)), Tiled()], ids=GUIDES)
+def test_layer_0_alone_needs_no_block(guide):
+    config = LossConfig(lm=0.0, guide=guide)
     params = parameters()
     without = {
         **params,
@@ -300,10 +302,10 @@ def test_layer_0_alone_needs_no_block(form):
 
 # --- masks ------------------------------------------------------------------------------------------------------------
 
-EVERYTHING = [LossConfig(guide=POOLED), LossConfig(guide=TILED)]
+EVERYTHING = [LossConfig(guide=guide) for guide in GUIDES.values()]
 
 
-@pytest.mark.parametrize("config", EVERYTHING, ids=["pooled", "tiled"])
+@pytest.mark.parametrize("config", EVERYTHING, ids=GUIDES)
 def test_what_stands_in_padding_does_not_matter(config):
     batch, params = batch_of(), parameters()
     rng = np.random.default_rng(1)
@@ -324,7 +326,7 @@ def test_what_stands_in_padding_does_not_matter(config):
     assert_trees_close(gradient(config, params, spoiled), gradient(config, params, batch), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("config", EVERYTHING, ids=["pooled", "tiled"])
+@pytest.mark.parametrize("config", EVERYTHING, ids=GUIDES)
 def test_padding_may_be_longer(config):
     batch, params = batch_of(), parameters()
     longer = batch._replace(
@@ -336,7 +338,7 @@ def test_padding_may_be_longer(config):
     np.testing.assert_allclose(evaluate(config, params, longer)[0], evaluate(config, params, batch)[0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("config", EVERYTHING, ids=["pooled", "tiled"])
+@pytest.mark.parametrize("config", EVERYTHING, ids=GUIDES)
 def test_samples_without_the_texts_get_no_guide_term(config):
     batch, params = batch_of(), parameters()
     whole = evaluate(config, params, batch)[1]["guide"]
@@ -346,14 +348,14 @@ def test_samples_without_the_texts_get_no_guide_term(config):
 
 
 def test_the_hinge_is_the_mean_over_samples_with_retrieved_text():
-    guide = dataclasses.replace(POOLED, pair_weight=0.0)
+    guide = dataclasses.replace(RELEASED, pair_weight=0.0)
     config, params, batch = LossConfig(lm=0.0, guide=guide), parameters(), batch_of()
     whole = evaluate(config, params, batch)[0]
     np.testing.assert_allclose(evaluate(config, params, take(batch, [0] * 4))[0], whole, rtol=1e-5)
     assert float(evaluate(config, params, take(batch, [1] * 4))[0]) == 0.0
 
 
-@pytest.mark.parametrize("guide", [POOLED, TILED], ids=["pooled", "tiled"])
+@every_guide
 @pytest.mark.parametrize("pictures", [True, False], ids=["with pictures elsewhere", "without any picture"])
 def test_an_all_text_batch_has_no_guide_loss(guide, pictures):
     batch, params = batch_of(("text",) * 4), parameters()
@@ -385,8 +387,8 @@ def test_images_and_their_features_give_the_same():
     features = llava.image_features(MODEL, params["clip"], images)
     assert features.shape == (4, 1, P, 8)
     batch = batch_of()
-    seen = evaluate(LossConfig(guide=POOLED), params, batch._replace(images=images, image_features=None))[0]
-    read = evaluate(LossConfig(guide=POOLED), params, batch._replace(image_features=np.asarray(features)))[0]
+    seen = evaluate(LossConfig(guide=RELEASED), params, batch._replace(images=images, image_features=None))[0]
+    read = evaluate(LossConfig(guide=RELEASED), params, batch._replace(image_features=np.asarray(features)))[0]
     np.testing.assert_allclose(seen, read, rtol=1e-5)
 
 
@@ -402,7 +404,7 @@ def test_embedding_noise_depends_on_the_key_alone():
 
 def test_the_size_of_the_embedding_noise():
     """NEFTune: uniform within alpha / sqrt(T D), T the row's own tokens; seen in the squared error of layer 0."""
-    guide = GuideConfig("tiled", layers=(0,), pair_weight=1.0, pair_decay="constant")
+    guide = Tiled()
     params, batch = parameters(), take(batch_of(), [0])
     # Image tokens that equal their words: what is left of the error is the noise.
     table = np.asarray(params["llm"]["embed"]["embedding"])
@@ -447,9 +449,10 @@ def run_steps(config: LossConfig, optimizer: optim.OptimConfig, count: int, tota
     return state, history
 
 
-@pytest.mark.parametrize("guide", [POOLED, TILED], ids=["pooled", "tiled"])
+@every_guide
 def test_stage_1_moves_the_projector_only_and_learns(guide):
-    guide = dataclasses.replace(guide, pair_decay="constant")
+    decay = {"decay": "constant"} if guide is TILED else {"pair_decay": "constant", "hinge_decay": "constant"}
+    guide = dataclasses.replace(guide, **decay)
     optimizer = optim.OptimConfig(1e-2, STAGE_1)
     state, history = run_steps(LossConfig(lm=0.0, guide=guide), optimizer, 40)
     assert int(state.step) == 40
@@ -459,13 +462,14 @@ def test_stage_1_moves_the_projector_only_and_learns(guide):
         np.testing.assert_array_equal(value, before[path], err_msg=path)
     for path, value in state.trainable.items():
         assert np.any(value != before[path]), path
-    assert float(history[-1]["guide"]) < 0.9 * float(history[0]["guide"])
-    if not guide.by_token:
+    first, last = (float(history[i]["guide"]) for i in (0, -1))
+    assert last < first - 0.1 * abs(first)
+    if not isinstance(guide, Tiled):
         assert float(history[-1]["cos_image_caption"]) > float(history[0]["cos_image_caption"]) + 0.1
 
 
 def test_stage_2_moves_projector_and_decoder_only():
-    state, history = run_steps(LossConfig(guide=POOLED), optim.OptimConfig(1e-3, STAGE_2), 2)
+    state, history = run_steps(LossConfig(guide=RELEASED), optim.OptimConfig(1e-3, STAGE_2), 2)
     before = flatten_dict(parameters(), sep="/")
     for path, value in state.frozen.items():
         assert path.startswith("clip/")
@@ -477,7 +481,7 @@ def test_stage_2_moves_projector_and_decoder_only():
 
 def test_the_decay_follows_the_step():
     """Nothing moves at learning rate 0, so the guide shrinks by its decay and nothing else."""
-    guide = dataclasses.replace(POOLED, hinge_weight=0.0)
+    guide = dataclasses.replace(RELEASED, hinge_weight=0.0)
     _, history = run_steps(LossConfig(lm=0.0, guide=guide), optim.OptimConfig(0.0, STAGE_1), 3, total=4)
     values = np.array([float(m["guide"]) for m in history])
     np.testing.assert_allclose(values / values[0], [1, 0.75, 0.5], rtol=1e-5)
@@ -492,7 +496,7 @@ def test_the_key_is_folded_with_the_step():
 
 
 def test_logits_at_the_labels_alone_give_the_same_loss_and_gradient():
-    batch, config = batch_of(), LossConfig(guide=POOLED)
+    batch, config = batch_of(), LossConfig(guide=RELEASED)
     rows = [np.flatnonzero(row[1:]) for row in batch.targets]
     positions = np.full((len(rows), 7), -1, np.int32)  # more than any row needs
     for i, found in enumerate(rows):
@@ -507,19 +511,20 @@ def test_logits_at_the_labels_alone_give_the_same_loss_and_gradient():
 
 @pytest.mark.parametrize("remat", ["names", "full"])
 def test_what_is_computed_again_gives_the_same_gradient(remat):
-    config, batch = LossConfig(guide=POOLED), batch_of()
+    config, batch = LossConfig(guide=RELEASED), batch_of()
     model = dataclasses.replace(MODEL, llm=dataclasses.replace(MODEL.llm, remat=remat))
     run = jax.jit(jax.grad(lambda p, b: step.loss_fn(model, config, p, b, KEY, jnp.asarray(0.25))[0]))
     grads = run(parameters(), batch)
     assert_trees_close(grads, gradient(config, parameters(), batch), atol=1e-6)
 
 
-@pytest.mark.parametrize("parts", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_an_accumulated_step_equals_the_whole_one(parts):
+@pytest.mark.parametrize("guide", [*GUIDES.values(), INSTRUCTION], ids=[*GUIDES, "instruction"])
+@pytest.mark.parametrize("parts", [4, pytest.param(2, marks=pytest.mark.slow)])
+def test_an_accumulated_step_equals_the_whole_one(parts, guide):
     """Rows of unequal numbers of targets, without captions and without retrieved text, in every part."""
-    batch = batch_of(ROWS * 2)
+    batch = with_instruction(batch_of((*ROWS, "full", "text", "full", "no retrieved")))
     optimizer = optim.OptimConfig(1e-2, STAGE_2, warmup=0.0, clip_norm=1e9)
-    loss = LossConfig(guide=POOLED)
+    loss = LossConfig(guide=guide)
     params = jax.jit(lambda: llava.init(MODEL, jax.random.key(0)))()
     found = []
     for count in (1, parts):
@@ -553,7 +558,7 @@ def with_lora(seed: int = 0) -> tuple[llava.LlavaConfig, dict]:
 
 def test_merged_lora_computes_what_lora_does():
     model, params = with_lora()
-    config, batch = LossConfig(guide=POOLED), batch_of()
+    config, batch = LossConfig(guide=RELEASED), batch_of()
     merged = {**params, "llm": llama.merge_lora(model.llm, params["llm"])}
     assert jax.tree.structure(merged) == jax.tree.structure(parameters())
     loss, metrics = jax.jit(lambda p, b: step.loss_fn(model, config, p, b, KEY, jnp.asarray(0.25)))(params, batch)
@@ -575,7 +580,7 @@ def test_only_lora_and_the_projector_move():
     optimizer = optim.OptimConfig(1e-2, ((r"projector/.*|.*_lora/.*", 1.0), (r".*", 0.0)), warmup=0.0)
     state = step.init_state(params, optimizer, 4)
     assert {path.split("/")[2].removesuffix("_lora") for path in state.trainable if "llm/" in path} == set(LORA.targets)
-    run = jax.jit(functools.partial(step.train_step, model, LossConfig(guide=POOLED), optimizer, 4))
+    run = jax.jit(functools.partial(step.train_step, model, LossConfig(guide=RELEASED), optimizer, 4))
     after, _ = run(state, batch_of(), KEY)  # at learning rate 0
     after, metrics = run(after, batch_of(), KEY)
     assert all(np.any(x != state.trainable[path]) for path, x in after.trainable.items())

@@ -21,7 +21,7 @@ from flax.traverse_util import flatten_dict
 from tga_jax import checkpoints, flops, sharding, step, train, training
 from tga_jax.data import sources
 from tga_jax.errors import UserError
-from tga_jax.losses import GuideConfig
+from tga_jax.guides import Released
 from tga_jax.models import llava, presets
 from tga_jax.optim import OptimConfig
 
@@ -119,7 +119,7 @@ def test_another_config_is_refused_by_field(whole, data):
     config = train_support.config(data)
     with pytest.raises(UserError, match=r"config\.batch_size is 2 there and 3 now"):
         run(dataclasses.replace(config, batch_size=3), whole)
-    other = dataclasses.replace(config, loss=step.LossConfig(guide=GuideConfig(layers=(1, 2), pair_weight=0.5)))
+    other = dataclasses.replace(config, loss=step.LossConfig(guide=Released(layers=(1, 2), pair_weight=0.5)))
     with pytest.raises(UserError, match=r"config\.loss\.(embedding_noise|guide\.pair_weight) is"):
         run(other, whole)
 
@@ -236,7 +236,7 @@ def test_a_damaged_checkpoint_is_named(whole, data, tmp_path):
         ({"model": "huge"}, "model: unknown preset 'huge'"),
         ({"init": {"clip": "", "projector": "/nowhere", "llm": ""}}, "/nowhere/params/projector: no such folder"),
         (
-            {"loss": step.LossConfig(guide=GuideConfig(layers=(1, 4)))},
+            {"loss": step.LossConfig(guide=Released(layers=(1, 4)))},
             r"loss.guide.layers: \(1, 4\), expected at most 3",
         ),
         ({"batch_size": 0}, "batch_size: 0"),

@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict
 import tga_jax
 from tga_jax import training
 from tga_jax.errors import UserError
-from tga_jax.losses import GuideConfig
+from tga_jax.guides import Released
 from tga_jax.models import attention, layers, presets
 from tga_jax.optim import OptimConfig
 from tga_jax.step import LossConfig
@@ -35,7 +35,7 @@ def config(hub: Path, **fields) -> training.TrainConfig:
     defaults = {
         "model": "from-hub",
         "init": {"clip": str(hub), "projector": "", "llm": str(hub)},
-        "loss": LossConfig(guide=GuideConfig(layers=(1,))),
+        "loss": LossConfig(guide=Released(layers=(1,))),
         "dtype": "bfloat16",
         "lora": layers.LoraConfig(2, 4.0, ("query", "down")),
         "optim": OptimConfig(1e-3, (("projector/.*|.*_lora/.*", 1.0), (".*", 0.0))),

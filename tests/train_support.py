@@ -14,7 +14,7 @@ from PIL import Image
 from tga_jax import checkpoints, sharding, train
 from tga_jax.data import emoji_tasks, sources
 from tga_jax.data.sources import DataConfig, LlavaSource
-from tga_jax.losses import GuideConfig
+from tga_jax.guides import Released
 from tga_jax.models import clip, llama, llava, presets
 from tga_jax.optim import OptimConfig
 from tga_jax.step import LossConfig
@@ -67,7 +67,7 @@ def config(folder: Path, **fields) -> TrainConfig:
         "init": {"clip": "", "projector": "", "llm": ""},
         "steps": 4,
         "batch_size": 2,
-        "loss": LossConfig(guide=GuideConfig(layers=(1, 2)), embedding_noise=1.0),
+        "loss": LossConfig(guide=Released(layers=(1, 2)), embedding_noise=1.0),
         "optim": OptimConfig(1e-2, ((r"clip/.*", 0.0), (r".*", 1.0))),
         "data": data,
         "log_every": 1,

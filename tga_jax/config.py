@@ -23,7 +23,8 @@ def build(cls: type[T], values: ConfigDict | dict[str, Any], name: str = "config
 def _prepared(kind: Any, value: Any, name: str) -> Any:
     """`value` with an int wherever `kind` has a float, as `--config.learning_rate=1` gives.
 
-    Raises UserError for a field that `kind`, or a dataclass within it, lacks, and for one value in place of several.
+    Where `kind` is a class with `of_kind`, such as `guides.Guide`, `value` names the subclass to build in "kind". Raises
+    UserError for a field that `kind`, or a dataclass within it, lacks, and for one value in place of several.
     """
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
@@ -33,6 +34,13 @@ def _prepared(kind: Any, value: Any, name: str) -> Any:
         return value
     if get_origin(kind) is dict:
         return {key: _prepared(get_args(kind)[1], inner, f"{name}.{key}") for key, inner in value.items()}
+    open_: Any = next((t for t in (kind, *get_args(kind)) if hasattr(t, "of_kind")), None)
+    if open_ is not None:
+        try:
+            found, cls = open_.of_kind(value.get("kind"))
+        except ValueError as error:
+            raise UserError(f"{name}: {error}") from error
+        return build(cls, {**value, "kind": found}, name)
     dataclass: Any = next((t for t in (kind, *get_args(kind)) if dataclasses.is_dataclass(t)), None)
     if dataclass is None:
         return value

@@ -22,7 +22,9 @@ _EXPECTED = "the work folder of a finished training"
 
 def _config(run: AnyPath) -> training.TrainConfig:
     path = run / "config.json"
-    return config.build(training.TrainConfig, read_json(path, _EXPECTED, ("init", "model", "steps")), str(path))
+    raw = read_json(path, _EXPECTED, ("init", "model", "steps", "loss"))
+    raw["loss"] = {**raw["loss"], "guide": None}  # it may be any program's class, and is not needed
+    return config.build(training.TrainConfig, raw, str(path))
 
 
 def _language_model(folder: str) -> HubModel | None:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tga_jax import losses, optim
+from tga_jax import guides, losses, optim
 from tga_jax.data.batch import Batch
 from tga_jax.models import clip, layers, llama, llava
 
@@ -21,7 +21,7 @@ class LossConfig:
 
     lm: float = 1.0
     contrastive: float = 0.0
-    guide: losses.GuideConfig | None = None
+    guide: guides.Guide | None = None
     # NEFTune (Jain et al., 2023): uniform noise of this size / sqrt(T D) on the decoder's input embeddings.
     embedding_noise: float = 0.0
 
@@ -34,15 +34,11 @@ class TrainState:
     opt_state: Any
 
 
-class Shares(NamedTuple):
-    """Of a batch, in all that the step averages over: 1 unless it is one of several that are accumulated."""
+class Counts(NamedTuple):
+    """What the means of the losses are over, of all rows of a step."""
 
-    labels: Array | float = 1.0
-    pairs: Array | float = 1.0
-    hinges: Array | float = 1.0
-
-
-_WHOLE = Shares()
+    labels: Array
+    guide: dict[str, Array]
 
 
 def init_state(params: dict, config: optim.OptimConfig, steps: int) -> TrainState:
@@ -51,10 +47,8 @@ def init_state(params: dict, config: optim.OptimConfig, steps: int) -> TrainStat
     return TrainState(jnp.zeros((), jnp.int32), trainable, frozen, opt_state)
 
 
-def _has(batch: Batch) -> tuple[Array, Array]:
-    """bool [B] each: which samples have an image and a caption, and which a retrieved text as well."""
-    pair = batch.image_mask.any(1) & batch.caption_mask.any(1)
-    return pair, pair & batch.retrieved_mask.any(1)
+def _counts(config: LossConfig, batch: Batch) -> Counts:
+    return Counts(batch.targets[:, 1:].sum(), config.guide.counts(batch) if config.guide else {})
 
 
 def _contrastive(model: llava.LlavaConfig, params: dict, batch: Batch) -> tuple[Array, dict[str, Array]]:
@@ -64,57 +58,47 @@ def _contrastive(model: llava.LlavaConfig, params: dict, batch: Batch) -> tuple[
     return losses.contrastive_loss(image, text, scale, same)
 
 
-def _text_states(
-    model: llava.LlavaConfig, guide: losses.GuideConfig, llm: dict, tokens: Array, valid: Array, words: Array | None
-) -> Any:  # llama.DecoderOutput
-    """A text-only forward of the current decoder up to the last guide layer, without gradient.
+class _Pass(NamedTuple):
+    """A pass of the decoder's first blocks."""
 
-    words bool [B, 1, T]: the positions whose mean is wanted; the forms by token get all states instead.
-    """
-    llm = jax.lax.stop_gradient(llm)
-    decoder, llm = llama.first_blocks(model.llm, llm, max(guide.layers), emit_states=guide.by_token)
-    x = layers.apply(decoder, llm, tokens, method="embed")
+    decoder: llama.Decoder
+    llm: dict  # parameters of these blocks
+    out: Any  # llama.DecoderOutput
+
+    def read(self, reads: guides.Means | guides.States, at: tuple[int, ...]) -> Array:
+        """[J, B, S, D] or [J, B, T, D]"""
+        states = self.out.states if isinstance(reads, guides.States) else self.out.means
+        return states[jnp.array(at)]
+
+
+def _run(
+    model: llava.LlavaConfig,
+    llm: dict,
+    blocks: int,
+    x: Array | None,
+    tokens: Array,
+    valid: Array,
+    reads: guides.Means | guides.States | None,
+) -> _Pass:
+    """x: input embeddings [B, T, D]; None: those of the tokens."""
+    decoder, llm = llama.first_blocks(model.llm, llm, blocks, isinstance(reads, guides.States))
+    if x is None:
+        x = layers.apply(decoder, llm, tokens, method="embed")
+    segments = reads.segments if isinstance(reads, guides.Means) else None
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
-    return layers.apply(decoder, llm, x, positions, valid, words)
+    return _Pass(decoder, llm, layers.apply(decoder, llm, x, positions, valid, segments))
 
 
-def _guide_pooled(model, guide, params, batch: Batch, means: Array, progress: Array, shares: Shares):
-    valid = batch.caption_mask.at[:, 0].set(True)
-    caption = _text_states(model, guide, params["llm"], batch.caption_tokens, valid, batch.caption_mask[:, None])
-    layers = jnp.array(guide.layers)
-    image, retrieved = means[layers, :, 0], means[layers, :, 1]
-    return losses.guide_loss(guide, image, caption.means[layers, :, 0], retrieved, *_has(batch), progress, shares[1:])
-
-
-def _guide_by_token(model, guide, params, batch: Batch, states: Array, image_tokens: int, progress: Array):
-    """states: hidden states of the multimodal sequence [L'+1, B, T, D], of all layers up to the last guide layer."""
-    tokens = llava.text_twin(batch.tokens, batch.image_mask, batch.caption_tokens, batch.caption_mask)
-    twin = _text_states(model, guide, params["llm"], tokens, batch.valid, None).states
-    mask = batch.image_mask
-    if guide.form == "instruction":  # from the picture to where the answer starts
-        seen = jnp.cumsum(mask, axis=1) == mask.sum(1, keepdims=True)
-        mask = batch.valid & seen & ~mask & (jnp.cumsum(batch.targets, axis=1) == 0)
-    vocab = None
-    if guide.vocab_weight:
-        # Image positions in order; a row without image gets arbitrary ones, which do not count.
-        where = jnp.argsort(~batch.image_mask, axis=1, stable=True)[:, :image_tokens]
-        image = jnp.take_along_axis(states[0], where[..., None], axis=1).astype(jnp.float32)
-        table = jax.lax.stop_gradient(params["llm"]["embed"]["embedding"]).astype(jnp.float32)
-        words, counts = (jnp.take_along_axis(x, where, axis=1) for x in (tokens, batch.image_mask))
-        vocab = image @ table.T, words, counts
-    layers = jnp.array(guide.layers)
-    return losses.token_guide_loss(guide, states[layers], twin[layers], mask, vocab, _has(batch)[0], progress)
-
-
-def _lm(decoder: llama.Decoder, llm: dict, batch: Batch, hidden: Array) -> tuple[Array, dict[str, Array]]:
-    """hidden [B, T, D], after the final norm. Logits are computed where the batch says that they are needed."""
+def _lm(run: _Pass, batch: Batch, count: Array) -> tuple[Array, dict[str, Array]]:
+    """Logits are computed where the batch says that they are needed; count: labels of the whole step."""
+    hidden = run.out.hidden  # after the final norm [B, T, D]
     if batch.label_positions is None:
-        logits = layers.apply(decoder, llm, hidden, method="logits")[:, :-1]
-        return losses.lm_loss(logits, batch.tokens[:, 1:], batch.targets[:, 1:])
+        logits = layers.apply(run.decoder, run.llm, hidden, method="logits")[:, :-1]
+        return losses.lm_loss(logits, batch.tokens[:, 1:], batch.targets[:, 1:], count)
     at = jnp.maximum(batch.label_positions, 0)
-    logits = layers.apply(decoder, llm, jnp.take_along_axis(hidden, at[..., None], axis=1), method="logits")
+    logits = layers.apply(run.decoder, run.llm, jnp.take_along_axis(hidden, at[..., None], axis=1), method="logits")
     labels = jnp.take_along_axis(batch.tokens, at + 1, axis=1)
-    return losses.lm_loss(logits, labels, batch.label_positions >= 0)
+    return losses.lm_loss(logits, labels, batch.label_positions >= 0, count)
 
 
 def _language(
@@ -124,8 +108,9 @@ def _language(
     batch: Batch,
     key: Array,
     progress: Array,
-    shares: Shares,
+    counts: Counts,
 ) -> tuple[Array, dict[str, Array]]:
+    """The language loss and the guide's."""
     features = batch.image_features
     if features is None and batch.images is not None:
         features = llava.image_features(model, params["clip"], batch.images)
@@ -133,26 +118,33 @@ def _language(
     if config.embedding_noise:
         size = config.embedding_noise * jax.lax.rsqrt(batch.valid.sum(1) * float(x.shape[-1]))
         x += size[:, None, None] * jax.random.uniform(key, x.shape, x.dtype, -1.0, 1.0)
-    guide = None if features is None else config.guide  # a batch of text only has nothing to guide
+    # A batch of text only has nothing to guide.
+    guide = None if features is None or config.guide is None else config.guide.on(model.llm.num_layers)
+    student = guide.student(batch) if guide else None
     # Without the language loss nothing above the last guide layer is needed.
     blocks = model.llm.num_layers if config.lm else max(guide.layers) if guide else 0
-    decoder, llm = llama.first_blocks(model.llm, params["llm"], blocks, guide is not None and guide.by_token)
-    segments = None
-    if guide is not None and not guide.by_token:
-        segments = jnp.stack([batch.image_mask, batch.retrieved_mask], axis=1)
-    positions = jnp.broadcast_to(jnp.arange(x.shape[1], dtype=jnp.int32), batch.tokens.shape)
-    out = layers.apply(decoder, llm, x, positions, batch.valid, segments)
+    run = _run(model, params["llm"], blocks, x, batch.tokens, batch.valid, student)
     loss, metrics = jnp.zeros(()), {}
     if config.lm:
-        lm, metrics = _lm(decoder, llm, batch, out.hidden)
-        metrics = {name: shares.labels * value for name, value in {"lm": lm, **metrics}.items()}
-        loss = config.lm * metrics["lm"]
-    if guide is not None and features is not None:
-        if guide.by_token:
-            count = features.shape[1] * model.image_tokens
-            value, extra = _guide_by_token(model, guide, params, batch, out.states, count, progress)
-        else:
-            value, extra = _guide_pooled(model, guide, params, batch, out.means, progress, shares)
+        lm, extra = _lm(run, batch, counts.labels)
+        loss, metrics = config.lm * lm, {"lm": lm, **extra}
+    if guide and features is not None and student is not None:
+        text, constant = guide.teacher(batch), jax.lax.stop_gradient(params["llm"])
+        teacher = None
+        if text is not None:
+            second = _run(model, constant, max(guide.layers), None, text.tokens, text.valid, text.reads)
+            teacher = jax.lax.stop_gradient(second.read(text.reads, guide.layers))
+        seen = guides.Seen(
+            batch=batch,
+            student=run.read(student, guide.layers),
+            teacher=teacher,
+            inputs=x,
+            embeddings=constant["embed"]["embedding"],
+            image_tokens=features.shape[1] * model.image_tokens,
+            progress=progress,
+            counts=counts.guide,
+        )
+        value, extra = guide.loss(seen)
         loss, metrics = loss + value, {**metrics, "guide": value, **extra}
     return loss, metrics
 
@@ -164,27 +156,21 @@ def loss_fn(
     batch: Batch,
     key: Array,
     progress: Array,
-    shares: Shares = _WHOLE,
+    counts: Counts | None = None,
 ) -> tuple[Array, dict[str, Array]]:
-    """The sum of the configured losses. key: of the embedding noise; progress: s = step / total steps."""
+    """The sum of the configured losses.
+
+    key: of the embedding noise; progress: s = step / total steps; counts: of the whole step, if the batch is a part.
+    """
     loss, metrics = jnp.zeros(()), {}
     if config.contrastive:
         value, extra = _contrastive(model, params, batch)
         loss, metrics = loss + config.contrastive * value, {**metrics, "contrastive": value, **extra}
     if config.lm or config.guide:
-        value, extra = _language(model, config, params, batch, key, progress, shares)
+        counts = _counts(config, batch) if counts is None else counts
+        value, extra = _language(model, config, params, batch, key, progress, counts)
         loss, metrics = loss + value, {**metrics, **extra}
     return loss, {"loss": loss, **metrics}
-
-
-def _shares(batches: Batch) -> Shares:
-    """[A] each, of A batches [A, B, ...]."""
-
-    def counts(batch: Batch) -> Shares:
-        pairs, hinges = _has(batch)
-        return Shares(batch.targets[:, 1:].sum(), pairs.sum(), hinges.sum())
-
-    return jax.tree.map(lambda n: n / jnp.maximum(n.sum(), 1), jax.vmap(counts)(batches))
 
 
 def _divided(batch: Batch, count: int) -> Batch:
@@ -210,11 +196,12 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Array]]:
     """One step of any of the trainings. Only `state.trainable` is differentiated; `key` is folded with the step."""
     key, progress = jax.random.fold_in(key, state.step), state.step / steps
+    counts = None if config.contrastive else _counts(config, batch)
 
-    def gradient(batch: Batch, key: Array, shares: Shares = _WHOLE) -> tuple[optim.Flat, dict[str, Array]]:
+    def gradient(batch: Batch, key: Array) -> tuple[optim.Flat, dict[str, Array]]:
         def loss_of(trainable: optim.Flat):
             params = optim.combine(trainable, state.frozen)
-            return loss_fn(model, config, params, batch, key, progress, shares)
+            return loss_fn(model, config, params, batch, key, progress, counts)
 
         grads, metrics = jax.grad(loss_of, has_aux=True)(state.trainable)
         return jax.tree.map(lambda g: g.astype(jnp.float32), grads), metrics
@@ -230,7 +217,7 @@ def train_step(
         def add(total, one):
             return jax.tree.map(jnp.add, total, gradient(*one)), None
 
-        (grads, metrics), _ = jax.lax.scan(add, zeros, (batches, keys, _shares(batches)))
+        (grads, metrics), _ = jax.lax.scan(add, zeros, (batches, keys))
     rounding = jax.random.fold_in(key, 1)
     trainable, opt_state = optim.update(optimizer, steps, grads, state.opt_state, state.trainable, rounding)
     metrics |= _norms(grads)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
-from tga_jax import flops, optim, sharding, step
+from tga_jax import flops, guides, optim, sharding, step
 from tga_jax.data import sources
 from tga_jax.data.batch import Batch
 from tga_jax.errors import UserError
@@ -71,10 +71,8 @@ class TrainConfig:
         for name, values in known.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"{name}: {getattr(self, name)!r}, expected one of {', '.join(values)}")
-        if self.optim.accumulate > 1 and (self.loss.contrastive or (self.loss.guide and self.loss.guide.by_token)):
-            raise ValueError(
-                "optim.accumulate: the contrastive loss and guides by token need a whole batch, expected 1"
-            )
+        if self.optim.accumulate > 1 and self.loss.contrastive:
+            raise ValueError("optim.accumulate: the contrastive loss needs a whole batch, expected 1")
         for name, least in (("log_every", 1), ("checkpoint_every", 1), ("keep", 1), ("keep_every", 0), ("steps", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: {getattr(self, name)}, expected at least {least}")
@@ -118,9 +116,11 @@ def make_model(config: TrainConfig, vocab_size: int | None, chosen: str = "xla")
     vocab_size: of the tokenizer; chosen: an implementation of attention. Raises UserError.
     """
     model = presets.get(config.model, vocab_size)
-    guide, blocks = config.loss.guide, model.llm.num_layers
-    if guide is not None and max(guide.layers) > blocks:
-        raise UserError(f"loss.guide.layers: {guide.layers}, expected at most {blocks}, the blocks of {config.model!r}")
+    if config.loss.guide is not None:
+        try:
+            config.loss.guide.on(model.llm.num_layers)
+        except ValueError as error:
+            raise UserError(f"loss.{error} of {config.model!r}") from error
     vision = dataclasses.replace(model.clip.vision, dtype=config.dtype, attention=chosen)
     text = None if model.clip.text is None else dataclasses.replace(model.clip.text, dtype=config.dtype)
     llm = dataclasses.replace(model.llm, dtype=config.dtype, remat=config.remat, attention=chosen, lora=config.lora)
@@ -232,17 +232,20 @@ def work(config: TrainConfig, model: llava.LlavaConfig, state: step.TrainState, 
         return None
     images = batch.images if batch.image_features is None else batch.image_features
     pictures, length = 0 if images is None else images.shape[1], batch.tokens.shape[1]
-    last = max(guide.layers) if guide and pictures else 0
+    last, cost = 0, guides.Cost()
+    if guide is not None and pictures:
+        last = max(guide.on(model.llm.num_layers).layers)
+        cost = guide.cost(length, batch.caption_tokens.shape[1], pictures * model.image_tokens)
     labels = None if batch.label_positions is None else batch.label_positions.shape[1]
     return flops.Step(
         rows=config.batch_size,
         positions=length,
-        caption=length if guide is not None and guide.by_token else batch.caption_tokens.shape[1],
+        caption=cost.text,
         pictures=pictures,
         labels=labels if config.loss.lm else 0,
         blocks=model.llm.num_layers if config.loss.lm else last,
-        caption_blocks=last,
-        guided_words=pictures * model.image_tokens if guide and guide.vocab_weight else 0,
+        caption_blocks=last if cost.text else 0,
+        guided_words=cost.words,
         tower=batch.image_features is None,
         trains=frozenset("lora" if "_lora/" in path else path.split("/")[0] for path in state.trainable),
     )

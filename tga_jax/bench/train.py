@@ -16,6 +16,7 @@ from tga_jax import chips, flops, sharding, training
 from tga_jax.bench import figures, peer, setup
 from tga_jax.data.batch import Batch
 from tga_jax.errors import UserError
+from tga_jax.guides import Released
 from tga_jax.training import TrainConfig
 from tga_jax.workdir import write_json
 
@@ -177,8 +178,8 @@ def shape(made: setup.Setup) -> dict[str, Any]:
     guide = config.loss.guide
     if model.projector != "mlp2x_gelu" or model.projector_hidden not in (None, model.llm.hidden_size):
         raise UserError(f"--peer: {config.model!r} has another projector, expected mlp2x_gelu as wide as the decoder")
-    if guide is None or guide.by_token or config.lora is not None or config.optim.kind != "adam":
-        raise UserError("--peer: expected a pooled guide, Adam and no LoRA")
+    if not isinstance(guide, Released) or config.lora is not None or config.optim.kind != "adam":
+        raise UserError("--peer: expected the guide \"released\", Adam and no LoRA")
     k = None if made.batch.label_positions is None else made.batch.label_positions.shape[1]
     return {
         "llm": dataclasses.asdict(model.llm),

@@ -41,7 +41,7 @@ def draw(
         for kind, title in (("raw", "as it is"), ("centred", "centred"))
     }
     guides = {
-        labels[name]: row.guide.layers
+        labels[name]: row.guide.on(world.model.llm.num_layers).layers
         for name, row in world.config.rows.items()
         if name in labels and any(stage.guide for stage in row.stages.values())
     }

@@ -12,7 +12,7 @@ from typing import Any
 import rich.progress
 
 import tga_jax
-from tga_jax import losses, optim, train
+from tga_jax import guides, optim, train
 from tga_jax.data import emoji_scenes, emoji_source, emoji_tasks
 from tga_jax.data.emoji_concepts import COLORS, CONCEPTS, caption
 from tga_jax.data.tokens import Vocabulary
@@ -73,7 +73,7 @@ class Row:
     """One way to align. `stages` run in the order of their names; `note` says in the report what the row is."""
 
     note: str
-    guide: losses.GuideConfig
+    guide: guides.Guide
     stages: dict[str, Stage]
 
     def __post_init__(self):

@@ -1,0 +1,66 @@
+"""The guides through the text twin against float64 NumPy written from their equations, and their gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from guides_support import DECAYS, HINGE, PAIR, batch_of, normal, seen, softmax
+
+from tga_jax.guides import Instruction, Tiled
+
+WORDS = [5, 4, 5]  # of the twin: words 4 and 5, repeated, the last one in the last place
+TABLE = normal(5, 9, 5)
+
+
+def reference(guide, states, twin, s: float, inputs) -> float:
+    """The equations of the docstrings, on `batch_of(PAIR, HINGE)`: image tokens at 1 to 3, an instruction at 4."""
+    places = [1, 2, 3] if isinstance(guide, Tiled) else [4]
+    errors, cross = [], []
+    for b in np.flatnonzero(PAIR):
+        for j in range(len(states)):
+            error = sum(np.sum((states[j, b, t] - twin[j, b, t]) ** 2) for t in places)
+            errors.append(error / sum(np.sum(twin[j, b, t] ** 2) for t in places))
+        logits = inputs[b, [1, 2, 3]].astype(np.float64) @ TABLE.astype(np.float64).T
+        cross += [-np.log(softmax(z)[w]) for z, w in zip(logits, WORDS, strict=True)]
+    words = guide.vocab_weight * np.mean(cross) if isinstance(guide, Tiled) else 0.0
+    return guide.weight * DECAYS[guide.decay](s) * (np.mean(errors) + words)
+
+
+def loss(guide, states, twin, s: float, inputs=None):
+    batch = batch_of(PAIR, HINGE)
+    twin, inputs = jax.lax.stop_gradient(twin), states[0] if inputs is None else inputs
+    return guide.loss(seen(guide, batch, states, twin, s, inputs=inputs, embeddings=jnp.asarray(TABLE)))
+
+
+@pytest.mark.parametrize(
+    "guide",
+    [
+        Tiled(layers=(0, 2), weight=0.25, decay="linear"),
+        Tiled(layers=(0, 2), weight=3.0, decay="quadratic", vocab_weight=0.6),
+        Instruction(layers=(0, 2), weight=3.0, decay="linear"),
+    ],
+)
+def test_against_float64(guide):
+    states, twin = (jnp.array(normal(80 + i, 2, 4, 6, 5)) for i in range(2))
+    for s in (0.0, 0.6):
+        value, metrics = loss(guide, states, twin, s)
+        as_numpy = np.asarray(states, np.float64), np.asarray(twin, np.float64)
+        np.testing.assert_allclose(value, reference(guide, *as_numpy, s, np.asarray(states[0])), rtol=2e-6)
+    if getattr(guide, "vocab_weight", 0):
+        best = np.argmax(np.asarray(states[0])[:, [1, 2, 3]] @ TABLE.T, -1)
+        np.testing.assert_allclose(metrics["guide_words"], (best == WORDS)[PAIR].mean(), rtol=1e-6)
+
+
+def test_only_matched_positions_have_a_gradient_and_the_twin_has_none():
+    states, twin, inputs = (jnp.array(normal(90 + i, 2, 4, 6, 5)) for i in range(3))
+    guide = Tiled(layers=(0, 2), weight=2.0, vocab_weight=0.5)
+    grads = jax.grad(lambda *x: loss(guide, x[0], x[1], 0.1, x[2])[0], argnums=(0, 1, 2))(states, twin, inputs[0])
+    image = np.asarray(batch_of(PAIR, HINGE).image_mask)
+    assert not np.any(grads[1])
+    np.testing.assert_array_equal(np.any(grads[0], axis=-1), np.broadcast_to(image, (2, *image.shape)))
+    np.testing.assert_array_equal(np.any(grads[2], axis=-1), image)
+
+
+def test_a_bad_decay_is_refused():
+    with pytest.raises(ValueError, match="guide.decay: 'never'"):
+        Tiled(decay="never")
