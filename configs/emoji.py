@@ -13,7 +13,7 @@ def guide(**fields) -> dict:
     """The published guide; layers scaled to this 8-block model, where refusal starts at blocks 2-4 and not at 10-18."""
     return {
         "form": "exp",
-        "layers": (3, 4, 5, 6),
+        "layers": (2, 3),
         "pair_weight": 0.25,
         "hinge_weight": 0.1,
         "pair_decay": "linear",
@@ -66,7 +66,7 @@ def tga_stages(**fields) -> dict:
     """Our stages. fields: of all of them, such as guided="benign"."""
     return {
         # The projector alone learns the words' embeddings, which needs no pass through the decoder.
-        "fit": stage1(guide=True, lm=0.0, steps=2000, batch_size=64, learning_rate=2e-2, **fields),
+        "fit": stage1(guide=True, lm=0.0, steps=2800, batch_size=64, learning_rate=2e-2, **fields),
         # Gently: refusal on pictures is what the decoder unlearns first.
         "stage2": stage2(guide=True, steps=150, text_share=0.5, **adam(1e-5), **fields),
     }

@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config = emoji.get_config()
     config.name = "emoji_ablation"
     tga, tiled = emoji.tga_stages, emoji.tiled
-    every_block = tuple(range(1, 9))
+    every_block = tuple(range(1, 5))
     # A picture's question instead of its caption, and the guide on the positions after the picture.
     asked = emoji.stage1_after_fit(task="asked")
     ordinary = {"stage1": emoji.stage1(), "stage1_asked": asked, "stage2": {**tga()["stage2"], "guide": False}}
@@ -26,8 +26,8 @@ def get_config() -> ConfigDict:
     rows = {
         "base_gentle": row("base, with the gentle stage 2 of tga", emoji.guide(), ordinary, stage1_asked=None),
         "tga_paper_early": row(
-            "the published guide at layers 0-2",
-            emoji.guide(layers=(0, 1, 2)),
+            "the published guide at layers 0 and 1",
+            emoji.guide(layers=(0, 1)),
             {"stage1": emoji.stage1(guide=True), "stage2": emoji.stage2(guide=True, retrieved_share=0.5)},
         ),
         "tga_benign": row("tga, guided on benign pictures only", tiled(), tga(guided="benign")),
@@ -46,7 +46,7 @@ def get_config() -> ConfigDict:
         "tga_unguided_stage2": row("tga, not guided in stage 2", tiled(), tga(), stage2={"guide": False}),
         "tga_harsh_stage2": row("tga, with base's stage 2", tiled(), tga(), stage2=emoji.stage2()),
         "tga_pictures_only_stage2": row("tga, stage 2 without text rows", tiled(), tga(), stage2={"text_share": 0.0}),
-        "tga_read_layers": row("tga at layers 0-2 instead of 0", tiled(layers=(0, 1, 2)), tga()),
+        "tga_read_layers": row("tga at layers 0 and 1 instead of 0", tiled(layers=(0, 1)), tga()),
     }
     config.rows = {**emoji.rows(), **rows}
     return config

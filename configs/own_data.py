@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     config.batch_size = 32
     config.loss = {
         "lm": 1.0,
-        "guide": {"form": "exp", "layers": (3, 4, 5, 6), "pair_weight": 0.25, "hinge_weight": 0.1},
+        "guide": {"form": "exp", "layers": (2, 3), "pair_weight": 0.25, "hinge_weight": 0.1},
     }
     config.optim = {
         "learning_rate": 1e-3,
