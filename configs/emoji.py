@@ -64,7 +64,7 @@ def tga_stages(**fields) -> dict:
     """Our stages. fields: of all of them, such as guided="benign"."""
     return {
         # The projector alone learns the words' embeddings, which needs no pass through the decoder.
-        "fit": stage1(guide=True, lm=0.0, steps=2000, batch_size=64, learning_rate=2e-2, **fields),
+        "fit": stage1(guide=True, lm=0.0, steps=2800, batch_size=64, learning_rate=2e-2, **fields),
         # Gently: refusal on pictures is what the decoder unlearns first.
         "stage2": stage2(guide=True, steps=150, text_share=0.5, **adam(1e-5), **fields),
     }

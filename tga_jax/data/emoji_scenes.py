@@ -358,7 +358,7 @@ def build(config: EmojiScenesConfig, data_dir: str | Path) -> EmojiScenes:
     or where the folder holds something other than what `config` describes.
     """
     folder = _folder(config, data_dir)
-    if not (folder / _CHECKSUMS).exists():
+    if not is_built(config, data_dir):
         try:
             with _quiet():
                 _open(config, data_dir).download_and_prepare()
@@ -368,10 +368,15 @@ def build(config: EmojiScenesConfig, data_dir: str | Path) -> EmojiScenes:
                 raise UserError(f"no space left for the emoji scenes in {data_dir}; free some and rerun") from error
             if isinstance(error, PermissionError):
                 raise UserError(f"cannot write the emoji scenes to {data_dir}: {error.strerror}") from error
-            if not (folder / _CHECKSUMS).exists():  # otherwise another process was first
+            if not is_built(config, data_dir):  # otherwise another process was first
                 raise
     _read_checksums(config, folder)
     return _open(config, data_dir)
+
+
+def is_built(config: EmojiScenesConfig, data_dir: str | Path) -> bool:
+    """Whether `build` has written all splits under `data_dir`."""
+    return (_folder(config, data_dir) / _CHECKSUMS).exists()
 
 
 def load_split(config: EmojiScenesConfig, data_dir: str | Path, split: str, *, num_threads: int = 8) -> EmojiSplit:

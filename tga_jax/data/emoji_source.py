@@ -12,6 +12,7 @@ import grain
 import numpy as np
 
 from tga_jax.data import emoji_scenes, emoji_tasks
+from tga_jax.data.emoji_concepts import caption
 from tga_jax.data.pipeline import endless
 from tga_jax.data.templates import Record
 from tga_jax.errors import UserError
@@ -55,9 +56,16 @@ def scenes_of(split: emoji_scenes.EmojiSplit) -> list[emoji_tasks.Scene]:
     return [emoji_tasks.Scene(*map(str, row[:4]), harmful=bool(row[4])) for row in columns]
 
 
-def _text_records(scenes: list[emoji_tasks.Scene], mix: emoji_tasks.TextMix, seed: int) -> grain.MapDataset:
-    by_caption = sorted({s.caption: dataclasses.replace(s, id=s.caption) for s in scenes}.items())
-    unique = [scene for _, scene in by_caption]
+def _described(fields: dict[str, Any]) -> list[emoji_tasks.Scene]:
+    """What the training pictures show, once each; for text, which needs no picture to be drawn."""
+    planned = emoji_scenes.plan(emoji_scenes.EmojiScenesConfig(**fields), "train")
+    shown = {(concept, color) for concept, color, *_ in planned}
+    captioned = sorted((caption(concept.name, color), concept, color) for concept, color in shown)
+    return [emoji_tasks.Scene(text, c.name, color, text, harmful=c.scene is not None) for text, c, color in captioned]
+
+
+def _text_records(config: EmojiSource, seed: int) -> grain.MapDataset:
+    mix, unique = config.mix, _described(config.scenes)
     harmful, benign = ([s for s in unique if s.harmful is h] for h in (True, False))
 
     def build(scene: emoji_tasks.Scene, rng: np.random.Generator) -> Record:
@@ -69,10 +77,10 @@ def _text_records(scenes: list[emoji_tasks.Scene], mix: emoji_tasks.TextMix, see
 
 def records(config: EmojiSource, seed: int) -> grain.MapDataset:
     """The endless, shuffled records of a training."""
+    if config.task == "text":
+        return _text_records(config, seed)
     split = emoji_split(config.path, "train", tuple(config.scenes.items()))
     scenes = scenes_of(split)
-    if config.task == "text":
-        return _text_records(scenes, config.mix, seed)
     images, retrieved = split.images, [""] * len(scenes)
     if config.attachments:
         images, retrieved = load_attachments(Path(config.attachments), "train")
@@ -100,7 +108,7 @@ def records(config: EmojiSource, seed: int) -> grain.MapDataset:
     pictures = endless([i for i in rows if not scenes[i].harmful], seed).random_map(visual)
     if not config.text_share:
         return pictures
-    text = _text_records(scenes, config.mix, seed + 1)
+    text = _text_records(config, seed + 1)
     return grain.MapDataset.mix([pictures, text], weights=[1 - config.text_share, config.text_share])
 
 

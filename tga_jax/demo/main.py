@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import subprocess
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -42,10 +43,9 @@ def _commit() -> str | None:
 
 
 def _world(config: DemoConfig, parts: Path, bars: rich.progress.Progress) -> World:
-    """Builds the scenes and the tokenizer unless they are there."""
+    """Writes the tokenizer unless it is there. Raises UserError for scenes that cannot be drawn."""
     with disk_errors(parts):
         parts.mkdir(parents=True, exist_ok=True)
-    fields: dict[str, Any] = {**config.scenes, "seed": config.seed}
     # Words depend on the concepts and colours alone, so every seed shares one tokenizer.
     tokenizer = emoji_tasks.build_tokenizer([caption(c.name, color) for c in CONCEPTS for color in COLORS])
     path = parts / "tokenizer"
@@ -54,8 +54,7 @@ def _world(config: DemoConfig, parts: Path, bars: rich.progress.Progress) -> Wor
             tokenizer.save_pretrained(aside)
     vocabulary = Vocabulary(tokenizer)
     world = World(config, parts, path, vocabulary, presets.get(config.model, vocabulary.size), bars)
-    with world.shows("drawing the emoji scenes"):
-        emoji_scenes.build(emoji_scenes.EmojiScenesConfig(**fields), world.data)
+    emoji_scenes.EmojiScenesConfig(**world.scenes)
     return world
 
 
@@ -76,7 +75,9 @@ class _Row:
 
 
 def _vision(world: World) -> tuple[Path, Path]:
-    """The folders of CLIP's training and of what it sees in all pictures."""
+    """The folders of CLIP's training and of what it sees in all pictures. Draws these, while the text model trains."""
+    for split in emoji_scenes.SPLITS:
+        world.split(split)  # read once, for all lanes
     clip_dir = trainings.train_clip(world)
     return clip_dir, trainings.attach(world, clip_dir)
 
@@ -90,14 +91,20 @@ def _text_model(world: World, workdir: Path) -> _Text:
     return _Text(folder, rates, answers, inside)
 
 
-def _row(world: World, workdir: Path, name: str, text_dir: Path, clip_dir: Path, attachments: Path) -> _Row:
+def _row(world: World, workdir: Path, count: int, name: str, text_dir: Path, clip_dir: Path, attachments: Path) -> _Row:
+    """count: of lanes."""
     folder = trainings.train_row(world, name, world.config.rows[name], text_dir, attachments)
     parts = {"clip": clip_dir, "projector": folder, "llm": folder}
     saved = models.save(world, workdir / "models" / name, parts)
-    with world.shows(f"{name}: measured"):
-        measured = measure.measure_row(world, name, saved, folder, attachments)
-        inside = measure.inside(measure.load(saved), world.config.seed, measure.items(world, "test", attachments))
-    return _Row(measured, inside)
+
+    def inside() -> measure.Inside:
+        return measure.inside(measure.load(saved), world.config.seed, measure.items(world, "test", attachments))
+
+    # One row at a time: the first compiles what all use, and two at once would both do.
+    with world.locks.setdefault(workdir, threading.Lock()), world.shows(f"{name}: measured"):
+        asked = partial(measure.measure_row, world, name, saved, folder, attachments)
+        found: dict[str, Any] = lanes.run({"measured": asked, "inside": inside}, min(2, count))
+    return _Row(**found)
 
 
 def _table(results: dict[str, Any]) -> rich.table.Table:
@@ -121,8 +128,6 @@ def default_workdir(config: DemoConfig) -> Path:
 
 def _train_and_measure(world: World, workdir: Path) -> tuple[_Text, dict[str, _Row]]:
     """The text model, and the rows in the order of tables and figures."""
-    for split in emoji_scenes.SPLITS:
-        world.split(split)  # read once, for all lanes
     count = lanes.count()
     first: dict[str, Any] = lanes.run(
         {"vision": partial(_vision, world), "text": partial(_text_model, world, workdir)}, count
@@ -130,7 +135,7 @@ def _train_and_measure(world: World, workdir: Path) -> tuple[_Text, dict[str, _R
     clip_dir, attachments = first["vision"]
     text: _Text = first["text"]
     names = sorted(world.config.rows, key=lambda n: ([*ROW_LABELS, n].index(n), n))
-    rows = {n: partial(_row, world, workdir, n, text.folder, clip_dir, attachments) for n in names}
+    rows = {n: partial(_row, world, workdir, count, n, text.folder, clip_dir, attachments) for n in names}
     return text, lanes.run(rows, count)
 
 

@@ -118,7 +118,12 @@ class World:
         return {**self.config.scenes, "seed": self.config.seed}
 
     def split(self, name: str) -> emoji_scenes.EmojiSplit:
-        return emoji_source.emoji_split(str(self.data), name, tuple(self.scenes.items()))
+        """A split of the pictures. The first call of a run draws them all unless they are there."""
+        with self.locks.setdefault(self.data, threading.Lock()):
+            if not emoji_scenes.is_built(emoji_scenes.EmojiScenesConfig(**self.scenes), self.data):
+                with self.shows("drawing the emoji scenes"):
+                    emoji_scenes.build(emoji_scenes.EmojiScenesConfig(**self.scenes), self.data)
+            return emoji_source.emoji_split(str(self.data), name, tuple(self.scenes.items()))
 
     def caption_length(self) -> int:
         """C: the begin token and the words of the longest caption."""

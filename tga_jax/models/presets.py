@@ -25,8 +25,8 @@ CLIP = {
     "clip-vit-l-14": _clip(224, 14, (1024, 24, 16), (768, 12, 12), 768),
     "clip-vit-l-14-336": _clip(336, 14, (1024, 24, 16), (768, 12, 12), 768),
     "clip-emoji": ClipConfig(
-        vision=VisionConfig(128, 4, 4, 512, image_size=64, patch_size=16),
-        text=TextConfig(128, 2, 4, 512, vocab_size=512, context_length=16, eos_token_id=2),
+        vision=VisionConfig(128, 3, 4, 256, image_size=64, patch_size=16),
+        text=TextConfig(128, 1, 4, 512, vocab_size=512, context_length=16, eos_token_id=2),
         embed_size=128,
     ),
 }
@@ -37,7 +37,7 @@ LLM = {
     "mistral-7b-v0.1": LlamaConfig(32000, 4096, 32, 32, 8, 128, 14336, 1e4, 1e-5, 4096, False, dtype="bfloat16"),
     "mistral-7b-v0.2": LlamaConfig(32000, 4096, 32, 32, 8, 128, 14336, 1e6, 1e-5, None, False, dtype="bfloat16"),
     "smollm2-135m": LlamaConfig(49152, 576, 30, 9, 3, 64, 1536, 1e5, 1e-5, None, True, dtype="bfloat16"),
-    "llm-emoji": LlamaConfig(512, 128, 8, 4, 2, 32, 352, 1e4, 1e-5, None, True),
+    "llm-emoji": LlamaConfig(512, 128, 4, 4, 2, 32, 352, 1e4, 1e-5, None, True),
 }
 
 
@@ -58,7 +58,7 @@ LLAVA: dict[str, Callable[[], LlavaConfig]] = {
     ),
     # With CLS, and a projector that reads all patches for every image token: the patches of so small a tower know
     # little of the whole picture. As many image tokens as the longest caption has words.
-    "emoji": lambda: LlavaConfig(CLIP["clip-emoji"], LLM["llm-emoji"], ResamplerConfig(10, 3, 4), 128, -1, "full"),
+    "emoji": lambda: LlavaConfig(CLIP["clip-emoji"], LLM["llm-emoji"], ResamplerConfig(10, 2, 4), 128, -1, "full"),
     "emoji-mlp": lambda: LlavaConfig(CLIP["clip-emoji"], LLM["llm-emoji"], "mlp2x_gelu", 512, -1, "full"),
 }
 _PUBLIC = ("llava-v1.5-7b", "tga-mistral-7b", "tga-llama-2-7b", "tga-smollm2-135m")
