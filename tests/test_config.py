@@ -38,9 +38,15 @@ def test_nested_tuples_survive():
         ({"guide": {"kind": "tiled", "hinge_weight": 0.7}}, r"run.guide: unknown field hinge_weight; Tiled has"),
         ({"guide": {"kind": "paper", "layers": 3}}, r"run.guide.layers: 3, expected a tuple"),
         ({"lm": "much"}, r"run: .*lm"),
-        ({"guide": {"kind": "cube"}}, r"run.guide: kind: 'cube', expected paper, released, tiled, instruction, module:"),
+        (
+            {"guide": {"kind": "cube"}},
+            r"run.guide: kind: 'cube', expected paper, released, tiled, instruction, module:",
+        ),
         ({"guide": {}}, r"run.guide: kind: None, expected paper"),
-        ({"guide": {"kind": "nowhere.at:All"}}, r"run.guide: kind: 'nowhere.at:All' cannot be imported \(ModuleNotFound"),
+        (
+            {"guide": {"kind": "nowhere.at:All"}},
+            r"run.guide: kind: 'nowhere.at:All' cannot be imported \(ModuleNotFound",
+        ),
         ({"guide": {"kind": "none.py:All"}}, r"run.guide: kind: 'none.py:All' cannot be imported \(FileNotFound"),
         ({"guide": {"kind": "pathlib:Path"}}, r"run.guide: kind: 'pathlib:Path' is no Guide"),
         ({"guide": {"kind": "paper", "layers": (-1,)}}, r"guide.layers"),

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 Array = jax.Array
 
+
 def masked_mean(x: Array, mask: Array, count: Array | None = None) -> Array:
     """Mean of x where mask; exactly 0 where the mask is empty.
 
@@ -24,9 +25,7 @@ def cosine(a: Array, b: Array, eps: float = 1e-12) -> Array:
     return jnp.sum(a * b, -1) * jax.lax.rsqrt(norms)
 
 
-def lm_loss(
-    logits: Array, labels: Array, mask: Array, count: Array | None = None
-) -> tuple[Array, dict[str, Array]]:
+def lm_loss(logits: Array, labels: Array, mask: Array, count: Array | None = None) -> tuple[Array, dict[str, Array]]:
     """Cross-entropy in nats, mean over the labels that count.
 
     logits [B, K, V]; labels int32 [B, K]; mask bool [B, K]: those that count; count: as in `masked_mean`.

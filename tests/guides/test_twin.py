@@ -62,5 +62,5 @@ def test_only_matched_positions_have_a_gradient_and_the_twin_has_none():
 
 
 def test_a_bad_decay_is_refused():
-    with pytest.raises(ValueError, match="guide.decay: 'never'"):
+    with pytest.raises(ValueError, match=r"guide.decay: 'never'"):
         Tiled(decay="never")

@@ -179,7 +179,7 @@ def shape(made: setup.Setup) -> dict[str, Any]:
     if model.projector != "mlp2x_gelu" or model.projector_hidden not in (None, model.llm.hidden_size):
         raise UserError(f"--peer: {config.model!r} has another projector, expected mlp2x_gelu as wide as the decoder")
     if not isinstance(guide, Released) or config.lora is not None or config.optim.kind != "adam":
-        raise UserError("--peer: expected the guide \"released\", Adam and no LoRA")
+        raise UserError('--peer: expected the guide "released", Adam and no LoRA')
     k = None if made.batch.label_positions is None else made.batch.label_positions.shape[1]
     return {
         "llm": dataclasses.asdict(model.llm),

@@ -18,11 +18,10 @@ hidden, V vocabulary.
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
-from typing_extensions import Self
 
 from tga_jax import classes
 from tga_jax.data.batch import Batch
@@ -103,8 +102,8 @@ class Guide(abc.ABC):
 
     @classmethod
     def of_kind(cls, kind: Any) -> tuple[str, type["Guide"]]:
-        """(its name, the class) of a config's `kind`: one of `KINDS`, `module:Class`, `file.py:Class`, or a class. Raises
-        ValueError."""
+        """(its name, the class) of a config's `kind`: one of `KINDS`, `module:Class`, `file.py:Class` or a class.
+        Raises ValueError."""
         return classes.find(kind, cls, KINDS)
 
     def on(self, blocks: int) -> Self:

@@ -71,7 +71,6 @@ class Pooled(Guide):
             self.pair_weight * DECAYS[self.pair_decay](seen.progress),
             self.hinge_weight * DECAYS[self.hinge_decay](seen.progress),
         )
-        reduce = jnp.sum if self.reduce == "sum" else jnp.mean
         pair, hinge = self.over_layers(pair), self.over_layers(hinge)
         by_layer = mean(cos_image, pairs, "pairs")
         # Different captions' states are close to each other too: a cosine means something only against this one.
