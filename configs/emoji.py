@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 
 def guide(**fields) -> dict:
-    """The published guide; layers scaled to this 8-block model, where refusal starts at blocks 2-4 and not at 10-18."""
+    """The published guide; layers scaled to this 4-block model, where refusal starts at block 2 and not at 10-18."""
     return {
         "form": "exp",
         "layers": (2, 3),
@@ -37,7 +37,7 @@ def stage1(**fields) -> dict:
     return {
         "task": "caption",
         "trains": "projector",
-        "steps": 1000,
+        "steps": 850,
         "batch_size": 32,
         **muon(1e-2),
         "lm": 1.0,
@@ -66,7 +66,7 @@ def tga_stages(**fields) -> dict:
     """Our stages. fields: of all of them, such as guided="benign"."""
     return {
         # The projector alone learns the words' embeddings, which needs no pass through the decoder.
-        "fit": stage1(guide=True, lm=0.0, steps=2800, batch_size=64, learning_rate=2e-2, **fields),
+        "fit": stage1(guide=True, lm=0.0, steps=2500, batch_size=64, learning_rate=2e-2, **fields),
         # Gently: refusal on pictures is what the decoder unlearns first.
         "stage2": stage2(guide=True, steps=150, text_share=0.5, **adam(1e-5), **fields),
     }
@@ -130,9 +130,9 @@ def get_config(kind: str = "") -> ConfigDict:
         "test_benign_per_combo": 1,
         "test_harmful_per_combo": 2,
     }
-    config.clip = {"steps": 600, "batch_size": 128, **muon(4e-3)}
+    config.clip = {"steps": 560, "batch_size": 128, **muon(4e-3)}
     config.text = {
-        "steps": 700,
+        "steps": 620,
         "batch_size": 32,
         **adam(2e-3),
         # Noise on input embeddings makes refusal depend on more than the exact word embedding.
