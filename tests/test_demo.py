@@ -301,8 +301,8 @@ def test_text_is_about_what_the_training_pictures_show_though_none_is_drawn(scen
 
 def test_pictures_are_drawn_once_by_whichever_part_asks_first(world, tmp_path, monkeypatch):
     fresh, drawn = dataclasses.replace(world, parts=tmp_path, locks={}), []
-    original = emoji_scenes.build
-    monkeypatch.setattr(emoji_scenes, "build", lambda *arguments: drawn.append(arguments) or original(*arguments))
+    original = emoji_scenes.build_aside
+    monkeypatch.setattr(emoji_scenes, "build_aside", lambda *arguments: drawn.append(arguments) or original(*arguments))
     with futures.ThreadPoolExecutor(3) as pool:
         found = list(pool.map(fresh.split, ("test", "train", "test")))
     assert len(drawn) == 1

@@ -122,7 +122,7 @@ class World:
         with self.locks.setdefault(self.data, threading.Lock()):
             if not emoji_scenes.is_built(emoji_scenes.EmojiScenesConfig(**self.scenes), self.data):
                 with self.shows("drawing the emoji scenes"):
-                    emoji_scenes.build(emoji_scenes.EmojiScenesConfig(**self.scenes), self.data)
+                    emoji_scenes.build_aside(emoji_scenes.EmojiScenesConfig(**self.scenes), self.data)
             return emoji_source.emoji_split(str(self.data), name, tuple(self.scenes.items()))
 
     def caption_length(self) -> int:
