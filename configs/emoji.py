@@ -66,7 +66,7 @@ def tga_stages(**fields) -> dict:
     """Our stages. fields: of all of them, such as guided="benign"."""
     return {
         # The projector alone learns the words' embeddings, which needs no pass through the decoder.
-        "fit": stage1(guide=True, lm=0.0, steps=2500, batch_size=64, learning_rate=2e-2, **fields),
+        "fit": stage1(guide=True, lm=0.0, steps=2800, batch_size=64, learning_rate=2e-2, **fields),
         # Gently: refusal on pictures is what the decoder unlearns first.
         "stage2": stage2(guide=True, steps=150, text_share=0.5, **adam(1e-5), **fields),
     }
@@ -132,7 +132,7 @@ def get_config(kind: str = "") -> ConfigDict:
     }
     config.clip = {"steps": 560, "batch_size": 128, **muon(4e-3)}
     config.text = {
-        "steps": 620,
+        "steps": 700,
         "batch_size": 32,
         **adam(2e-3),
         # Noise on input embeddings makes refusal depend on more than the exact word embedding.
