@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 
 def guide(**fields) -> dict:
-    """The published guide; layers scaled to this 8-block model, where refusal starts at blocks 2-4 and not at 10-18."""
+    """The published guide; layers scaled to this 4-block model, where refusal starts at block 2 and not at 10-18."""
     return {
         "kind": "released",
         "layers": (2, 3),
@@ -36,7 +36,7 @@ def stage1(**fields) -> dict:
     return {
         "task": "caption",
         "trains": "projector",
-        "steps": 1000,
+        "steps": 850,
         "batch_size": 32,
         **muon(1e-2),
         "lm": 1.0,
@@ -128,7 +128,7 @@ def get_config(kind: str = "") -> ConfigDict:
         "test_benign_per_combo": 1,
         "test_harmful_per_combo": 2,
     }
-    config.clip = {"steps": 600, "batch_size": 128, **muon(4e-3)}
+    config.clip = {"steps": 560, "batch_size": 128, **muon(4e-3)}
     config.text = {
         "steps": 700,
         "batch_size": 32,

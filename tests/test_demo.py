@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+from concurrent import futures
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from ml_collections import ConfigDict
 
 from tga_jax import cli, config, train, training
 from tga_jax.analysis.plots import TEXT_LABEL
-from tga_jax.data import emoji_source, emoji_tasks, sources
+from tga_jax.data import emoji_scenes, emoji_source, emoji_tasks, sources
 from tga_jax.data.emoji_concepts import COLORS, CONCEPTS, SCENES, caption
 from tga_jax.data.emoji_scenes import SPLITS, held_out_colors
 from tga_jax.data.templates import IMAGE
@@ -288,6 +289,24 @@ def test_every_picture_comes_with_its_own_caption(shown, scenes, world):
             assert record.caption == (scene.caption if guided else "")
             open_answer = built.data.emoji.task == "asked" and scene.harmful
             assert record.turns[-1][1] in ((None,) if open_answer else (scene.caption, scene.color))
+
+
+def test_text_is_about_what_the_training_pictures_show_though_none_is_drawn(scenes, world, tmp_path):
+    undrawn = dataclasses.replace(trainings._data(world, "text", 40).emoji, path=str(tmp_path))
+    records = emoji_source.records(undrawn, seed=3)
+    described = {(s.caption, s.name, s.color, s.harmful) for s in emoji_source._described(world.scenes)}
+    assert described == {(s.caption, s.name, s.color, s.harmful) for s in scenes.values()}
+    assert {records[i].id for i in range(2000)} <= {caption for caption, *_ in described}
+
+
+def test_pictures_are_drawn_once_by_whichever_part_asks_first(world, tmp_path, monkeypatch):
+    fresh, drawn = dataclasses.replace(world, parts=tmp_path, locks={}), []
+    original = emoji_scenes.build_aside
+    monkeypatch.setattr(emoji_scenes, "build_aside", lambda *arguments: drawn.append(arguments) or original(*arguments))
+    with futures.ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(fresh.split, ("test", "train", "test")))
+    assert len(drawn) == 1
+    assert [len(split) for split in found] == [len(world.split(name)) for name in ("test", "train", "test")]
 
 
 def test_stage_1_and_clip_see_harmful_pictures_with_captions_only(shown, scenes):

@@ -152,10 +152,9 @@ def test_muon_turns_a_kernels_momentum_into_an_orthogonal_matrix_and_leaves_the_
         ):
             u, _, v = np.linalg.svd(grad, full_matrices=False)
             values = np.linalg.svd(update / scale, compute_uv=False)
-            assert values.min() > 0.6  # four Newton-Schulz steps come near 1
+            assert values.min() > 0.6  # five Newton-Schulz steps come near 1
             assert values.max() < 1.3
-            # Not exactly the gradient's singular vectors: the first step scales rows.
-            np.testing.assert_allclose(-np.sum(update / scale * (u @ v)), values.sum(), rtol=1e-2)
+            np.testing.assert_allclose(-np.sum(update / scale * (u @ v)), values.sum(), rtol=1e-3)
 
 
 def test_an_unknown_kind_is_named():

@@ -224,13 +224,15 @@ def gathered(model: LlavaConfig, s: Step, itemsize: int = 2, tensor: int = 1) ->
     itemsize: bytes of a parameter in the computation; tensor: devices that divide the matrices of the transformers.
     A block's once for the forward and once for the backward pass, where recomputing shares the second, and once more
     for the caption's; the tower's, the projector's and the head's, which both passes use in turn, once. The table of
-    embeddings stays where it is: its rows are sent, not the table. A resampler is not divided.
+    embeddings stays where it is: its rows are sent, not the table. Of a resampler only the feed-forward is divided.
     """
     c, v = model.llm, model.clip.vision
     blocks = c.num_layers if s.blocks is None else s.blocks
     passes = (2 if s.trains else 1) * blocks + s.caption_blocks
     tower = vision(v, model.feature_layer).weights / (2 * (v.num_patches + 1))
-    divided = not isinstance(model.projector, ResamplerConfig)
-    mapping = divided * sum(work.weights for work in projector(model)) / (2 * model.image_tokens)
+    if isinstance(model.projector, ResamplerConfig):
+        mapping = model.projector.num_layers * 4 * (model.projector_hidden or model.llm.hidden_size) ** 2
+    else:
+        mapping = sum(work.weights for work in projector(model)) / (2 * model.image_tokens)
     logits = 0 if s.labels == 0 else c.hidden_size * c.vocab_size
     return itemsize * ((passes * _products(c) + logits + tower) / tensor + mapping)

@@ -129,9 +129,6 @@ def _scale_by(config: OptimConfig) -> optax.GradientTransformation:
         adam_b2=config.b2,
         muon_weight_dimension_numbers=_kernels,
         consistent_rms=0.2,  # about what Adam's updates have
-        # Bounds the singular values row by row instead of all by their norm, which saves one of five iterations.
-        preconditioning="aol",
-        ns_steps=4,
     )
 
 

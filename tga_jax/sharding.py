@@ -40,7 +40,7 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"clip/vision/(cls|positions|patch/kernel)", P()),
     (r"clip/text/(positions|embed/embedding)", P()),
     (r"clip/((vision|text)_projection/kernel|logit_scale)", P()),
-    (r"projector/linear_\d/kernel", P("fsdp", None)),
+    (r"projector/(linear|up|down)_\d/kernel", P("fsdp", None)),
     (r"projector/linear_\d/bias", P()),
     (r"projector/(queries|\w+/(kernel|scale|bias))", P()),  # the resampler of small models
 )

@@ -12,8 +12,11 @@ import importlib.metadata
 import importlib.util
 import io
 import json
+import multiprocessing
 import os
+import signal
 from collections.abc import Iterator
+from concurrent import futures
 from pathlib import Path
 
 import grain
@@ -372,6 +375,19 @@ def build(config: EmojiScenesConfig, data_dir: str | Path) -> EmojiScenes:
                 raise
     _read_checksums(config, folder)
     return _open(config, data_dir)
+
+
+def build_aside(config: EmojiScenesConfig, data_dir: str | Path) -> None:
+    """`build` in a process of its own: drawing holds Python's lock, and other threads of this one would wait for it."""
+    context = multiprocessing.get_context("spawn")
+    # Ctrl-C reaches both processes; this one decides what it means.
+    ignore = (signal.SIGINT, signal.SIG_IGN)
+    with futures.ProcessPoolExecutor(1, context, initializer=signal.signal, initargs=ignore) as pool:
+        pool.submit(_build, config, data_dir).result()
+
+
+def _build(config: EmojiScenesConfig, data_dir: str | Path) -> None:
+    build(config, data_dir)  # whose builder cannot be sent
 
 
 def is_built(config: EmojiScenesConfig, data_dir: str | Path) -> bool:

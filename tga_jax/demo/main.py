@@ -54,7 +54,7 @@ def _world(config: DemoConfig, parts: Path, bars: rich.progress.Progress) -> Wor
             tokenizer.save_pretrained(aside)
     vocabulary = Vocabulary(tokenizer)
     world = World(config, parts, path, vocabulary, presets.get(config.model, vocabulary.size), bars)
-    emoji_scenes.EmojiScenesConfig(**world.scenes)
+    emoji_scenes.EmojiScenesConfig(**world.scenes)  # raises before anything is trained
     return world
 
 

@@ -120,9 +120,10 @@ class World:
     def split(self, name: str) -> emoji_scenes.EmojiSplit:
         """A split of the pictures. The first call of a run draws them all unless they are there."""
         with self.locks.setdefault(self.data, threading.Lock()):
-            if not emoji_scenes.is_built(emoji_scenes.EmojiScenesConfig(**self.scenes), self.data):
+            config = emoji_scenes.EmojiScenesConfig(**self.scenes)
+            if not emoji_scenes.is_built(config, self.data):
                 with self.shows("drawing the emoji scenes"):
-                    emoji_scenes.build(emoji_scenes.EmojiScenesConfig(**self.scenes), self.data)
+                    emoji_scenes.build_aside(config, self.data)
             return emoji_source.emoji_split(str(self.data), name, tuple(self.scenes.items()))
 
     def caption_length(self) -> int:
