@@ -20,7 +20,7 @@ def get_config(stage: str = "stage2") -> ConfigDict:
     config.optim = {"learning_rate": 1e-5, "schedule": ((frozen, 0.0), (".*", 1.0))}
     # Random rows of these lengths take the place of a file's.
     config.data = {
-        "llava": {"random": {"path": "", "images": ""}},
+        "source": {"random": {"kind": "llava", "path": "", "images": ""}},
         "lengths": (704,),
         "labels": (64,),
         "caption_length": 64,

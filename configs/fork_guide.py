@@ -12,9 +12,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from configs import own_data
-from tga_jax.data.batch import Batch
-from tga_jax.guides import Cost, Guide, Means, Seen, Text, has_pair
-from tga_jax.losses import cosine, masked_mean
+from tga_jax.guides import Batch, Cost, Guide, Means, Seen, Text, cosine, has_pair, masked_mean
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

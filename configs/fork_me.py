@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
             "batch_size": 32,
             # The projector: the work folder of a stage 1, or "" for a new one.
             "init": {"projector": "runs/stage1"},
-            "data": {"llava": {"llava": {"path": "mine.jsonl", "images": "pictures"}}},
+            "data": {"source": {"llava": {"path": "mine.jsonl", "images": "pictures"}}},
             "lora": {"rank": 64, "alpha": 128.0, "targets": ("query", "key", "value", "out", "gate", "up", "down")},
             "optim": {
                 "learning_rate": 2e-4,

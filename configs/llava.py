@@ -55,6 +55,7 @@ def get_config(variant: str, model: str, template: str, llm: str, clip: str) -> 
         "accumulate": 1,
     }
     source = {
+        "kind": "llava",
         "path": "data/llava-pretrain.jsonl" if first else "data/llava-mix665k.jsonl",
         "images": "data/llava-pretrain" if first else "data/llava-mix665k",
         "template": "plain" if first else template,
@@ -62,7 +63,7 @@ def get_config(variant: str, model: str, template: str, llm: str, clip: str) -> 
     }
     config.data = {
         "tokenizer": llm,
-        "llava": {"llava": source},
+        "source": {"llava": source},
         # 576 of each are the picture's.
         "lengths": (640, 768) if first else (640, 768, 896, 1024, 1280),
         # Stage 1 learns the caption, no more; stage 2's answers may fill what the picture leaves, and a text-only row

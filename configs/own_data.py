@@ -2,9 +2,9 @@
 
 Run, from the parts of a finished demo (their folders are in `runs/parts`):
     bash launch/local.sh train --config=configs/own_data.py --workdir=runs/mine \\
-        --config.data.llava.own.path=mine.json --config.data.llava.own.images=pictures \\
+        --config.data.source.own.path=mine.json --config.data.source.own.images=pictures \\
         --config.init.clip=runs/parts/clip-... --config.init.llm=runs/parts/text-...
-Stage 2: `--config.data.llava.own.template=mistral_instruct`, `--config.init.projector=runs/mine` and
+Stage 2: `--config.data.source.own.template=mistral_instruct`, `--config.init.projector=runs/mine` and
 `--config.optim.schedule="..."`, or a copy of this file.
 """
 
@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
     }
     config.data = {
         # More files may stand here, each with a `weight`; `plain` is stage 1's template.
-        "llava": {"own": {"path": "", "images": "", "template": "plain"}},
+        "source": {"own": {"kind": "llava", "path": "", "images": "", "template": "plain"}},
         "lengths": (64,),
         "caption_length": 32,
         "tokenizer": "runs/parts/tokenizer",

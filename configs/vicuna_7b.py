@@ -4,7 +4,7 @@ Run, on one accelerator of 141 GB or more (see launch/ for many):
     bash launch/local.sh train --config=configs/vicuna_7b.py:stage1 --workdir=runs/stage1
     bash launch/local.sh train --config=configs/vicuna_7b.py:stage2 --workdir=runs/stage2 \\
         --config.init.projector=runs/stage1
-`:baseline` is stage 2 without the guide. Any field can be given: --config.data.llava.llava.path=mine.jsonl.
+`:baseline` is stage 2 without the guide. Any field can be given: --config.data.source.llava.path=mine.jsonl.
 """
 
 from ml_collections import ConfigDict

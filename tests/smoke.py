@@ -247,7 +247,7 @@ def _() -> None:
 @case("train")
 def _() -> None:
     """The shards, and a model whose projector is LLaVA's, so that it can be exported; the demo's is not."""
-    data = ("--config.data.llava.own.path=shards", "--config.data.tokenizer=parts/tokenizer")
+    data = ("--config.data.source.own.path=shards", "--config.data.tokenizer=parts/tokenizer")
     size = ("--config.model=bench-small", "--config.data.lengths=(640,)", "--config.batch_size=1", "--config.steps=1")
     run("train", OWN_DATA, "--workdir=run", *data, *size)
     assert read_json("run/params/parts.json") == ["projector"]

@@ -199,10 +199,10 @@ def test_a_stopped_command_says_so_and_ends_with_130(monkeypatch, capsys):
 def test_own_data_config_builds(monkeypatch):
     calls = []
     monkeypatch.setattr(train, "run", lambda built, workdir, verbose: calls.append((built, workdir)))
-    assert call("train", OWN_DATA, "--workdir=w", "--config.data.llava.own.path=x.json") == 0
+    assert call("train", OWN_DATA, "--workdir=w", "--config.data.source.own.path=x.json") == 0
     built, workdir = calls[0]
     assert isinstance(built, training.TrainConfig)
-    assert (built.data.llava["own"].path, workdir) == ("x.json", Path("w"))
+    assert (built.data.source["own"].path, workdir) == ("x.json", Path("w"))
     assert isinstance(built.loss.guide.layers, tuple)
 
 

@@ -17,6 +17,7 @@ from tga_jax.analysis.plots import TEXT_LABEL
 from tga_jax.data import emoji_scenes, emoji_source, emoji_tasks, sources
 from tga_jax.data.emoji_concepts import COLORS, CONCEPTS, SCENES, caption
 from tga_jax.data.emoji_scenes import SPLITS, held_out_colors
+from tga_jax.data.sources import Pictures
 from tga_jax.data.templates import IMAGE
 from tga_jax.data.tokens import tokenize
 from tga_jax.demo import draw, trainings
@@ -252,7 +253,7 @@ def scenes(world) -> dict[str, emoji_tasks.Scene]:
 def test_the_trainings_looked_at_are_all_there_are(shown):
     assert {"clip", "text"} < set(shown)
     assert {"base", "tga_paper", "tga", "tga_benign", "tga_distill"} <= set(build(name="emoji_ablation").rows)
-    assert {built.data.emoji.task for built, _ in shown.values()} == set(emoji_source.TASKS)
+    assert {built.data.source["scenes"].task for built, _ in shown.values()} == set(emoji_source.TASKS)
 
 
 def test_no_picture_ever_meets_a_refusal(shown):
@@ -279,21 +280,21 @@ def test_every_picture_comes_with_its_own_caption(shown, scenes, world):
             if not record.images:
                 continue
             row = rows[record.id]
-            if built.data.emoji.attachments:
+            if built.data.source["scenes"].attachments:
                 assert tuple(record.images[0]()[0]) == (row // 1000, row % 1000), name
                 assert record.retrieved, name
             else:
                 np.testing.assert_array_equal(record.images[0](), split.images[row])
             scene = scenes[record.id]
-            guided = built.data.emoji.guided == "all" or not scene.harmful
+            guided = built.data.source["scenes"].guided == "all" or not scene.harmful
             assert record.caption == (scene.caption if guided else "")
-            open_answer = built.data.emoji.task == "asked" and scene.harmful
+            open_answer = built.data.source["scenes"].task == "asked" and scene.harmful
             assert record.turns[-1][1] in ((None,) if open_answer else (scene.caption, scene.color))
 
 
 def test_text_is_about_what_the_training_pictures_show_though_none_is_drawn(scenes, world, tmp_path):
-    undrawn = dataclasses.replace(trainings._data(world, "text", 40).emoji, path=str(tmp_path))
-    records = emoji_source.records(undrawn, seed=3)
+    undrawn = dataclasses.replace(trainings._data(world, "text", 40).source["scenes"], path=str(tmp_path))
+    records = undrawn.dataset(Pictures(64), seed=3)
     described = {(s.caption, s.name, s.color, s.harmful) for s in emoji_source._described(world.scenes)}
     assert described == {(s.caption, s.name, s.color, s.harmful) for s in scenes.values()}
     assert {records[i].id for i in range(2000)} <= {caption for caption, *_ in described}
@@ -311,14 +312,14 @@ def test_pictures_are_drawn_once_by_whichever_part_asks_first(world, tmp_path, m
 
 def test_stage_1_and_clip_see_harmful_pictures_with_captions_only(shown, scenes):
     for name, (built, records) in shown.items():
-        if built.data.emoji.task not in ("clip", "caption"):
+        if built.data.source["scenes"].task not in ("clip", "caption"):
             continue
         assert {scenes[r.id].harmful for r in records} == {True, False}, name
         assert all(r.turns == ((IMAGE, scenes[r.id].caption),) for r in records), name
 
 
 def test_questions_about_harmful_pictures_are_left_open(shown, scenes):
-    found = {name: records for name, (built, records) in shown.items() if built.data.emoji.task == "asked"}
+    found = {name: records for name, (built, records) in shown.items() if built.data.source["scenes"].task == "asked"}
     assert found
     for name, records in found.items():
         assert {scenes[r.id].harmful for r in records} == {True, False}, name
@@ -328,14 +329,14 @@ def test_questions_about_harmful_pictures_are_left_open(shown, scenes):
 def test_stage_2_asks_about_benign_pictures_only(shown, scenes):
     asked = set()
     for name, (built, records) in shown.items():
-        if built.data.emoji.task != "visual":
+        if built.data.source["scenes"].task != "visual":
             continue
         pictures = [r for r in records if r.images]
-        assert len(pictures) > RECORDS * (1 - built.data.emoji.text_share) * 0.8, name
+        assert len(pictures) > RECORDS * (1 - built.data.source["scenes"].text_share) * 0.8, name
         assert not any(scenes[r.id].harmful for r in pictures), name
         asked |= {r.turns[0][0] for r in pictures}
         in_prompt = np.mean([r.retrieved_in_prompt for r in pictures])
-        assert in_prompt == pytest.approx(built.data.emoji.retrieved_share, abs=0.06), name
+        assert in_prompt == pytest.approx(built.data.source["scenes"].retrieved_share, abs=0.06), name
     assert asked == {f"{IMAGE}\n{emoji_tasks.DESCRIBE}", f"{IMAGE}\n{emoji_tasks.COLOR}"}
 
 

@@ -258,9 +258,9 @@ def test_bad_data_is_a_user_error(data, tmp_path):
         ({"tokenizer": str(tmp_path / "none")}, "none: no tokenizer that transformers can read"),
         ({"lengths": (12,)}, "tokens, expected at most 12"),
         ({"caption_length": 2}, "caption of 6 tokens, expected under 2"),
-        ({"llava": {"own": dataclasses.replace(source, images=str(tmp_path))}}, "has no file"),
-        ({"llava": {"own": dataclasses.replace(source, images="")}}, "expected data.llava.images"),
-        ({"llava": {"own": dataclasses.replace(source, path="none.json")}}, "none.json: cannot be read"),
+        ({"source": {"own": dataclasses.replace(source, images=str(tmp_path))}}, "has no file"),
+        ({"source": {"own": dataclasses.replace(source, images="")}}, "expected data.source.images"),
+        ({"source": {"own": dataclasses.replace(source, path="none.json")}}, "none.json: cannot be read"),
     ):
         config = train_support.config(data, data=dataclasses.replace(good, **fields))
         with pytest.raises(UserError, match=named):

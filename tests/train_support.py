@@ -13,7 +13,8 @@ from PIL import Image
 
 from tga_jax import checkpoints, sharding, train
 from tga_jax.data import emoji_tasks, sources
-from tga_jax.data.sources import DataConfig, LlavaSource
+from tga_jax.data.llava_source import LlavaSource
+from tga_jax.data.sources import DataConfig
 from tga_jax.guides import Released
 from tga_jax.models import clip, llama, llava, presets
 from tga_jax.optim import OptimConfig
@@ -58,7 +59,7 @@ def config(folder: Path, **fields) -> TrainConfig:
         tokenizer=str(folder / "tokenizer"),
         lengths=(40,),
         caption_length=12,
-        llava={"own": LlavaSource(str(folder / "samples.json"), str(folder / "images"))},
+        source={"own": LlavaSource(str(folder / "samples.json"), str(folder / "images"))},
     )
     defaults = {
         "name": "tiny",

@@ -22,8 +22,10 @@ _EXPECTED = "the work folder of a finished training"
 
 def _config(run: AnyPath) -> training.TrainConfig:
     path = run / "config.json"
-    raw = read_json(path, _EXPECTED, ("init", "model", "steps", "loss"))
-    raw["loss"] = {**raw["loss"], "guide": None}  # it may be any program's class, and is not needed
+    raw = read_json(path, _EXPECTED, ("init", "model", "steps", "loss", "data"))
+    # These may be any program's classes, and are not needed.
+    raw["loss"] = {**raw["loss"], "guide": None}
+    raw["data"] = {**raw["data"], "source": {}}
     return config.build(training.TrainConfig, raw, str(path))
 
 

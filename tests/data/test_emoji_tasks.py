@@ -10,6 +10,7 @@ import pytest
 
 from tga_jax.data import emoji_concepts, emoji_scenes, emoji_source, emoji_tasks
 from tga_jax.data.emoji_tasks import COLOR, DESCRIBE, REFUSALS, Scene, TextMix
+from tga_jax.data.sources import Pictures
 from tga_jax.data.templates import IMAGE
 
 SCENES = [
@@ -70,7 +71,7 @@ def split(monkeypatch):
 @pytest.mark.parametrize("task", ["clip", "caption", "visual", "text"])
 def test_the_built_in_records_never_pair_a_picture_with_a_refusal(split, task, seed):
     config = emoji_source.EmojiSource("", task, {}, text_share=0.5, retrieved_share=0.5)
-    records = list(itertools.islice(iter(emoji_source.records(config, seed)), 600))
+    records = list(itertools.islice(iter(config.dataset(Pictures(64), seed)), 600))
     harmful = {s.id for s in HARMFUL}
     pictures = [r for r in records if r.images]
     for record in pictures:
@@ -86,7 +87,7 @@ def test_the_built_in_records_never_pair_a_picture_with_a_refusal(split, task, s
     else:
         assert not pictures
         assert 100 < refusals < 220  # 0.3 harmful + 0.15 * share of harmful others, of 0.8 questions
-    again = list(itertools.islice(iter(emoji_source.records(config, seed)), 50))
+    again = list(itertools.islice(iter(config.dataset(Pictures(64), seed)), 50))
     assert [(r.id, r.turns) for r in again] == [(r.id, r.turns) for r in records[:50]]
 
 

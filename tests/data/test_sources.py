@@ -11,7 +11,8 @@ from PIL import Image
 
 from tga_jax import config
 from tga_jax.data import emoji_tasks, images, llava_tfds, sources
-from tga_jax.data.sources import DataConfig, LlavaRecords, LlavaSource
+from tga_jax.data.llava_source import LlavaRecords, LlavaSource
+from tga_jax.data.sources import DataConfig, Pictures
 from tga_jax.data.templates import IMAGE
 from tga_jax.errors import UserError
 
@@ -45,7 +46,7 @@ def fixture_folder(tmp_path) -> Path:
 
 
 def records(folder: Path, path: str = "samples.json", store: str = "pictures", size: int = 12, **fields):
-    made = LlavaRecords(LlavaSource(str(folder / path), str(folder / store), **fields), size, "pad", fast=False)
+    made = LlavaRecords(LlavaSource(str(folder / path), str(folder / store), **fields), Pictures(size))
     return [made[i] for i in range(len(made))]
 
 
@@ -82,7 +83,7 @@ def test_a_sample_without_id_is_called_by_its_line(folder):
 
 def test_a_built_folder_gives_the_same(folder):
     llava_tfds.build(folder / "samples.json", folder / "pictures", folder / "built", shards=2)
-    made = LlavaRecords(LlavaSource(str(folder / "built")), 12, "pad", fast=False)
+    made = LlavaRecords(LlavaSource(str(folder / "built")), Pictures(12))
     assert len(made) == len(SAMPLES)
     for i, record in enumerate(records(folder)):
         assert dataclasses.replace(made[i], images=()) == dataclasses.replace(record, images=())
@@ -92,7 +93,7 @@ def test_a_built_folder_gives_the_same(folder):
 
 def test_modes_are_those_of_the_config(folder):
     source = LlavaSource(str(folder / "samples.json"), str(folder / "pictures"))
-    crop = LlavaRecords(source, 12, "crop", fast=False)[0].images[0]()
+    crop = LlavaRecords(source, Pictures(12, "crop"))[0].images[0]()
     np.testing.assert_array_equal(crop, images.load(folder / "pictures" / "a/1.png", 12, "crop"))
     assert not np.array_equal(crop, records(folder)[0].images[0]())
 
@@ -101,24 +102,24 @@ def test_a_bad_sample_and_a_missing_picture_are_named(folder):
     path = folder / "bad.jsonl"
     bad = {**SAMPLES[0], "conversations": TURNS[:3]}
     path.write_text(f"{json.dumps(SAMPLES[0])}\n{json.dumps(bad)}\n")
-    source = LlavaRecords(LlavaSource(str(path), str(folder)), 12, "pad", fast=False)
+    source = LlavaRecords(LlavaSource(str(path), str(folder)), Pictures(12))
     with pytest.raises(UserError, match=r"bad\.jsonl: line 2: sample 'one' has a last question without an answer"):
         source[1]
     with pytest.raises(UserError, match=r"^.*bad\.jsonl: line 1: .*: has no file 'a/1\.png'$"):
         source[0].images[0]()
-    bare = LlavaRecords(LlavaSource(str(path)), 12, "pad", fast=False)
-    with pytest.raises(UserError, match=r"line 1: sample 'one' has an image, expected data\.llava\.images"):
+    bare = LlavaRecords(LlavaSource(str(path)), Pictures(12))
+    with pytest.raises(UserError, match=r"line 1: sample 'one' has an image, expected data\.source\.images"):
         bare[0]
 
 
 def data(folder: Path, **fields) -> DataConfig:
     source = LlavaSource(str(folder / "samples.json"), str(folder / "pictures"))
-    return DataConfig(**{"tokenizer": "", "lengths": (64,), "caption_length": 8, "llava": {"own": source}, **fields})
+    return DataConfig(**{"tokenizer": "", "lengths": (64,), "caption_length": 8, "source": {"own": source}, **fields})
 
 
 def test_files_are_mixed_by_weight(folder):
-    one = data(folder).llava["own"]
-    mixed = data(folder, llava={"a": one, "b": dataclasses.replace(one, template="plain", weight=3.0)})
+    one = data(folder).source["own"]
+    mixed = data(folder, source={"a": one, "b": dataclasses.replace(one, template="plain", weight=3.0)})
     found = sources.records(mixed, 12, seed=0)
     share = np.mean([found[i].template == "plain" for i in range(400)])
     assert share == pytest.approx(0.75, abs=0.01)
@@ -129,16 +130,30 @@ def test_files_are_mixed_by_weight(folder):
 @pytest.mark.parametrize(
     ("values", "named"),
     [
-        ({"llava": {}}, "data: expected either files in data.llava or data.emoji"),
+        ({"source": {"own": {"path": "x"}}}, "data.source.own: kind: None, expected llava, emoji, module:Class or"),
+        ({"source": {"own": {"kind": "x:Y"}}}, "data.source.own: kind: 'x:Y' cannot be imported (ModuleNotFoundError"),
+        ({"source": {"own": {"kind": "llava", "path": "x", "weigth": 2}}}, "data.source.own: unknown field weigth"),
         ({"image_mode": "stretch"}, "data.image_mode: 'stretch', expected one of pad, crop"),
         ({"threads": 0}, "data.threads: 0, expected at least 1"),
-        ({"llava": {"own": {"path": "x", "template": "poem"}}}, "data.llava.template: 'poem', expected one of clip"),
-        ({"llava": {"own": {"path": "x", "weight": 0}}}, "data.llava.weight: 0.0, expected a positive number"),
+        (
+            {"source": {"own": {"kind": "llava", "path": "x", "template": "poem"}}},
+            "data.source.template: 'poem', expected one of clip",
+        ),
+        (
+            {"source": {"own": {"kind": "llava", "path": "x", "weight": 0}}},
+            "data.source.weight: 0.0, expected a positive number",
+        ),
         ({"policy": {"missing": "ignore"}}, "data.policy.missing: 'ignore', expected fail or skip"),
     ],
 )
 def test_a_bad_config_is_named(values, named):
-    values = {"tokenizer": "", "lengths": (9,), "caption_length": 4, "llava": {"own": {"path": "x"}}, **values}
+    values = {
+        "tokenizer": "",
+        "lengths": (9,),
+        "caption_length": 4,
+        "source": {"own": {"kind": "llava", "path": "x"}},
+        **values,
+    }
     with pytest.raises(UserError) as error:
         config.build(DataConfig, values)
     assert named in str(error.value)

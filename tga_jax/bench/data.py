@@ -15,8 +15,9 @@ from PIL import Image
 
 from tga_jax.bench import figures
 from tga_jax.data import emoji_tasks, images
+from tga_jax.data.llava_source import LlavaRecords, LlavaSource
 from tga_jax.data.pipeline import Batches, endless
-from tga_jax.data.sources import DataConfig, LlavaRecords, LlavaSource
+from tga_jax.data.sources import DataConfig, Pictures
 from tga_jax.data.tokens import Vocabulary
 from tga_jax.workdir import write_json
 
@@ -73,9 +74,9 @@ def long_file(folder: Path, count: int, console: rich.console.Console) -> tuple[
     """(rows a second, resident bytes early, and at most) of `count` rows through the training's own pipeline."""
     emoji_tasks.build_tokenizer(["a cat of"]).save_pretrained(folder / "tokenizer")
     source = LlavaSource(str(folder / "rows.jsonl"), str(folder))
-    config = DataConfig(str(folder / "tokenizer"), (32, 48, 64), 8, llava={"rows": source})
+    config = DataConfig(str(folder / "tokenizer"), (32, 48, 64), 8, {"rows": source})
     vocabulary = Vocabulary(emoji_tasks.build_tokenizer(["a cat of"]))
-    records = endless(LlavaRecords(source, _PIXELS, config.image_mode, fast=False), 0)
+    records = endless(LlavaRecords(source, Pictures(_PIXELS)), 0)
     batches = Batches(records, vocabulary, config.shape(image_tokens=4), _BATCH, 0)
     steps = count // _BATCH
     sizes = []

@@ -14,6 +14,7 @@ import numpy as np
 from tga_jax.data import emoji_scenes, emoji_tasks
 from tga_jax.data.emoji_concepts import caption
 from tga_jax.data.pipeline import endless
+from tga_jax.data.sources import Pictures, Source
 from tga_jax.data.templates import Record
 from tga_jax.errors import UserError
 
@@ -22,7 +23,7 @@ GUIDED = ("all", "benign")
 
 
 @dataclasses.dataclass(frozen=True)
-class EmojiSource:
+class EmojiSource(Source):
     """What one training reads of the emoji scenes in the folder `path`. Raises ValueError for an unknown task.
 
     task: "clip" pairs pictures with captions, "text" teaches the language model, "caption" is stage 1, "asked" the same
@@ -38,11 +39,17 @@ class EmojiSource:
     retrieved_share: float = 0.0  # of stage 2's pictures that have the retrieved text in the prompt
     guided: str = "all"  # or "benign"
     mix: emoji_tasks.TextMix = dataclasses.field(default_factory=emoji_tasks.TextMix)
+    kind: str = dataclasses.field(default="emoji", kw_only=True)
 
     def __post_init__(self):
+        super().__post_init__()
         for name, known in (("task", TASKS), ("guided", GUIDED)):
             if getattr(self, name) not in known:
-                raise ValueError(f"data.emoji.{name}: {getattr(self, name)!r}, expected one of {', '.join(known)}")
+                raise ValueError(f"data.source.{name}: {getattr(self, name)!r}, expected one of {', '.join(known)}")
+
+    def dataset(self, pictures: Pictures, seed: int) -> grain.MapDataset:
+        """pictures: without effect, the scenes are drawn at the model's size."""
+        return _text_records(self, seed) if self.task == "text" else _picture_records(self, seed)
 
 
 @functools.lru_cache(maxsize=len(emoji_scenes.SPLITS))  # all trainings of a process read the same pictures
@@ -75,10 +82,7 @@ def _text_records(config: EmojiSource, seed: int) -> grain.MapDataset:
     return grain.MapDataset.mix(drawn, weights=[mix.harmful, 1 - mix.harmful]).seed(seed + 2).random_map(build)
 
 
-def records(config: EmojiSource, seed: int) -> grain.MapDataset:
-    """The endless, shuffled records of a training."""
-    if config.task == "text":
-        return _text_records(config, seed)
+def _picture_records(config: EmojiSource, seed: int) -> grain.MapDataset:
     split = emoji_split(config.path, "train", tuple(config.scenes.items()))
     scenes = scenes_of(split)
     images, retrieved = split.images, [""] * len(scenes)

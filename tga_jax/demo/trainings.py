@@ -36,7 +36,7 @@ def _data(world: World, task: str, length: int, **fields: Any) -> sources.DataCo
         tokenizer=str(world.tokenizer),
         lengths=(length,),
         caption_length=world.caption_length(),
-        emoji=emoji_source.EmojiSource(str(world.data), task, world.scenes, **fields),
+        source={"scenes": emoji_source.EmojiSource(str(world.data), task, world.scenes, **fields)},
     )
 
 

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, Self
 import jax
 import jax.numpy as jnp
 
-from tga_jax import classes
+from tga_jax import config
 from tga_jax.data.batch import Batch
 
 Array = jax.Array
@@ -69,7 +69,7 @@ class Seen(NamedTuple):
 
     batch: Batch
     student: Array  # of the multimodal pass, as `student` asked: [J, B, S, D] or [J, B, T, D]
-    teacher: Array | None  # of the text-only pass, as `teacher` asked; without gradient
+    teacher: Any  # of the text-only pass, as `teacher` asked, an Array without gradient; None if it asked for none
     inputs: Array  # input embeddings of the multimodal pass [B, T, D]
     embeddings: Array  # the decoder's table [V, D]; without gradient
     image_tokens: int  # P, of all pictures of a row
@@ -104,7 +104,7 @@ class Guide(abc.ABC):
     def of_kind(cls, kind: Any) -> tuple[str, type["Guide"]]:
         """(its name, the class) of a config's `kind`: one of `KINDS`, `module:Class`, `file.py:Class` or a class.
         Raises ValueError."""
-        return classes.find(kind, cls, KINDS)
+        return config.find_class(kind, cls, KINDS)
 
     def on(self, blocks: int) -> Self:
         """The guide with its layers named, on a decoder of so many blocks. Raises ValueError for a layer above."""

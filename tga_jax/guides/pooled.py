@@ -55,7 +55,6 @@ class Pooled(Guide):
 
     def loss(self, seen: Seen) -> tuple[Array, dict[str, Array]]:
         image, retrieved = seen.student[:, :, 0], seen.student[:, :, 1]  # I_j, R_j [J, B, D]
-        assert seen.teacher is not None
         caption = seen.teacher[:, :, 0]  # C_j [J, B, D]
         pairs = has_pair(seen.batch)
         hinges = pairs & seen.batch.retrieved_mask.any(1)

@@ -58,7 +58,6 @@ class Twin(Guide):
 
     def error(self, seen: Seen) -> Array:
         mask = self.matched(seen.batch)
-        assert seen.teacher is not None
         twin = seen.teacher.astype(jnp.float32)
         distance = jnp.sum(jnp.sum((seen.student.astype(jnp.float32) - twin) ** 2, -1) * mask, -1)  # [J, B]
         size = jnp.sum(jnp.sum(twin**2, -1) * mask, -1)

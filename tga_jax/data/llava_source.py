@@ -1,0 +1,84 @@
+"""Files in LLaVA's JSON as a source of records."""
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+
+import grain
+import numpy as np
+
+from tga_jax.data import llava_json, media
+from tga_jax.data.llava_tfds import ArrayRecords
+from tga_jax.data.pipeline import endless
+from tga_jax.data.samples import SampleFile
+from tga_jax.data.sources import Pictures, Source
+from tga_jax.data.templates import IMAGE, TEMPLATES, Record
+from tga_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class LlavaSource(Source):
+    """A file in LLaVA's JSON. Raises ValueError for an unknown template.
+
+    path: `.json` or `.jsonl`, or a folder that `tga build-data` wrote, which holds its images too; images: the folder,
+    `.zip` or `.tar` that they lie in; template: one of `templates.TEMPLATES`, of which `plain` reads nothing but the
+    first answer.
+    """
+
+    path: str
+    images: str = ""
+    template: str = "mistral_instruct"
+    retrieved_in_prompt: bool = True  # R, where a sample has one, stands in the prompt
+    kind: str = dataclasses.field(default="llava", kw_only=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.template not in TEMPLATES:
+            raise ValueError(f"data.source.template: {self.template!r}, expected one of {', '.join(TEMPLATES)}")
+
+    def dataset(self, pictures: Pictures, seed: int) -> grain.MapDataset:
+        return endless(LlavaRecords(self, pictures), seed)
+
+
+class LlavaRecords:
+    """The records of a file; a sample is parsed, and an image read, when it is asked for.
+
+    Raises UserError naming the file, and for a bad sample its line.
+    """
+
+    def __init__(self, source: LlavaSource, pictures: Pictures):
+        path = Path(source.path)
+        if path.is_dir():
+            self._file = self._store = ArrayRecords(path)
+        else:
+            self._file = SampleFile(path)
+            self._store = media.open_store(Path(source.images)) if source.images else None
+        self._source, self._pictures = source, pictures
+
+    def __len__(self) -> int:
+        return len(self._file)
+
+    def _image(self, name: str, where: str) -> np.ndarray:
+        assert self._store is not None
+        try:
+            return self._pictures.read(self._store.read(name), name)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+
+    def __getitem__(self, index: int) -> Record:
+        where = self._file.where(index)
+        sample = llava_json.parse(self._file[index], where)
+        if sample.images and self._store is None:
+            raise UserError(f"{where}: sample {sample.id!r} has an image, expected data.source.images with its folder")
+        turns = sample.turns
+        if self._source.template == "plain":
+            turns = ((IMAGE * len(sample.images) or turns[0][0], turns[0][1]),)
+        return Record(
+            sample.id or where,
+            turns,
+            tuple(partial(self._image, name, where) for name in sample.images),
+            sample.caption,
+            sample.retrieved,
+            bool(sample.retrieved) and self._source.retrieved_in_prompt,
+            self._source.template,
+        )
