@@ -101,7 +101,9 @@ def test_a_decoder_of_its_own_belongs_to_the_family_of_its_shape():
 
 def test_what_is_no_finished_training_is_named(folders, tmp_path):
     root, _ = folders
-    with pytest.raises(UserError, match=r"hub/config.json: lacks init, model, steps, expected the work folder"):
+    with pytest.raises(
+        UserError, match=r"hub/config.json: lacks init, model, steps, loss, data, expected the work folder"
+    ):
         finished.save(root / "hub", tmp_path / "whole", "float32")
     with pytest.raises(UserError, match="of a training, expected a checkpoint; `tga convert --from-run`"):
         tga_jax.load(root / "stage1")

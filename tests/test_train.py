@@ -253,7 +253,7 @@ def test_a_bad_config_is_a_user_error(data, tmp_path, fields, named):
 
 def test_bad_data_is_a_user_error(data, tmp_path):
     good = train_support.config(data).data
-    source = good.llava["own"]
+    source = good.source["own"]
     for fields, named in (
         ({"tokenizer": str(tmp_path / "none")}, "none: no tokenizer that transformers can read"),
         ({"lengths": (12,)}, "tokens, expected at most 12"),

@@ -25,6 +25,8 @@ T = TypeVar("T")
 def build(cls: type[T], values: ConfigDict | dict[str, Any], name: str = "config") -> T:
     """The dataclass `cls` from nested values. Raises UserError naming an unknown, missing or unfit field."""
     plain = _prepared(cls, values.to_dict() if isinstance(values, ConfigDict) else values, name)
+    if isinstance(plain, cls):  # `cls` is the family's, and its class has been built
+        return plain
     try:
         return dacite.from_dict(cls, plain, dacite.Config(strict=True, cast=[tuple]))
     except (dacite.DaciteError, ValueError, TypeError) as error:
@@ -34,7 +36,7 @@ def build(cls: type[T], values: ConfigDict | dict[str, Any], name: str = "config
 def _prepared(kind: Any, value: Any, name: str) -> Any:
     """`value` with an int wherever `kind` has a float, as `--config.learning_rate=1` gives.
 
-    Where `kind` is a class with `of_kind`, such as `guides.Guide`, `value["kind"]` names the subclass to build. Raises
+    Where `kind` is an abstract class with `of_kind`, such as `guides.Guide`, `value["kind"]` names the subclass to build. Raises
     UserError for a field that `kind`, or a dataclass within it, lacks, and for one value in place of several.
     """
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -45,10 +47,10 @@ def _prepared(kind: Any, value: Any, name: str) -> Any:
         return value
     if get_origin(kind) is dict:
         return {key: _prepared(get_args(kind)[1], inner, f"{name}.{key}") for key, inner in value.items()}
-    open_: Any = next((t for t in (kind, *get_args(kind)) if hasattr(t, "of_kind")), None)
-    if open_ is not None:
+    family: Any = next((t for t in (kind, *get_args(kind)) if hasattr(t, "of_kind") and inspect.isabstract(t)), None)
+    if family is not None:
         try:
-            found, cls = open_.of_kind(value.get("kind"))
+            found, cls = family.of_kind(value.get("kind"))
         except ValueError as error:
             raise UserError(f"{name}: {error}") from error
         return build(cls, {**value, "kind": found}, name)
@@ -81,14 +83,15 @@ def _load(place: str) -> ModuleType:
 
 
 def find_class(kind: Any, base: type[T], known: Mapping[str, str]) -> tuple[str, type[T]]:
-    """(the name that finds the class again, the class).
+    """(the name to keep of it, the class).
 
     kind: a name of `known`, whose values are `module:Class`; `module:Class` or `file.py:Class`; or the class itself,
     such as one that stands in the config file. Raises ValueError for what is none of these or no subclass of `base`.
     """
     expected = f"{', '.join(known)}, module:Class or file.py:Class"
     if isinstance(kind, type):
-        name, found = f"{inspect.getfile(kind)}:{kind.__qualname__}", kind
+        # Without its folder: the run may go on in another clone.
+        name, found = f"{Path(inspect.getfile(kind)).name}:{kind.__qualname__}", kind
     elif isinstance(kind, str) and (kind in known or kind.count(":") == 1):
         name = kind
         place, attribute = known.get(kind, kind).split(":")

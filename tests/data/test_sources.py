@@ -130,9 +130,12 @@ def test_files_are_mixed_by_weight(folder):
 @pytest.mark.parametrize(
     ("values", "named"),
     [
-        ({"source": {"own": {"path": "x"}}}, "data.source.own: kind: None, expected llava, emoji, module:Class or"),
-        ({"source": {"own": {"kind": "x:Y"}}}, "data.source.own: kind: 'x:Y' cannot be imported (ModuleNotFoundError"),
-        ({"source": {"own": {"kind": "llava", "path": "x", "weigth": 2}}}, "data.source.own: unknown field weigth"),
+        ({"source": {"own": {"path": "x"}}}, "config.source.own: kind: None, expected llava, emoji, module:Class or"),
+        (
+            {"source": {"own": {"kind": "x:Y"}}},
+            "config.source.own: kind: 'x:Y' cannot be imported (ModuleNotFoundError",
+        ),
+        ({"source": {"own": {"kind": "llava", "path": "x", "weigth": 2}}}, "config.source.own: unknown field weigth"),
         ({"image_mode": "stretch"}, "data.image_mode: 'stretch', expected one of pad, crop"),
         ({"threads": 0}, "data.threads: 0, expected at least 1"),
         (
