@@ -36,8 +36,9 @@ def build(cls: type[T], values: ConfigDict | dict[str, Any], name: str = "config
 def _prepared(kind: Any, value: Any, name: str) -> Any:
     """`value` with an int wherever `kind` has a float, as `--config.learning_rate=1` gives.
 
-    Where `kind` is an abstract class with `of_kind`, such as `guides.Guide`, `value["kind"]` names the subclass to build. Raises
-    UserError for a field that `kind`, or a dataclass within it, lacks, and for one value in place of several.
+    Where `kind` is an abstract class with `of_kind`, such as `guides.Guide`, `value["kind"]` names the subclass to
+    build. Raises UserError for a field that `kind`, or a dataclass within it, lacks, and for one value in place of
+    several.
     """
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
