@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from configs import emoji
 
 
-def row(note: str, guide: dict, stages: dict, **changed) -> dict:
+def row(note: str, guide: dict | None, stages: dict, **changed) -> dict:
     """changed: stage name -> its fields that differ, or None for a stage that is left out."""
     stages = {name: {**stage, **(changed.get(name) or {})} for name, stage in stages.items()}
     return {"note": note, "guide": guide, "stages": {n: s for n, s in stages.items() if changed.get(n, s) is not None}}
@@ -23,10 +23,10 @@ def get_config() -> ConfigDict:
     ordinary = {"stage1": emoji.stage1(), "stage1_asked": asked, "stage2": {**tga()["stage2"], "guide": False}}
     instruction = {"kind": "instruction", "layers": (), "weight": 1.0, "decay": "constant"}  # at every block
     rows = {
-        "base_gentle": row("base, with the gentle stage 2 of tga", emoji.guide(), ordinary, stage1_asked=None),
-        "tga_paper_early": row(
-            "the published guide at layers 0 and 1",
-            emoji.guide(layers=(0, 1)),
+        "base_gentle": row("base, with the gentle stage 2 of tga", None, ordinary, stage1_asked=None),
+        "tga_released_early": row(
+            "the released code's loss at layers 0 and 1",
+            emoji.released(layers=(0, 1)),
             {"stage1": emoji.stage1(guide=True), "stage2": emoji.stage2(guide=True, retrieved_share=0.5)},
         ),
         "tga_benign": row("tga, guided on benign pictures only", tiled(), tga(guided="benign")),

@@ -18,7 +18,7 @@ def tga_stages() -> dict:
 
 def rows() -> dict:
     rows = emoji.rows()
-    for name in ("base", "tga_paper"):
+    for name in ("base", "tga_paper", "tga_released"):
         rows[name]["stages"]["stage1"] |= {"steps": 2000}
         rows[name]["stages"]["stage2"] |= {"steps": 300}
     rows["tga"]["stages"] = tga_stages()

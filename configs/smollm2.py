@@ -34,5 +34,7 @@ def get_config(variant: str = "stage1") -> ConfigDict:
         }
     )
     if variant != "baseline":
-        config.update({"loss": {"guide": {"layers": tuple(range(9, 18))}}})  # of 30 blocks, as the published of 32
+        config.update(
+            {"loss": {"guide": {"layers": tuple(range(9, 18))}}}
+        )  # of 30 blocks, as the released code's of 32
     return config

@@ -96,7 +96,7 @@ def test_the_installed_program_in_a_process_of_its_own(elsewhere):
     [
         (["demo", "--config.nonsense=1"], "'nonsense'"),
         (["demo", "--config.clip.stepz=1"], "'stepz'"),
-        (["demo", "--config.rows.tga_paper.guide.pair_wieght=1"], "'pair_wieght'"),
+        (["demo", "--config.rows.tga_released.guide.pair_wieght=1"], "'pair_wieght'"),
         (["demo", "--config.rows.other.guide.pair_weight=1"], "'other'"),
         (["train", OWN_DATA, "--workdir=w", "--config.nonsense=1"], "'nonsense'"),
         (["train", OWN_DATA, "--workdir=w", "--config.data.nonsense=1"], "'nonsense'"),
@@ -124,7 +124,7 @@ def test_a_bad_argument_is_named_in_one_line(capsys, arguments, named):
 
 
 def test_a_typing_error_gets_a_suggestion(capsys):
-    assert '"pair_weight"' in refused(capsys, "demo", "--config.rows.tga_paper.guide.pair_wieght=1")
+    assert '"pair_weight"' in refused(capsys, "demo", "--config.rows.tga_released.guide.pair_wieght=1")
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_a_forked_config_file_may_have_fields_that_the_default_has_not(monkeypat
     source = (ROOT / "configs" / "emoji.py").read_text()
     (elsewhere / "mine.py").write_text(source.replace('"tga": {', '"mine": {'))
     assert call("demo", "--config=mine.py", "--config.rows.mine.guide.weight=0.5") == 0
-    assert set(demo_calls[0][0].rows) == {"base", "tga_paper", "mine"}
+    assert set(demo_calls[0][0].rows) == {"base", "tga_paper", "tga_released", "mine"}
     assert demo_calls[0][0].rows["mine"].guide.weight == 0.5
 
 

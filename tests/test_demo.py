@@ -96,9 +96,14 @@ def recorded(world: World, monkeypatch) -> tuple[dict[str, training.TrainConfig]
 def test_the_config_builds():
     built = build()
     assert isinstance(built, DemoConfig)
-    assert {"base", "tga_paper", "tga"} <= set(built.rows)
+    assert set(built.rows) == {"base", "tga_paper", "tga_released", "tga"}
+    assert [built.rows[name].guide.kind for name in ("tga_paper", "tga_released", "tga")] == [
+        "paper",
+        "released",
+        "tiled",
+    ]
     assert not any(stage.guide for stage in built.rows["base"].stages.values())
-    for name in ("tga_paper", "tga"):
+    for name in ("tga_paper", "tga_released", "tga"):
         assert any(stage.guide for stage in built.rows[name].stages.values())
     assert isinstance(built.rows["tga"].guide.layers, tuple)
 
@@ -200,7 +205,6 @@ def test_one_changed_line_repeats_only_what_depends_on_it(folders_of):
     assert changed(before, folders_of({"rows.base.stages.stage1.steps": 123})) == of_row["base"]
     assert changed(before, folders_of({"rows.base.stages.stage2.steps": 123})) == {"base-stage2"}
     assert changed(before, folders_of({"rows.tga.stages.stage2.learning_rate": 0.123})) == {"tga-stage2"}
-    assert changed(before, folders_of({"rows.base.guide.pair_weight": 0.123})) == set()  # it has no guided stage
     assert changed(before, folders_of({"clip.steps": 123})) == names - {"text"}
     assert changed(before, folders_of({"text.steps": 123})) == names - {"clip"}
     assert changed(before, folders_of({"new_tokens": 3, "name": "other"})) == set()
@@ -252,7 +256,9 @@ def scenes(world) -> dict[str, emoji_tasks.Scene]:
 
 def test_the_trainings_looked_at_are_all_there_are(shown):
     assert {"clip", "text"} < set(shown)
-    assert {"base", "tga_paper", "tga", "tga_benign", "tga_distill"} <= set(build(name="emoji_ablation").rows)
+    assert {"base", "tga_paper", "tga_released", "tga", "tga_benign", "tga_distill"} <= set(
+        build(name="emoji_ablation").rows
+    )
     assert {built.data.source["scenes"].task for built, _ in shown.values()} == set(emoji_source.TASKS)
 
 

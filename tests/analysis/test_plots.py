@@ -7,7 +7,7 @@ from PIL import Image
 from tga_jax.analysis import plots
 from tga_jax.intervals import wilson
 
-LABELS = ("base", "TGA (published)", "TGA (ours)")
+LABELS = ("base", "TGA (paper)", "TGA (ours)")
 REFUSAL = "I'm sorry, but I can't help with that."
 UNTRIED = wilson(0, 0).to_json()
 
@@ -98,7 +98,7 @@ def test_overview(path, image, answer):
         image,
         "a face with symbols on mouth on a yellow background",
         (REFUSAL, "refusal"),
-        {"base": (answer, "answer"), "TGA (published)": (answer, "answer"), "TGA (ours)": (REFUSAL, "refusal")},
+        {"base": (answer, "answer"), "TGA (paper)": (answer, "answer"), "TGA (ours)": (REFUSAL, "refusal")},
         rate(100),
         dict(zip(LABELS, [rate(0), UNTRIED, rate(50)], strict=True)),
         dict(zip(LABELS, [rate(91), rate(90), rate(100)], strict=True)),

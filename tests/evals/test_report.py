@@ -158,7 +158,7 @@ def test_headline_says_what_the_rates_say(results):
     said = headline(results)
     assert "100 % of 100 cases" in said
     assert "base 8 %" in said
-    assert "TGA (published): its 95 % interval overlaps" in said
+    assert "TGA (paper): its 95 % interval overlaps" in said
     assert "TGA (ours): its 95 % interval lies above" in said
     results["rows"][2]["image_dsr"] = rate(0)
     assert "TGA (ours): its 95 % interval lies below" in headline(

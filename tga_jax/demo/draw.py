@@ -43,7 +43,7 @@ def draw(
     guides = {
         labels[name]: row.guide.on(world.model.llm.num_layers).layers
         for name, row in world.config.rows.items()
-        if name in labels and any(stage.guide for stage in row.stages.values())
+        if name in labels and row.guide is not None and any(stage.guide for stage in row.stages.values())
     }
     plots.plot_layer_cosine(panels, guides, workdir / "layer_cosine.png")
     plots.plot_refusal_by_layer(

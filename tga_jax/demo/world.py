@@ -70,16 +70,19 @@ class Stage(Training):
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One way to align. `stages` run in the order of their names; `note` says in the report what the row is."""
+    """One way to align. `stages` run in the order of their names; `note` says in the report what the row is; `guide`
+    acts in the stages that say so."""
 
     note: str
-    guide: guides.Guide
+    guide: guides.Guide | None
     stages: dict[str, Stage]
 
     def __post_init__(self):
         last = self.stages[max(self.stages)].trains if self.stages else None
         if last != "projector_and_llm":
             raise ValueError(f"row.stages: the last one trains {last}, expected projector_and_llm")
+        if self.guide is None and any(stage.guide for stage in self.stages.values()):
+            raise ValueError("row.guide: None, and a stage is guided; expected a guide")
 
 
 @dataclasses.dataclass(frozen=True)

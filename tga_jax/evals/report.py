@@ -18,7 +18,7 @@ from tga_jax.page import data_url, document, esc, figure, table
 from tga_jax.workdir import write_text
 
 # Row name in results.json -> what tables and figures call it, in their order.
-ROW_LABELS = {"base": "base", "tga_paper": "TGA (published)", "tga": "TGA (ours)"}
+ROW_LABELS = {"base": "base", "tga_paper": "TGA (paper)", "tga_released": "TGA (released code)", "tga": "TGA (ours)"}
 
 # The rates of a row: key in results.json -> heading. The one place that says what a row is measured by.
 RATE_FIELDS = {
