@@ -25,7 +25,7 @@ from functools import partial
 from flax.traverse_util import flatten_dict
 from tga_jax import optim, sharding, step
 from tga_jax.data.batch import Batch
-from tga_jax.guides import Released, Tiled
+from tga_jax.guides import Instruction, Paper, Released, Tiled
 from tga_jax.models import clip, layers, llama, llava
 
 jax.config.update("jax_disable_most_optimizations", True)
@@ -45,7 +45,7 @@ image = ((place >= 3) & (place < 7)) & (np.arange(B) != 2)[:, None]
 batch = Batch(
     tokens=rng.integers(0, 40, (B, T), dtype=np.int32),
     valid=valid,
-    targets=valid & (place >= 7),
+    targets=valid & (place >= 8),
     image_mask=image,
     retrieved_mask=np.broadcast_to((place >= 1) & (place < 3), (B, T)),
     caption_tokens=rng.integers(0, 40, (B, C), dtype=np.int32),
@@ -61,7 +61,11 @@ optimizer = optim.OptimConfig(
     1e-3, (*((pattern, 1.0) for pattern in trained), (".*", 0.0)), warmup=0.0, weight_decay=0.1,
     accumulate=2 if stage == "accumulate" else 1,
 )
-guide = Tiled(layers=(1, 2), vocab_weight=0.5) if stage == "tiled" else Released(layers=(1, 2))
+guide = {
+    "paper": Paper(),
+    "tiled": Tiled(layers=(1, 2), vocab_weight=0.5),
+    "instruction": Instruction(layers=(0, 2)),
+}.get(stage, Released(layers=(1, 2)))
 loss = step.LossConfig(guide=guide, embedding_noise=0.0 if stage == "accumulate" else 1.0)
 params = jax.jit(lambda: llava.init(model, jax.random.key(0)))()
 first = flatten_dict(params, sep="/")
@@ -144,13 +148,13 @@ def test_eight_devices_compute_what_one_computes(eight):
     assert_the_same(eight)
 
 
-@pytest.mark.parametrize("stage", ["lora", *(pytest.param(s, marks=pytest.mark.slow) for s in ("tiled", "accumulate"))])
-def test_so_do_they_with_lora_a_guide_by_token_and_accumulation(stage):
+@pytest.mark.parametrize("stage", ["lora", pytest.param("accumulate", marks=pytest.mark.slow)])
+def test_so_do_they_with_lora_and_accumulation(stage):
     assert_the_same(run_eight(stage, SOME[:1]))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["stage1", "stage2", "lora"])
+@pytest.mark.parametrize("stage", ["stage1", "stage2", "lora", "paper", "tiled", "instruction"])
 def test_every_mesh_of_eight_computes_what_one_computes(stage):
     assert len(MESHES) == 10
     assert_the_same(run_eight(stage, MESHES))

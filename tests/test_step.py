@@ -33,7 +33,7 @@ RELEASED = Released(layers=(1, 2))
 PAPER = Paper(hinge_decay="linear")  # all blocks
 TILED = Tiled(layers=(1, 2), weight=0.7, decay="linear", vocab_weight=0.3)
 INSTRUCTION = Instruction(layers=(1, 3), weight=0.7, decay="linear")
-GUIDES = {"paper": PAPER, "released": RELEASED, "tiled": TILED}
+GUIDES = {"paper": PAPER, "released": RELEASED, "tiled": TILED, "instruction": INSTRUCTION}
 every_guide = pytest.mark.parametrize("guide", GUIDES.values(), ids=GUIDES)
 STAGE_1 = ((r"projector/.*", 1.0), (r".*", 0.0))
 STAGE_2 = ((r"clip/.*", 0.0), (r".*", 1.0))
@@ -49,13 +49,14 @@ def parameters() -> dict:
 
 
 def row(kind: str, seed: int) -> Batch:
-    """A row of random tokens; kind is one of `ROWS`."""
+    """A row of random tokens: R, pictures, a question of two, an answer. kind: one of `ROWS`, or "two pictures"."""
     rng = np.random.default_rng(seed)
-    image = [] if kind == "text" else [P]
-    retrieved = 3 if kind in ("full", "no caption") else 0
+    pictures = {"text": 0, "two pictures": 2}.get(kind, 1)
+    retrieved = {"full": 3, "no caption": 3, "two pictures": 1}.get(kind, 0)
     caption = 0 if kind == "no caption" else int(rng.integers(2, C))
-    answer = int(rng.integers(2, 5))
-    length = 1 + retrieved + sum(image) + answer
+    answer = 2 if pictures == 2 else int(rng.integers(2, 5))
+    image = pictures * P
+    length = 1 + retrieved + image + 2 + answer
     start = 1 + retrieved
     place = np.arange(T)
     caption_place = np.arange(C)
@@ -67,11 +68,11 @@ def row(kind: str, seed: int) -> Batch:
         tokens=tokens.astype(np.int32),
         valid=place < length,
         targets=(place >= length - answer) & (place < length),
-        image_mask=(place >= start) & (place < start + sum(image)),
+        image_mask=(place >= start) & (place < start + image),
         retrieved_mask=(place >= 1) & (place < start),
         caption_tokens=caption_tokens.astype(np.int32),
         caption_mask=(caption_place > 0) & (caption_place <= caption),
-        image_features=rng.standard_normal((1, P, 8)).astype(np.float32),
+        image_features=rng.standard_normal((max(pictures, 1), P, 8)).astype(np.float32),
     )
 
 
@@ -139,32 +140,52 @@ def pooled_by_hand(guide, params: dict, caption_params: dict, batch: Batch):
 
     both = np.flatnonzero(pair)
     hinge = np.flatnonzero(pair & batch.retrieved_mask.any(1))
-    s = 0.25
-    value = (1 - s) / 4 * jnp.mean(jnp.exp(-cos(image[:, both], caption[:, both])))
+    s, near = 0.25, cos(image[:, both], caption[:, both])
     difference = cos(retrieved[:, hinge], caption[:, hinge]) - cos(image[:, hinge], caption[:, hinge])
-    return value + (1 - s) ** 2 / 10 * jnp.mean(jnp.exp(difference))
+    if isinstance(guide, Paper):
+        return jnp.sum(jnp.mean(-near, 1)) + (1 - s) * jnp.sum(jnp.mean(jnp.log(1 + jnp.exp(difference)), 1))
+    return (1 - s) / 4 * jnp.mean(jnp.exp(-near)) + (1 - s) ** 2 / 10 * jnp.mean(jnp.exp(difference))
 
 
-def test_pooled_guide_equals_the_hand_written_one_on_all_hidden_states():
-    batch, params = batch_of(), parameters()
-    loss, metrics = evaluate(LossConfig(lm=0.0, guide=RELEASED), params, batch)
-    np.testing.assert_allclose(loss, jax.jit(lambda p: pooled_by_hand(RELEASED, p, p, batch))(params), rtol=1e-5)
+POOLED = pytest.mark.parametrize(
+    "guide", [RELEASED, dataclasses.replace(PAPER, layers=(1, 2, 3))], ids=["released", "paper"]
+)
+ROWS_OF_BATCHES = pytest.mark.parametrize("kinds", [ROWS, ("two pictures",) * 2], ids=["mixed", "two pictures"])
+
+
+@POOLED
+@ROWS_OF_BATCHES
+def test_a_pooled_guide_equals_the_hand_written_one_on_all_hidden_states(guide, kinds):
+    batch, params = batch_of(kinds), parameters()
+    loss, metrics = evaluate(LossConfig(lm=0.0, guide=guide), params, batch)
+    np.testing.assert_allclose(loss, jax.jit(lambda p: pooled_by_hand(guide, p, p, batch))(params), rtol=1e-5)
     np.testing.assert_array_equal(loss, metrics["guide"])
 
 
-def test_no_gradient_flows_through_the_caption():
+def test_without_layers_the_paper_takes_every_block():
+    batch, params = batch_of(), parameters()
+    named = dataclasses.replace(PAPER, layers=(1, 2, 3))
+    for one, other in zip(
+        *(evaluate(LossConfig(guide=g), params, batch)[1].items() for g in (PAPER, named)), strict=True
+    ):
+        assert one[0] == other[0]
+        np.testing.assert_array_equal(one[1], other[1])
+
+
+@POOLED
+def test_no_gradient_flows_through_the_caption(guide):
     """The gradient is that of a loss whose caption states are constants, and not that of one where they move."""
     batch, params = batch_of(), parameters()
-    ours = gradient(LossConfig(lm=0.0, guide=RELEASED), params, batch)
-    constant = jax.jit(jax.grad(lambda p: pooled_by_hand(RELEASED, p, params, batch)))(params)
+    ours = gradient(LossConfig(lm=0.0, guide=guide), params, batch)
+    constant = jax.jit(jax.grad(lambda p: pooled_by_hand(guide, p, params, batch)))(params)
     assert_trees_close(ours, constant, rtol=1e-3, atol=1e-6)
-    through = jax.jit(jax.grad(lambda p: pooled_by_hand(RELEASED, params, p, batch)))(params)
+    through = jax.jit(jax.grad(lambda p: pooled_by_hand(guide, params, p, batch)))(params)
     assert largest(through["llm"]) > 1e-3
 
 
 def tiled_words(batch: Batch, b: int) -> list[int]:
-    caption = batch.caption_tokens[b][batch.caption_mask[b]]
-    return [int(caption[(p - P) % len(caption)]) for p in range(P)] if len(caption) else []
+    caption, count = batch.caption_tokens[b][batch.caption_mask[b]], int(batch.image_mask[b].sum())
+    return [int(caption[(p - count) % len(caption)]) for p in range(count)] if len(caption) else []
 
 
 def gelu(x: np.ndarray) -> np.ndarray:
@@ -210,42 +231,32 @@ def by_token_by_hand(guide, params: dict, caption_params: dict, batch: Batch):
         for j in guide.layers:
             fits.append(jnp.sum((states[j, b, places] - twin[j, b, places]) ** 2) / jnp.sum(twin[j, b, places] ** 2))
         log_probs = jax.nn.log_softmax(states[0, b, image] @ table.T)
-        cross.append(-jnp.mean(log_probs[jnp.arange(P), words[b]]))
+        cross.append(-jnp.mean(log_probs[jnp.arange(len(image)), words[b]]))
     fit, vocab = jnp.mean(jnp.stack(fits)), jnp.mean(jnp.stack(cross))
     vocab_weight = guide.vocab_weight if isinstance(guide, Tiled) else 0.0
     return guide.weight * 0.75 * (fit + vocab_weight * vocab)
 
 
-def with_instruction(batch: Batch) -> Batch:
-    """The first two target tokens become a question after the picture."""
-    order = np.cumsum(batch.targets, axis=1)
-    return batch._replace(targets=batch.targets & (order > 2))
+TWINS = pytest.mark.parametrize("guide", [TILED, INSTRUCTION], ids=["tiled", "instruction"])
 
 
+@TWINS
+@ROWS_OF_BATCHES
 @pytest.mark.parametrize("lm", [0.0, 1.0])
-def test_tiled_guide_at_deeper_layers_equals_the_decoder_run_by_hand(lm):
-    batch, params = batch_of(), parameters()
-    _, metrics = evaluate(LossConfig(lm=lm, guide=TILED), params, batch)
-    expected = jax.jit(lambda p: by_token_by_hand(TILED, p, p, take(batch, [0, 1])))(params)
+def test_a_guide_through_the_twin_equals_the_decoder_run_by_hand(lm, kinds, guide):
+    """Of the mixed rows the first two have an image and a caption."""
+    batch, params = batch_of(kinds), parameters()
+    _, metrics = evaluate(LossConfig(lm=lm, guide=guide), params, batch)
+    expected = jax.jit(lambda p: by_token_by_hand(guide, p, p, take(batch, [0, 1])))(params)
     np.testing.assert_allclose(metrics["guide"], expected, rtol=1e-4)
+    assert ("guide_words" in metrics) == (guide is TILED)
 
 
-def test_instruction_guide_equals_the_decoder_run_by_hand():
-    guide = INSTRUCTION
-    batch, params = with_instruction(batch_of()), parameters()
-    loss, metrics = evaluate(LossConfig(lm=0.0, guide=guide), params, batch)
-    # Only rows with a caption, a picture and something between it and the answer.
-    order = [b for b in (0, 1) if (batch.targets[b].any())]
-    assert order
-    expected = jax.jit(lambda p: by_token_by_hand(guide, p, p, take(batch, order)))(params)
-    np.testing.assert_allclose(loss, expected, rtol=1e-4)
-    assert "guide_words" not in metrics
-
-
-def test_tiled_guide_has_no_gradient_through_the_caption():
+@TWINS
+def test_no_gradient_flows_through_the_twin(guide):
     batch, params = take(batch_of(), [0, 1, 0, 1]), parameters()
-    ours = gradient(LossConfig(lm=0.0, guide=TILED), params, batch)
-    constant = jax.jit(jax.grad(lambda p: by_token_by_hand(TILED, p, params, batch)))(params)
+    ours = gradient(LossConfig(lm=0.0, guide=guide), params, batch)
+    constant = jax.jit(jax.grad(lambda p: by_token_by_hand(guide, p, params, batch)))(params)
     assert_trees_close(ours, constant, rtol=1e-3, atol=1e-5)
 
 
@@ -285,7 +296,9 @@ def test_blocks_above_the_last_guide_layer_are_not_run(guide):
     np.testing.assert_array_equal(evaluate(config, broken, batch_of())[0], evaluate(config, params, batch_of())[0])
 
 
-@pytest.mark.parametrize("guide", [Paper(layers=(0,)), Released(layers=(0,)), Tiled()], ids=GUIDES)
+@pytest.mark.parametrize(
+    "guide", [Paper(layers=(0,)), Released(layers=(0,)), Tiled()], ids=["paper", "released", "tiled"]
+)
 def test_layer_0_alone_needs_no_block(guide):
     config = LossConfig(lm=0.0, guide=guide)
     params = parameters()
@@ -451,7 +464,7 @@ def run_steps(config: LossConfig, optimizer: optim.OptimConfig, count: int, tota
 
 @every_guide
 def test_stage_1_moves_the_projector_only_and_learns(guide):
-    decay = {"decay": "constant"} if guide is TILED else {"pair_decay": "constant", "hinge_decay": "constant"}
+    decay = {"decay": "constant"} if hasattr(guide, "decay") else {"pair_decay": "constant", "hinge_decay": "constant"}
     guide = dataclasses.replace(guide, **decay)
     optimizer = optim.OptimConfig(1e-2, STAGE_1)
     state, history = run_steps(LossConfig(lm=0.0, guide=guide), optimizer, 40)
@@ -464,7 +477,7 @@ def test_stage_1_moves_the_projector_only_and_learns(guide):
         assert np.any(value != before[path]), path
     first, last = (float(history[i]["guide"]) for i in (0, -1))
     assert last < first - 0.1 * abs(first)
-    if not isinstance(guide, Tiled):
+    if "cos_image_caption" in history[0]:
         assert float(history[-1]["cos_image_caption"]) > float(history[0]["cos_image_caption"]) + 0.1
 
 
@@ -518,11 +531,11 @@ def test_what_is_computed_again_gives_the_same_gradient(remat):
     assert_trees_close(grads, gradient(config, parameters(), batch), atol=1e-6)
 
 
-@pytest.mark.parametrize("guide", [*GUIDES.values(), INSTRUCTION], ids=[*GUIDES, "instruction"])
+@every_guide
 @pytest.mark.parametrize("parts", [4, pytest.param(2, marks=pytest.mark.slow)])
 def test_an_accumulated_step_equals_the_whole_one(parts, guide):
     """Rows of unequal numbers of targets, without captions and without retrieved text, in every part."""
-    batch = with_instruction(batch_of((*ROWS, "full", "text", "full", "no retrieved")))
+    batch = batch_of((*ROWS, "full", "text", "full", "no retrieved"))
     optimizer = optim.OptimConfig(1e-2, STAGE_2, warmup=0.0, clip_norm=1e9)
     loss = LossConfig(guide=guide)
     params = jax.jit(lambda: llava.init(MODEL, jax.random.key(0)))()

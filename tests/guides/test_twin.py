@@ -64,3 +64,12 @@ def test_only_matched_positions_have_a_gradient_and_the_twin_has_none():
 def test_a_bad_decay_is_refused():
     with pytest.raises(ValueError, match=r"guide.decay: 'never'"):
         Tiled(decay="never")
+
+
+@pytest.mark.parametrize("guide", [Tiled(layers=(0, 2), vocab_weight=0.5), Instruction(layers=(0, 2))])
+def test_zero_vectors_have_finite_gradients(guide):
+    states, twin = (jnp.array(normal(70 + i, 2, 4, 6, 5)) for i in range(2))
+    for arrays in ((0 * states, twin), (states, 0 * twin), (0 * states, 0 * twin)):
+        value, grads = jax.value_and_grad(lambda *x: loss(guide, *x, 0.0)[0], argnums=(0, 1))(*arrays)
+        assert np.isfinite(value)
+        assert all(np.all(np.isfinite(g)) for g in grads)
