@@ -267,6 +267,34 @@ def test_bad_data_is_a_user_error(data, tmp_path):
             run(config, tmp_path / next(iter(fields)))
 
 
+def test_a_guide_without_captions_to_act_on_is_a_user_error(data, tmp_path, capsys):
+    samples = json.loads((data / "samples.json").read_text())
+    for sample in samples:
+        sample.pop("image_caption", None)
+    (tmp_path / "bare.json").write_text(json.dumps(samples))
+    config = train_support.config(data)
+    source = dataclasses.replace(config.data.source["own"], path=str(tmp_path / "bare.json"))
+    bare = dataclasses.replace(config, data=dataclasses.replace(config.data, source={"own": source}))
+    for guide in (Released(layers=(1, 2)), Paper(), Tiled(), Instruction()):
+        guided = dataclasses.replace(bare, loss=step.LossConfig(guide=guide))
+        with pytest.raises(UserError, match=r"^loss.guide: acts on none of the 8 samples of the training, expected"):
+            run(guided, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    run(dataclasses.replace(bare, loss=step.LossConfig()), tmp_path / "unguided")
+
+
+def test_the_first_lines_say_on_how_many_samples_the_guide_acts(data, tmp_path, capsys):
+    """Four steps of two: of the file's seven samples one is text alone and one has no R."""
+    train.run(train_support.config(data), tmp_path / "run", verbose=True)
+    said = [line for line in capsys.readouterr().out.splitlines() if "the guide acts on" in line]
+    made = sources.records(train_support.config(data).data, 8, 3)
+    read = [made[i] for i in range(8)]
+    pairs = sum(bool(r.images and r.caption) for r in read)
+    hinges = sum(bool(r.images and r.caption and r.retrieved_in_prompt) for r in read)
+    assert 0 < hinges <= pairs < 8
+    assert said == [f"the guide acts on, of samples 1 to 8: pairs {pairs}, hinges {hinges}"]
+
+
 def test_a_later_training_starts_from_the_parts_of_an_earlier_one(whole, data, tmp_path):
     """At learning rate 0 nothing moves, so what is saved is what was loaded."""
     init = {"clip": "", "projector": str(whole), "llm": str(whole)}

@@ -153,6 +153,7 @@ def run(
     shape = config.data.shape(model.image_tokens)
     made = pipeline.Batches(records, vocabulary, shape, config.batch_size, config.seed, config.data.policy, host, hosts)
     made[0]  # raises for a file or sample that does not fit
+    acts_on = training.guided(config, made) if config.loss.guide else None
     batches = iter(pipeline.iterate(made, config.data.threads))
     with jax.set_mesh(mesh):
         state = jax.block_until_ready(training.init_state(config, model, mesh))
@@ -161,6 +162,8 @@ def run(
     checkpoints.wait_for_all("the workdir is claimed")
     if verbose:
         console.print_json(data=described)
+        if acts_on is not None:
+            console.print(acts_on, highlight=False)
     store = checkpoints.Checkpoints(workdir, config.keep, config.keep_every)
     writer = None
     try:

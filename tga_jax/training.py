@@ -12,13 +12,14 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from tga_jax import flops, guides, optim, sharding, step
-from tga_jax.data import sources
+from tga_jax.data import pipeline, sources
 from tga_jax.data.batch import Batch
 from tga_jax.errors import UserError
 from tga_jax.models import attention, layers, llama, llava, presets
 from tga_jax.weights import checkpoint
 from tga_jax.workdir import located
 
+_LOOKED_AT = 1024  # samples at a time, to see whether the guide acts on some
 PARTS = ("clip", "projector", "llm")
 
 
@@ -222,6 +223,23 @@ def make_step(config: TrainConfig, model: llava.LlavaConfig, state: step.TrainSt
 
     places = jax.tree.map(lambda x: x.sharding, state)
     return jax.jit(train_step, out_shardings=(places, None), donate_argnums=0)
+
+
+def guided(config: TrainConfig, batches: pipeline.Batches) -> str:
+    """A line that says how many samples the guide acts on, of the first that the training reads. Raises UserError if
+    it acts on none of all of them."""
+    assert config.loss.guide is not None
+    samples = config.steps * config.batch_size
+    for first in range(0, samples, _LOOKED_AT):
+        count = min(_LOOKED_AT, samples - first)
+        found = config.loss.guide.counts(batches.without_images(first, count))
+        if any(found.values()):
+            said = ", ".join(f"{name} {int(n):,}" for name, n in found.items())
+            return f"the guide acts on, of samples {first + 1:,} to {first + count:,}: {said}"
+    raise UserError(
+        f"loss.guide: acts on none of the {samples:,} samples of the training, expected some with a picture and "
+        "`image_caption` (`tga validate-data` counts them), or no guide"
+    )
 
 
 def work(config: TrainConfig, model: llava.LlavaConfig, state: step.TrainState, batch: Batch) -> flops.Step | None:

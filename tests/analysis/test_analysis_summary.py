@@ -128,7 +128,8 @@ def test_the_states_of_the_first_samples_are_kept_and_of_no_others(tmp_path):
 def test_what_a_person_wrote_is_text_on_the_page(tmp_path):
     lines = [line("benign", runs={"text": run(None, None)})]
     token = {"id": 7, "token": "<b>", "phrase": "<i>&", "position": 0}
-    settings = {"checkpoint": "<script>", "data": "d", "top_k": 5, "window": 0, "phrases": ["<i>&"]}
+    settings = {"checkpoint": "<script>", "data": "d", "window": 0, "phrases": ["<i>&"]}
+    settings |= {"change": "difference", "floor": 0.0, "top_k": 5}
     found = {**summary(lines, np.zeros((0, 2, 3, 4)), [7], 0), "refusal_tokens": [token], "settings": settings}
     page.write(json.loads(json.dumps(found)), tmp_path)
     text = (tmp_path / "report.html").read_text()

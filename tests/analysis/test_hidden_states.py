@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from analysis_support import CAPTIONS, LENGTHS, MODEL, VOCAB, C, P, parameters, prompts, states_by_hand
 
-from tga_jax.analysis.hidden_states import RefusalLayers, cosine_curves, probe, refusal_layers, refusal_span
+from tga_jax.analysis.hidden_states import Ranking, RefusalLayers, cosine_curves, probe, refusal_layers, refusal_span
+from tga_jax.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -79,33 +80,93 @@ def lens(*samples: list[list[float]]) -> np.ndarray:
 FLAT = [0.1, 0.1, 0.1, 0.1]
 
 
+def by_difference(top_k: int) -> Ranking:
+    return Ranking("difference", 0.5, top_k)  # a floor without effect
+
+
+def released(lens_of_one: np.ndarray, refusal_ids: list[int], top_k: int) -> tuple[int, int] | None:
+    """The loop of the released code (tox_analysis/read_analysis_llava.py), but for what has no end: there -1."""
+    start = end = -1
+    probabilities = np.exp(lens_of_one.astype(np.float64))
+    for layer in range(2, len(probabilities)):
+        change = probabilities[layer] - probabilities[layer - 1]
+        top = np.argsort(-change, kind="stable")[:top_k]
+        if start == -1 and any(token in top and change[token] > 0 for token in refusal_ids):
+            start = layer
+        if start != -1 and np.argmax(probabilities[layer]) in refusal_ids:
+            end = layer
+    return None if start == -1 else (start, start if end == -1 else end)
+
+
+def test_by_differences_it_is_the_released_codes_loop():
+    rng = np.random.default_rng(1)
+    found = []
+    for _ in range(300):
+        logits = rng.standard_normal((int(rng.integers(2, 9)), 1, 12)) * 2
+        values, top_k = logits - np.log(np.exp(logits).sum(-1, keepdims=True)), int(rng.integers(1, 6))
+        found.append(refusal_span(values[:, 0], [2, 9], by_difference(top_k)))
+        assert found[-1] == released(values[:, 0], [2, 9], top_k)
+    assert None in found
+    assert len({end - start for start, end in filter(None, found)}) > 3
+
+
+def test_the_papers_change_is_the_logarithm_of_the_ratio():
+    """Token 1 gains 0.3 and doubles, the refusal token gains 0.08 and becomes five times as probable."""
+    sample = lens([FLAT, [0.3, 0.1, 0.1, 0.02], [0.6, 0.1, 0.1, 0.1]])[:, 0]
+    assert refusal_span(sample, [REFUSE], Ranking(top_k=1)) == (2, 2)
+    assert refusal_span(sample, [REFUSE], by_difference(1)) is None
+    changes = Ranking(floor=0.0).changes(sample)
+    np.testing.assert_allclose(changes[1], np.log([0.1 / 0.48, 2, 1, 1, 5]), rtol=1e-12)
+
+
+def test_below_the_floor_a_token_is_not_ranked():
+    """Tokens 1 to 3 grow a thousandfold to 0.0002, the refusal token from 0.1 to 0.4."""
+    rare = lens([FLAT, [2e-7, 2e-7, 2e-7, 0.1], [2e-4, 2e-4, 2e-4, 0.4]])[:, 0]
+    assert refusal_span(rare, [REFUSE], Ranking(floor=0.0, top_k=3)) is None
+    assert refusal_span(rare, [REFUSE], Ranking(floor=1e-3, top_k=1)) == (2, 2)
+    # Nor is a refusal token that stays below it.
+    assert refusal_span(rare, [1], Ranking(floor=1e-3)) is None
+    assert refusal_span(rare, [1], Ranking(floor=1e-4)) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [(("ratio",), "change: 'ratio', expected one of log-ratio, difference"), (("difference", 1.0), "floor: 1.0"),
+     (("difference", 0.1, 0), "top_k: 0, expected at least 1")],
+)  # fmt: skip
+def test_a_bad_ranking_is_named(values, named):
+    with pytest.raises(UserError, match=named):
+        Ranking(*values)
+
+
 def test_start_and_end_of_a_hand_made_refusal():
-    # Layer 2 -> 3: the refusal token gains second most; 3 -> 4: most; 4 -> 5: it only loses.
+    # Layer 2 -> 3: the refusal token gains second most; 3 -> 4: most; 4 -> 5: it loses and is still the most probable.
     sample = [FLAT, FLAT, [0.2, 0.1, 0.1, 0.1], [0.4, 0.1, 0.1, 0.2], [0.2, 0.1, 0.1, 0.5], [0.3, 0.1, 0.1, 0.4]]
-    found = refusal_layers(lens(sample), [REFUSE], top_k=2)
-    assert found == RefusalLayers(3, 4, 0, pytest.approx([0.1, 0.1, 0.1, 0.2, 0.5, 0.4]))
-    assert refusal_layers(lens(sample), [REFUSE], top_k=1).start == 4
+    found = refusal_layers(lens(sample), [REFUSE], by_difference(2))
+    assert found == RefusalLayers(3, 5, 0, pytest.approx([0.1, 0.1, 0.1, 0.2, 0.5, 0.4]))
+    assert refusal_layers(lens(sample), [REFUSE], by_difference(1)).start == 4
 
 
-def test_the_end_is_the_last_layer_whose_greatest_gain_is_a_refusal_token():
-    sample = [FLAT, FLAT, [0.1, 0.1, 0.1, 0.3], [0.3, 0.1, 0.1, 0.3], [0.2, 0.1, 0.1, 0.5], [0.1, 0.1, 0.2, 0.5]]
-    found = refusal_layers(lens(sample), [REFUSE], top_k=1)
+def test_the_end_is_the_last_layer_whose_most_probable_token_is_a_refusal_token():
+    # Layers 2 and 3: another is more probable, or as probable; at the last layer too.
+    sample = [FLAT, FLAT, [0.1, 0.1, 0.1, 0.3], [0.3, 0.1, 0.1, 0.3], [0.2, 0.1, 0.1, 0.5], [0.6, 0.1, 0.1, 0.1]]
+    found = refusal_layers(lens(sample), [REFUSE], by_difference(1))
     assert (found.start, found.end) == (2, 4)
 
 
 def test_layer_1_never_starts_a_refusal():
     # The only gain is from layer 0 to 1; afterwards it only falls.
     early = [FLAT, [0.1, 0.1, 0.1, 0.6], [0.2, 0.1, 0.1, 0.5], [0.3, 0.1, 0.1, 0.4]]
-    assert refusal_layers(lens(early), [REFUSE], top_k=1) == RefusalLayers(
+    assert refusal_layers(lens(early), [REFUSE], by_difference(1)) == RefusalLayers(
         None, None, 1, pytest.approx([0.1, 0.6, 0.5, 0.4])
     )
     late = [*early[:3], [0.1, 0.1, 0.1, 0.6]]
-    assert refusal_layers(lens(late), [REFUSE], top_k=1).start == 3
+    assert refusal_layers(lens(late), [REFUSE], by_difference(1)).start == 3
 
 
-def test_a_start_without_any_first_place_ends_where_it_starts():
+def test_a_start_without_any_most_probable_refusal_ends_where_it_starts():
     sample = [FLAT, FLAT, [0.3, 0.1, 0.1, 0.2], [0.3, 0.2, 0.1, 0.1]]
-    found = refusal_layers(lens(sample), [REFUSE], top_k=2)
+    found = refusal_layers(lens(sample), [REFUSE], by_difference(2))
     assert (found.start, found.end, found.no_activation) == (2, 2, 0)
 
 
@@ -113,36 +174,37 @@ def test_samples_without_activation_are_counted_and_enter_no_median():
     never = [FLAT, FLAT, [0.2, 0.1, 0.1, 0.05], [0.3, 0.1, 0.1, 0.02], [0.4, 0.1, 0.1, 0.01]]
     at_2 = [FLAT, FLAT, [0.1, 0.1, 0.1, 0.6], [0.2, 0.1, 0.1, 0.5], [0.3, 0.1, 0.1, 0.4]]
     at_4 = [FLAT, FLAT, [0.2, 0.1, 0.1, 0.1], [0.3, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.6]]
-    both = refusal_layers(lens(at_4, never, at_2, never, at_4), [REFUSE], top_k=1)
+    both = refusal_layers(lens(at_4, never, at_2, never, at_4), [REFUSE], by_difference(1))
     assert (both.start, both.end, both.no_activation) == (4, 4, 2)
     assert both.probability[-1] == pytest.approx((0.6 + 0.01 + 0.4 + 0.01 + 0.6) / 5)
-    none = refusal_layers(lens(never, never), [REFUSE], top_k=1)
+    none = refusal_layers(lens(never, never), [REFUSE], by_difference(1))
     assert (none.start, none.end, none.no_activation) == (None, None, 2)
 
 
 def test_any_of_several_refusal_tokens_counts():
     sample = [FLAT, FLAT, [0.1, 0.1, 0.4, 0.1], [0.1, 0.1, 0.1, 0.5]]
-    found = refusal_layers(lens(sample), [3, REFUSE], top_k=1)
+    found = refusal_layers(lens(sample), [3, REFUSE], by_difference(1))
     assert (found.start, found.end) == (2, 3)
     assert found.probability == pytest.approx([0.2, 0.2, 0.5, 0.6])
 
 
 def test_a_sample_by_itself_and_tokens_that_do_not_gain():
     at_2 = [FLAT, FLAT, [0.1, 0.1, 0.1, 0.6], [0.2, 0.1, 0.1, 0.5], [0.1, 0.1, 0.1, 0.6]]
-    assert refusal_span(lens(at_2)[:, 0], [REFUSE], top_k=1) == (2, 4)
-    assert refusal_span(lens(at_2)[:, 0], [1], top_k=1) == (3, 3)
+    assert refusal_span(lens(at_2)[:, 0], [REFUSE], by_difference(1)) == (2, 4)
+    assert refusal_span(lens(at_2)[:, 0], [1], by_difference(1)) == (3, 3)
     # Nothing changes, and then only another token gains: the refusal token's place among the rest tells nothing.
     still = [FLAT, FLAT, FLAT, [0.3, 0.1, 0.1, 0.1]]
-    assert refusal_span(lens(still)[:, 0], [REFUSE], top_k=5) is None
+    assert refusal_span(lens(still)[:, 0], [REFUSE], by_difference(5)) is None
 
 
-def test_layers_are_none_or_above_1_whatever_the_lens():
+@pytest.mark.parametrize(("change", "floor"), [("difference", 0.0), ("log-ratio", 0.0), ("log-ratio", 0.05)])
+def test_layers_are_none_or_above_1_whatever_the_lens(change, floor):
     rng = np.random.default_rng(0)
     for _ in range(50):
         count = int(rng.integers(1, 6))
         logits = rng.standard_normal((int(rng.integers(2, 7)), count, 12)) * 3
         values = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-        found = refusal_layers(values, [2, 3], top_k=int(rng.integers(1, 6)))
+        found = refusal_layers(values, [2, 3], Ranking(change, floor, int(rng.integers(1, 6))))
         fields = dataclasses.asdict(found)
         assert 0 <= found.no_activation <= count
         if found.no_activation == count:

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from analysis_support import P, prompts
 
-from tga_jax.analysis.hidden_states import probe, refusal_layers, refusal_span
+from tga_jax.analysis.hidden_states import Ranking, probe, refusal_layers, refusal_span
 from tga_jax.analysis.patching import read_from_twin, text_twins
 from tga_jax.data.batch import Batch
 from tga_jax.models import clip, llama, llava
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
+FIRST = Ranking(top_k=1)
 VOCAB, D, L, K = 20, 24, 6, 4  # the block counted from 1, so that refusal is there at layer K
 REFUSE, MARKED_WORD, PLAIN_WORD, MARK = 7, 11, 12, 22
 MODEL = llava.LlavaConfig(
@@ -58,14 +59,15 @@ def pictures(marked: bool) -> Batch:
 
 
 def test_refusal_starts_at_the_planted_layer_and_only_for_what_is_marked():
+    # From block K on it stays the most probable, to the last of the L blocks.
     marked, plain = (np.asarray(probe(MODEL, planted(), pictures(m))["lens"]) for m in (True, False))
-    assert [refusal_span(marked[:, row], [REFUSE], 1) for row in range(3)] == [(K, K)] * 3
+    assert [refusal_span(marked[:, row], [REFUSE], FIRST) for row in range(3)] == [(K, L)] * 3
     assert marked[-1].argmax(-1).tolist() == [REFUSE] * 3
-    assert [refusal_span(plain[:, row], [REFUSE], 1) for row in range(3)] == [None] * 3
-    found = refusal_layers(np.concatenate([marked, plain], axis=1), [REFUSE], 1)
-    assert (found.start, found.end, found.no_activation) == (K, K, 3)
+    assert [refusal_span(plain[:, row], [REFUSE], FIRST) for row in range(3)] == [None] * 3
+    found = refusal_layers(np.concatenate([marked, plain], axis=1), [REFUSE], FIRST)
+    assert (found.start, found.end, found.no_activation) == (K, L, 3)
     text = np.asarray(probe(MODEL, planted(), text_twins(pictures(False)))["lens"])
-    assert refusal_layers(text, [REFUSE], 1).start == K
+    assert refusal_layers(text, [REFUSE], FIRST).start == K
 
 
 @pytest.mark.parametrize("window", [1, 2, 3])

@@ -138,6 +138,17 @@ def test_several_placeholders():
         ("fields", {**GOOD, "image": ["a", None]}, "'s1' has nothing as `image[1]`, expected a string"),
         ("fields", {**GOOD, "image_caption": ["a"]}, "'s1' has a list as `image_caption`, expected a string"),
         ("fields", {**GOOD, "retrieved_caption": 3}, "'s1' has a number as `retrieved_caption`, expected a string"),
+        (
+            "fields",
+            {**GOOD, "conversations": [*GOOD["conversations"], {"image_caption": "a dog"}]},
+            "'s1' has 'a cat' as `image_caption` and 'a dog' as `conversations[4].image_caption`, expected one text",
+        ),
+        (
+            "fields",
+            {"id": "x", "conversations": [{**turns("a")[0], "image_caption": 5}, turns("a", "b")[1]]},
+            "'x' has a number as `conversations[0].image_caption`, expected a string",
+        ),
+        ("fields", {"id": "x", "conversations": [{}]}, "'x' has nothing as `conversations[0].from`, expected a string"),
         ("fields", {**GOOD, "image_caption": "\ud83d"}, "'s1' has half a surrogate pair in `image_caption`, expected "),
     ],
 )
@@ -147,3 +158,40 @@ def test_a_bad_sample_is_named(problem, sample, said):
     assert str(raised.value).startswith(f"{WHERE}: sample {said}")
     assert raised.value.problem == problem
     assert problem in llava_json.PROBLEMS
+
+
+def find_caption(source: list[dict], key: str) -> str | None:
+    """The rule of TGA's released `_find_caption`, written anew: the independent reference."""
+    return next((sentence[key] for sentence in source if key in sentence), None)
+
+
+IN_TURNS = {name: GOOD[name] for name in ("id", "image")}
+
+
+@pytest.mark.parametrize(
+    "conversations",
+    [
+        [*GOOD["conversations"], {"image_caption": "a cat"}, {"retrieved_caption": "a tiger"}],
+        [{"image_caption": "a cat", "retrieved_caption": "a tiger"}, *GOOD["conversations"]],
+        [{**turn, "image_caption": "a cat", "retrieved_caption": "a tiger"} for turn in GOOD["conversations"]],
+        [*GOOD["conversations"][:3], {**GOOD["conversations"][3], "retrieved_caption": "a tiger"},
+         {"image_caption": "a cat"}, {"image_caption": "a second one"}],
+    ],
+)  # fmt: skip
+def test_captions_within_the_turns(conversations):
+    found = llava_json.parse({**IN_TURNS, "conversations": conversations}, WHERE)
+    assert found == llava_json.parse(GOOD, WHERE)
+    assert found.caption == find_caption(conversations, "image_caption")
+    assert found.retrieved == find_caption(conversations, "retrieved_caption")
+    both = llava_json.parse({**GOOD, "conversations": conversations}, WHERE)  # twice the same is no contradiction
+    assert both == found
+    asked = llava_json.parse({**IN_TURNS, "conversations": conversations}, WHERE, question_only=True)
+    assert (asked.caption, asked.retrieved, asked.turns) == ("a cat", "a tiger", (("<image>\nWhat is it?", "-"),))
+
+
+def test_another_text_takes_the_place_of_those_in_turns():
+    turns_ = [{**GOOD["conversations"][0], "image_caption": "old"}, *GOOD["conversations"][1:], {"image_caption": "old"}]
+    value = {**IN_TURNS, "conversations": turns_}
+    made = llava_json.with_text(value, "image_caption", "a cat")
+    assert made == {**IN_TURNS, "conversations": GOOD["conversations"], "image_caption": "a cat"}
+    assert value["conversations"] == turns_

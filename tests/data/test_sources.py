@@ -12,6 +12,7 @@ from PIL import Image
 from tga_jax import config
 from tga_jax.data import emoji_tasks, images, llava_tfds, sources
 from tga_jax.data.llava_source import LlavaRecords, LlavaSource
+from tga_jax.data.pipeline import Batches
 from tga_jax.data.sources import DataConfig, Pictures
 from tga_jax.data.templates import IMAGE
 from tga_jax.errors import UserError
@@ -112,6 +113,55 @@ def test_a_bad_sample_and_a_missing_picture_are_named(folder):
         bare[0]
 
 
+def released(sample: dict, number: int) -> dict:
+    """The same sample with its texts in turns: of their own, or beside other fields."""
+    turns = [dict(turn) for turn in sample["conversations"]]
+    texts = {name: sample[name] for name in ("image_caption", "retrieved_caption") if name in sample}
+    if number % 2:
+        turns[0] |= texts
+    else:
+        turns += [{name: text} for name, text in texts.items()]
+    return {**{name: value for name, value in sample.items() if name not in texts}, "conversations": turns}
+
+
+def test_a_file_in_the_released_layout_gives_the_same_batches(folder):
+    """Rows with two texts, with one, with two pictures, without a picture, with a first turn of the model, toxic."""
+    one = {**SAMPLES[0]}
+    rows = [one, {**one, "id": "no R"}, SAMPLES[1], SAMPLES[2], {**one, "id": "first", "conversations": [TURNS[3], *TURNS]}]
+    del rows[1]["retrieved_caption"]
+    toxic = {**one, "id": "tox-1", "conversations": [
+        {"from": "human", "value": f"{IMAGE}\na dog ?"}, {"from": "gpt", "value": "No."}]}  # fmt: skip
+    theirs = [released(row, i) for i, row in enumerate([*rows, toxic] * 2)]
+    text = {name: value for name, value in toxic.items() if name != "image"}
+    text["conversations"] = [{"from": "human", "value": "a dog ?"}, toxic["conversations"][1]]
+    (folder / "ours.json").write_text(json.dumps([*rows, text] * 2))
+    (folder / "theirs.json").write_text(json.dumps(theirs))
+    emoji_tasks.build_tokenizer(["a cat dog What is it Sure Yes No like"]).save_pretrained(folder / "tokenizer")
+    vocabulary = sources.vocabulary(data(folder, tokenizer=str(folder / "tokenizer")))
+    for template in ("plain", "mistral_instruct", "vicuna_v1"):
+        both = []
+        for name in ("ours", "theirs"):
+            source = LlavaSource(str(folder / f"{name}.json"), str(folder / "pictures"), template, toxic="text")
+            made = data(folder, source={"own": source})
+            both.append(Batches(sources.records(made, 12, 0), vocabulary, made.shape(4), 6, 0))
+        for number in range(4):
+            ours, theirs = (batches[number] for batches in both)
+            for name, array in ours._asdict().items():
+                np.testing.assert_array_equal(array, getattr(theirs, name), err_msg=name)
+            assert ours.caption_mask.any(1).sum() >= 2
+
+
+def test_a_picture_whose_id_tells_toxic_text_is_asked_about(folder):
+    (folder / "toxic.json").write_text(json.dumps([{**SAMPLES[0], "id": "harm_tox_7"}, {**SAMPLES[2], "id": "tox"}]))
+    with pytest.raises(UserError, match=r"sample 'harm_tox_7' has a picture and \"tox\" in its id, .* data.source.toxic"):
+        records(folder, "toxic.json")
+    kept, text = records(folder, "toxic.json", toxic="picture")
+    assert (len(kept.images), len(text.images)) == (1, 0)
+    left, _ = records(folder, "toxic.json", toxic="text", template="plain")
+    assert left.images == ()
+    assert left.turns == (("What is it?", "A cat."),)
+
+
 def data(folder: Path, **fields) -> DataConfig:
     source = LlavaSource(str(folder / "samples.json"), str(folder / "pictures"))
     return DataConfig(**{"tokenizer": "", "lengths": (64,), "caption_length": 8, "source": {"own": source}, **fields})
@@ -146,6 +196,7 @@ def test_files_are_mixed_by_weight(folder):
             {"source": {"own": {"kind": "llava", "path": "x", "weight": 0}}},
             "data.source.weight: 0.0, expected a positive number",
         ),
+        ({"source": {"own": {"kind": "llava", "path": "x", "toxic": "no"}}}, "data.source.toxic: 'no', expected text, picture"),
         ({"policy": {"missing": "ignore"}}, "data.policy.missing: 'ignore', expected fail or skip"),
     ],
 )

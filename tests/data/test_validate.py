@@ -37,6 +37,7 @@ BAD = {
     "corrupt_images": sample("cut", image="cut.png"),
     "too_long": sample("long", answer="red " * 30),
     "duplicate_ids": sample("2"),
+    "toxic_ids": sample("harm_tox_1"),
     "same_captions": sample("same", retrieved_caption="a cup"),
 }
 
@@ -82,8 +83,9 @@ def test_a_good_file(tmp_path, pictures):
         "text_only": 1,
         "turns": 3,
         "images": 3,
-        "no_caption": 1,
-        "no_retrieved": 2,
+        "captions": 2,
+        "retrieved_texts": 1,
+        "guided": 2,
     }
     lengths = report["lengths"]
     assert (lengths["unit"], lengths["least"], lengths["greatest"]) == (

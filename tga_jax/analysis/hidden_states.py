@@ -15,6 +15,7 @@ import numpy as np
 
 from tga_jax.analysis.attention_mass import image_attention
 from tga_jax.data.batch import Batch
+from tga_jax.errors import UserError
 from tga_jax.generate import Config, embed, language_model
 from tga_jax.models import llama
 
@@ -95,24 +96,59 @@ def cosine_curves(image: np.ndarray, caption: np.ndarray, shift: int) -> dict[st
     return {name: {pair: x.mean(1).tolist() for pair, x in pairs.items()} for name, pairs in found.items()}
 
 
-def refusal_span(lens: np.ndarray, refusal_ids: Sequence[int], top_k: int = 5) -> tuple[int, int] | None:
-    """The first and the last layer at which one sample's refusal appears in the logit lens (the paper's procedure).
+CHANGES = ("log-ratio", "difference")
 
-    lens: log-probabilities [L+1, V]. Per layer the change of the next-token distribution from the layer before is
-    ranked. Start: the first layer above 1 whose top k of the change hold a refusal token that gains; end: the last
-    layer from there on whose top 1 is one, or the start. None: it never starts.
+
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """What is ranked at layer j, to see what it adds to the next token's distribution P_j of the layer before.
+
+    change: "log-ratio", the paper's D_j(x) = log(P_j(x) / P_{j-1}(x)), or "difference", the released code's
+    P_j(x) - P_{j-1}(x). floor: of P_j(x), below which a token is not ranked by its log-ratio; else words that go from
+    one in a billion to one in a million would fill the top. top_k: how many tokens count as the layer's change.
     """
-    change = np.diff(np.exp(lens.astype(np.float64)), axis=0)  # change[j - 1]: from layer j - 1 to j
+
+    change: str = "log-ratio"
+    floor: float = 1e-3
+    top_k: int = 5
+
+    def __post_init__(self):
+        if self.change not in CHANGES:
+            raise UserError(f"change: {self.change!r}, expected one of {', '.join(CHANGES)}")
+        if not 0 <= self.floor < 1:
+            raise UserError(f"floor: {self.floor}, expected a probability from 0 to below 1")
+        if self.top_k < 1:
+            raise UserError(f"top_k: {self.top_k}, expected at least 1")
+
+    def changes(self, lens: np.ndarray) -> np.ndarray:
+        """lens: log-probabilities float64 [L+1, V] -> [L, V]: of layers 1 to L; -inf where a token is not ranked."""
+        if self.change == "difference":
+            return np.diff(np.exp(lens), axis=0)
+        return np.where(np.exp(lens[1:]) >= self.floor, np.diff(lens, axis=0), -np.inf)
+
+
+PAPERS = Ranking()
+
+
+def refusal_span(lens: np.ndarray, refusal_ids: Sequence[int], ranking: Ranking = PAPERS) -> tuple[int, int] | None:
+    """The first and the last layer at which one sample's refusal appears in the logit lens.
+
+    lens: log-probabilities [L+1, V]. Start: the first layer above 1 at which a refusal token gains and is among the
+    top k of the layer's change. End: the last layer from there on whose most probable token is a refusal token, as in
+    the released code, or the start. None: it never starts.
+    """
+    lens = lens.astype(np.float64)
+    change = ranking.changes(lens)  # change[j - 1]: from layer j - 1 to j
     rank = np.full(len(change), change.shape[1])  # of the refusal token that gains most; of equals, the lower id leads
     for token in refusal_ids:
         own = change[:, token, None]
         before = (change > own).sum(1) + (change[:, :token] == own).sum(1)
         rank = np.where(own[:, 0] > 0, np.minimum(rank, before), rank)
     layers = np.arange(1, len(lens))
-    starts = layers[(rank < top_k) & (layers > 1)]
+    starts = layers[(rank < ranking.top_k) & (layers > 1)]
     if not len(starts):
         return None
-    tops = layers[(rank == 0) & (layers >= starts[0])]
+    tops = layers[np.isin(lens[1:].argmax(-1), refusal_ids) & (layers >= starts[0])]
     return int(starts[0]), int(tops[-1] if len(tops) else starts[0])
 
 
@@ -126,12 +162,12 @@ class RefusalLayers:
     probability: list[float]  # [L+1]: mean probability of a refusal token
 
 
-def refusal_layers(lens: np.ndarray, refusal_ids: Sequence[int], top_k: int = 5) -> RefusalLayers:
+def refusal_layers(lens: np.ndarray, refusal_ids: Sequence[int], ranking: Ranking = PAPERS) -> RefusalLayers:
     """`refusal_span` over samples. lens: log-probabilities [L+1, B, V].
 
     A sample without a start is counted in `no_activation` and enters no median.
     """
-    spans = [refusal_span(lens[:, sample], refusal_ids, top_k) for sample in range(lens.shape[1])]
+    spans = [refusal_span(lens[:, sample], refusal_ids, ranking) for sample in range(lens.shape[1])]
     found = [span for span in spans if span is not None]
     probability = np.exp(lens[..., list(refusal_ids)].astype(np.float64)).sum(-1).mean(1).tolist()
     start, end = np.median(found, axis=0).astype(int).tolist() if found else (None, None)

@@ -9,6 +9,10 @@ from tga_jax.analysis import plots
 from tga_jax.page import document, esc, figure, table
 from tga_jax.workdir import write_text
 
+_CHANGES = {
+    "log-ratio": "the logarithm of the ratio of their probabilities (the paper's change)",
+    "difference": "the difference of their probabilities (the released code's change)",
+}
 _INPUTS = {"image": "a picture", "text": "text"}
 
 
@@ -93,6 +97,7 @@ def _page(analysis: Mapping[str, Any], figures: Mapping[str, Path]) -> str:
     samples = sum(group["samples"] for group in groups.values())
     without = sum(group["without_caption"] for group in groups.values())
     said = [f"{name}: {_shares(group)}" for name, group in groups.items()]
+    floor = f" among those of a probability of at least {settings['floor']:g}" * (settings["change"] == "log-ratio")
     tokens = [
         [f"<code>{esc(t['token'])}</code>", str(t["id"]), esc(t["phrase"]), str(t["position"])]
         for t in analysis["refusal_tokens"]
@@ -107,9 +112,9 @@ def _page(analysis: Mapping[str, Any], figures: Mapping[str, Path]) -> str:
         "<h2>Runs</h2>",
         _table(groups),
         "<p>Start: the first layer above 1 at which a refusal token is among the "
-        f"{settings['top_k']} that gain most probability from the layer before; end: the last layer from there on at "
-        "which it gains most. Medians over the runs in which refusal starts; the others are counted as without "
-        "activation. Cells of refused: share [95 % Wilson interval].</p>",
+        f"{settings['top_k']} that gain most from the layer before, by {_CHANGES[settings['change']]}{floor}; end: the "
+        "last layer from there on whose most probable token is one. Medians over the runs in which refusal starts; the "
+        "others are counted as without activation. Cells of refused: share [95 % Wilson interval].</p>",
         "<h2>Refusal tokens</h2>",
         table(["token", "id", "of the phrase", "position"], tokens),
         '<p class="note">Of each phrase the first token that stands in none of a list of benign answers, so that “I” '

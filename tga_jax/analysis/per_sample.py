@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from tga_jax.analysis.hidden_states import cosine, probe, refusal_span
+from tga_jax.analysis.hidden_states import Ranking, cosine, probe, refusal_span
 from tga_jax.analysis.patching import read_from_twin, text_twins
 from tga_jax.analysis.samples import Prompt, Sample, Samples
 from tga_jax.data.batch import Batch
@@ -21,14 +21,14 @@ def rounded(values: Any) -> list[float]:
 
 @dataclasses.dataclass(frozen=True)
 class Recorder:
-    """config: the model's; refusal_ids: the tokens that tell a refusal; top_k: of `refusal_span`; image_tokens: whether
-    to record the lens at every image token; window: blocks that are patched at a time, 0 for none; batch: rows of a
-    forward pass."""
+    """config: the model's; refusal_ids: the tokens that tell a refusal; ranking: of `refusal_span`; image_tokens:
+    whether to record the lens at every image token; window: blocks that are patched at a time, 0 for none; batch: rows
+    of a forward pass."""
 
     config: Config
     samples: Samples
     refusal_ids: tuple[int, ...]
-    top_k: int
+    ranking: Ranking
     image_tokens: bool
     window: int
     batch: int
@@ -69,7 +69,7 @@ class Recorder:
 
     def _run(self, lens: np.ndarray) -> dict[str, Any]:
         """lens: log-probabilities [L+1, V]."""
-        start, end = refusal_span(lens, self.refusal_ids, self.top_k) or (None, None)
+        start, end = refusal_span(lens, self.refusal_ids, self.ranking) or (None, None)
         top = lens.argmax(-1).tolist()
         return {
             "start": start,

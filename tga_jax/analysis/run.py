@@ -7,6 +7,7 @@ import rich.console
 import rich.progress
 
 from tga_jax.analysis import page, refusal_tokens
+from tga_jax.analysis.hidden_states import PAPERS, Ranking
 from tga_jax.analysis.per_sample import Recorder
 from tga_jax.analysis.results import Results
 from tga_jax.analysis.samples import Samples
@@ -32,7 +33,7 @@ def run(
     batch: int = 4,
     phrases: tuple[str, ...] = refusal_tokens.PHRASES,
     benign: tuple[str, ...] = refusal_tokens.BENIGN,
-    top_k: int = 5,
+    ranking: Ranking = PAPERS,
     image_tokens: bool = False,
     window: int = 0,
     seed: int = 0,
@@ -40,10 +41,11 @@ def run(
     """Writes samples.jsonl, analysis.json, plots/ and report.html into the folder `target`; continues what is there.
 
     images: where pictures lie; samples without one, and language models alone, need none. template: of the prompt,
-    "chat" for the checkpoint's own; phrases, benign: how refusals begin, and other answers (`refusal_tokens`); top_k:
-    of the greatest gains among which a refusal token marks a layer; image_tokens: record the lens's token at every
-    image token, too; window: blocks that read the text twin at a time in the ablations, 0 for none; seed: of the choice
-    of other samples' captions that cosines are compared with. A sample's `harmful`, true or false, tells its group.
+    "chat" for the checkpoint's own; phrases, benign: how refusals begin, and other answers (`refusal_tokens`); ranking:
+    of a layer's changes, among the greatest of which a refusal token marks the layer; image_tokens: record the lens's
+    token at every image token, too; window: blocks that read the text twin at a time in the ablations, 0 for none;
+    seed: of the choice of other samples' captions that cosines are compared with. A sample's `harmful`, true or false,
+    tells its group.
 
     Raises UserError naming the sample, the flag, or the settings in which what `target` holds differs.
     """
@@ -52,7 +54,7 @@ def run(
     settings = {
         "checkpoint": str(checkpoint), "data": str(data), "samples": len(file), "images": images and str(images),
         "template": template, "dtype": dtype, "batch": batch, "phrases": list(phrases), "benign": list(benign),
-        "top_k": top_k, "image_tokens": image_tokens, "window": window, "seed": seed,
+        **dataclasses.asdict(ranking), "image_tokens": image_tokens, "window": window, "seed": seed,
     }  # fmt: skip
     holds(target, settings, "--to")  # before the checkpoint is read, which may take long
     model = load(checkpoint, dtype, stacked=True)
@@ -64,7 +66,7 @@ def run(
     tokens = refusal_tokens.find(phrases, model.processor.vocabulary, template, benign)
     ids = [token.id for token in tokens]
     samples = Samples(file, store, model, template)
-    recorder = Recorder(model.config, samples, tuple(ids), top_k, image_tokens, window, batch)
+    recorder = Recorder(model.config, samples, tuple(ids), ranking, image_tokens, window, batch)
     claim(target, settings, "--to")
     with disk_errors(target):
         results = Results(target, (2, llm.num_layers + 1, llm.hidden_size), batch, len(samples))

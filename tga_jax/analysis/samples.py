@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from tga_jax.model import Model
 
 GROUPS = {True: "harmful", False: "benign", None: "unlabelled"}
 _LENGTHS = 64  # of which padded lengths are multiples: a program is compiled for each
-_UNREAD = {"from": "gpt", "value": "-"}  # an answer, which LLaVA's form wants and nothing here reads
 
 
 class Prompt(NamedTuple):
@@ -53,7 +52,8 @@ class Samples:
         """Raises UserError naming the file, the line and the sample for one that cannot be looked into."""
         where = self.file.where(number)
         value = self.file[number]
-        parsed, harmful = _first_question(value, where), value.get("harmful")
+        parsed = llava_json.parse(value, where, question_only=True)
+        harmful = value.get("harmful")
         question = parsed.turns[0][0]
         try:
             if not isinstance(harmful, bool | None):
@@ -96,14 +96,3 @@ class Samples:
         length, captions = longest + -longest % _LENGTHS, caption + (1 - caption) % _LENGTHS  # behind the begin token
         rows, pictures = [p.row for p in prompts], [p.pictures for p in prompts]
         return collate(rows, pictures, self.model.processor.vocabulary, length, captions)
-
-
-def _first_question(value: Any, where: str) -> llava_json.Sample:
-    """The sample with its first question alone, whatever follows it."""
-    turns = value.get("conversations") if isinstance(value, dict) else None
-    if isinstance(turns, list):
-        asked = [turn for turn in turns if isinstance(turn, dict) and turn.get("from") == "human"][:1]
-        if not asked:
-            raise UserError(f"{where}: sample {value.get('id', '')!r} has no turn of 'human' in `conversations`")
-        value = {**value, "conversations": [*asked, _UNREAD]}
-    return llava_json.parse(value, where)

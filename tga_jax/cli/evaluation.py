@@ -18,7 +18,10 @@ USAGE = """\
                                 refusal; both may be given several times (default: lists in English)
             --window=N          blocks that read the caption's states at a time, to see which bring a refusal
             --image-tokens      the lens at every image token, too
-            --template=NAME, --dtype=bf16|fp32, --batch=N, --top-k=N, --seed=N
+            --change=log-ratio|difference   of the next token's distribution from layer to layer, by which tokens are
+                                ranked: the paper's, or the released code's; --floor=P, the least probability of a
+                                token that is ranked by its log-ratio; --top-k=N, of which one must tell a refusal
+            --template=NAME, --dtype=bf16|fp32, --batch=N, --seed=N
   evaluate  a checkpoint's answers to benchmarks, judged and scored; the same command continues a stopped run, and
             one with other judges takes the answers that are there
             --checkpoint=DIR    a checkpoint of ours or a hub folder
@@ -38,26 +41,34 @@ USAGE = """\
 """
 
 
+CHANGES = ("log-ratio", "difference")  # `hidden_states.CHANGES`; importing that would import JAX
+
+
 def _analyze(arguments: list[str]) -> None:
     paths = dict.fromkeys(("checkpoint", "data", "images", "to"))
     numbers = {"window": 0, "batch": 4, "top-k": 5, "seed": 0}
     others = {"template": "chat", "dtype": None, "phrase": [], "benign": [], "image-tokens": False}
-    flags = parse(arguments, {**paths, **numbers, **others}, dtype=tuple(DTYPES))
+    ranked = {"change": "log-ratio", "floor": 1e-3}
+    flags = parse(arguments, {**paths, **numbers, **others, **ranked}, dtype=tuple(DTYPES), change=CHANGES)
     for name in ("checkpoint", "data", "to"):
         if not flags[name]:
             raise UserError(f"--{name}: missing, expected --checkpoint, --data and --to")
+    if not 0 <= flags["floor"] < 1:
+        raise UserError(f"--floor: {flags['floor']}, expected a probability from 0 to below 1")
     for name, least in (("window", 0), ("batch", 1), ("top_k", 1)):
         if flags[name] < least:
             raise UserError(f"--{name.replace('_', '-')}: {flags[name]}, expected at least {least}")
     import rich.console
 
     from tga_jax.analysis import refusal_tokens, run
+    from tga_jax.analysis.hidden_states import Ranking
 
     checkpoint, data, target = (Path(flags.pop(name)) for name in ("checkpoint", "data", "to"))
     images = Path(value) if (value := flags.pop("images")) else None
     flags["dtype"] = DTYPES[flags["dtype"]] if flags["dtype"] else None
     flags["phrases"] = tuple(flags.pop("phrase")) or refusal_tokens.PHRASES
     flags["benign"] = tuple(flags["benign"]) or refusal_tokens.BENIGN
+    flags["ranking"] = Ranking(*(flags.pop(name) for name in ("change", "floor", "top_k")))
     console = rich.console.Console()
     run.run(checkpoint, data, images, target, console, **flags)
     console.print(f"written: {target / 'report.html'}")

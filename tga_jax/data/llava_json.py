@@ -1,4 +1,8 @@
-"""A sample of LLaVA's JSON, with TGA's two extra fields `image_caption` (C) and `retrieved_caption` (R)."""
+"""A sample of LLaVA's JSON, with TGA's two extra fields `image_caption` (C) and `retrieved_caption` (R).
+
+The two are fields of the sample, or of a turn of `conversations`, where TGA's released code looks for them
+(xsc1234/VLM_Safety_Transfer, train_TGA.py, `_find_caption`): of the first turn that has one, be it a turn of its own.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +11,7 @@ from tga_jax.data.templates import IMAGE
 from tga_jax.errors import UserError
 
 PROBLEMS = ("fields", "roles", "targets", "placeholders")
+TEXTS = ("image_caption", "retrieved_caption")
 
 
 class SampleError(UserError):
@@ -24,14 +29,16 @@ class Sample:
     retrieved: str  # R, "" without
 
 
-def parse(value: Any, where: str) -> Sample:
-    """The sample that a JSON value describes; where: its file and line, for messages.
+def parse(value: Any, where: str, question_only: bool = False) -> Sample:
+    """The sample that a JSON value describes; where: its file and line, for messages; question_only: its first
+    question alone, whatever follows, with the answer "-".
 
     LLaVA's rules: a first turn of `gpt` is dropped, and the only `<image>` of a question is moved to its front. Several
     in one question stay where they stand. `image` is a name or a list of names; other fields are ignored.
 
     Raises SampleError naming the sample and the field: wrong types, speakers that do not take turns, an empty answer,
-    `<image>` in an answer, or another number of `<image>` than of images.
+    `<image>` in an answer, another number of `<image>` than of images, or a caption that the sample and a turn have
+    differently.
     """
     name = ""
 
@@ -64,12 +71,37 @@ def parse(value: Any, where: str) -> Sample:
         images = [text(given, "image")] if given else []
     else:
         raise fail("fields", f"has {_kind(given)} as `image`, expected a name or a list of names")
-    turns = _turns(value.get("conversations"), text, fail)
+    conversation = value.get("conversations")
+    if question_only and isinstance(conversation, list):
+        asked = [turn for turn in conversation if isinstance(turn, dict) and turn.get("from") == "human"][:1]
+        if not asked:
+            raise fail("roles", "has no turn of 'human' in `conversations`")
+        conversation = [*asked, {"from": "gpt", "value": "-"}]
+    turns = _turns(conversation, text, fail)
     placeholders = sum(question.count(IMAGE) for question, _ in turns)
     if placeholders != len(images):
         raise fail("placeholders", f"has {placeholders} {IMAGE} and {len(images)} images, expected as many")
-    extra = [text(v, f) if (v := value.get(f)) is not None else "" for f in ("image_caption", "retrieved_caption")]
-    return Sample(identity, turns, tuple(images), *extra)
+    return Sample(identity, turns, tuple(images), *(_extra(value, field, text, fail) for field in TEXTS))
+
+
+def with_text(value: dict[str, Any], field: str, text: str) -> dict[str, Any]:
+    """The JSON value of a sample with another text in `field`, one of `TEXTS`, and in no turn any more."""
+    turns = [{k: v for k, v in turn.items() if k != field} for turn in value["conversations"]]
+    return {**value, "conversations": [turn for turn in turns if turn], field: text}
+
+
+def _extra(value: dict[str, Any], field: str, text: Any, fail: Any) -> str:
+    """The text in `field` of the sample or of a turn; "" if there is none."""
+    places = [("", value), *((f"conversations[{i}].", turn) for i, turn in enumerate(value["conversations"]))]
+    given = [
+        (f"{place}{field}", at[field]) for place, at in places if isinstance(at, dict) and at.get(field) is not None
+    ]
+    own = given[: value.get(field) is not None]
+    found = [(place, text(words, place)) for place, words in [*own, *given[len(own) :][:1]]]
+    if len({words for _, words in found}) > 1:
+        said = " and ".join(f"{words[:40]!r} as `{place}`" for place, words in found)
+        raise fail("fields", f"has {said}, expected one text")
+    return found[0][1] if found else ""
 
 
 def _turns(value: Any, text: Any, fail: Any) -> tuple[tuple[str, str], ...]:
@@ -80,6 +112,8 @@ def _turns(value: Any, text: Any, fail: Any) -> tuple[tuple[str, str], ...]:
         field = f"conversations[{i}]"
         if not isinstance(turn, dict):
             raise fail("fields", f"has {_kind(turn)} as `{field}`, expected an object")
+        if turn and turn.keys() <= set(TEXTS):
+            continue
         speaker, words = (text(turn.get(key), f"{field}.{key}") for key in ("from", "value"))
         if i == 0 and speaker == "gpt":
             continue

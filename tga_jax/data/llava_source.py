@@ -22,19 +22,24 @@ class LlavaSource(Source):
 
     path: `.json` or `.jsonl`, or a folder that `tga build-data` wrote, which holds its images too; images: the folder,
     `.zip` or `.tar` that they lie in; template: one of `templates.TEMPLATES`, of which `plain` reads nothing but the
-    first answer.
+    first answer. toxic: what a sample with a picture is whose id contains "tox", which TGA's released code takes for
+    toxic text and trains with a blank picture and no guide: "text", the text alone; "picture", as any other; "" refuses
+    it.
     """
 
     path: str
     images: str = ""
     template: str = "mistral_instruct"
     retrieved_in_prompt: bool = True  # R, where a sample has one, stands in the prompt
+    toxic: str = ""
     kind: str = dataclasses.field(default="llava", kw_only=True)
 
     def __post_init__(self):
         super().__post_init__()
         if self.template not in TEMPLATES:
             raise ValueError(f"data.source.template: {self.template!r}, expected one of {', '.join(TEMPLATES)}")
+        if self.toxic not in ("", "text", "picture"):
+            raise ValueError(f"data.source.toxic: {self.toxic!r}, expected text, picture or nothing")
 
     def dataset(self, pictures: Pictures, seed: int) -> grain.MapDataset:
         return endless(LlavaRecords(self, pictures), seed)
@@ -65,9 +70,22 @@ class LlavaRecords:
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
 
+    def _toxic(self, sample: llava_json.Sample, where: str) -> llava_json.Sample:
+        if not self._source.toxic:
+            raise UserError(
+                f'{where}: sample {sample.id!r} has a picture and "tox" in its id, by which TGA\'s released code knows '
+                'toxic text; expected data.source.toxic: "text" to leave the picture out, "picture" to keep it'
+            )
+        if self._source.toxic == "picture":
+            return sample
+        turns = tuple((question.replace(IMAGE, "").strip(), answer) for question, answer in sample.turns)
+        return dataclasses.replace(sample, turns=turns, images=())
+
     def __getitem__(self, index: int) -> Record:
         where = self._file.where(index)
         sample = llava_json.parse(self._file[index], where)
+        if sample.images and "tox" in sample.id:
+            sample = self._toxic(sample, where)
         if sample.images and self._store is None:
             raise UserError(f"{where}: sample {sample.id!r} has an image, expected data.source.images with its folder")
         turns = sample.turns

@@ -124,13 +124,20 @@ class Batches:
     def __len__(self) -> int:
         return sys.maxsize // (self._batch_size * self._window)
 
+    def _row(self, number: int) -> tuple[Record, Tokens]:
+        record: Record = self._records[number]  # pyright: ignore[reportAssignmentType]
+        row = tokenize(record, self._vocabulary, self._shape.image_tokens)
+        return record, _fit(record, row, self._shape, self._policy)
+
+    def without_images(self, first: int, count: int) -> Batch:
+        """Samples `first` to `first + count` of the training in one batch, whose images are not read."""
+        rows = [self._row(i)[1] for i in range(first, first + count)]
+        shape = self._shape
+        return collate(rows, [()] * count, self._vocabulary, shape.lengths[-1], shape.caption_length)
+
     def _make_plan(self, window: int) -> list[list[tuple[Record, Tokens]]]:
         size = self._batch_size
-        rows = []
-        for i in range(window * self._window * size, (window + 1) * self._window * size):
-            record: Record = self._records[i]  # pyright: ignore[reportAssignmentType]
-            row = tokenize(record, self._vocabulary, self._shape.image_tokens)
-            rows.append((record, _fit(record, row, self._shape, self._policy)))
+        rows = [self._row(i) for i in range(window * self._window * size, (window + 1) * self._window * size)]
         order = range(self._window)
         if self._window > 1:
             rows.sort(key=lambda found: (bool(found[0].images), len(found[1].tokens)))

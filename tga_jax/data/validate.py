@@ -37,6 +37,7 @@ PROBLEMS: dict[str, tuple[str, bool]] = {
     "corrupt_images": ("image that cannot be read", True),
     "too_long": ("more tokens than the limit", True),
     "duplicate_ids": ("id of an earlier sample", False),
+    "toxic_ids": ('id with "tox", and a picture: data.source.toxic has to say what it is', False),
     "same_captions": ("caption equal to the retrieved caption", False),
 }
 
@@ -75,8 +76,10 @@ def validate(path: Path, checks: Checks, console: rich.console.Console | None = 
     unasked |= set() if checks.decode else {"corrupt_images"}
     unasked |= set() if checks.images else {"image_names", "missing_images"}
     counts = dict.fromkeys(
-        ("samples", "with_image", "several_images", "text_only", "turns", "images", "no_caption", "no_retrieved"), 0
-    )
+        ("samples", "with_image", "several_images", "text_only", "turns", "images", "captions", "retrieved_texts",
+         "guided"),
+        0,
+    )  # fmt: skip
     problems: dict[str, dict[str, Any]] = {
         name: {"what": what, "stops_training": stops, "count": None if name in unasked else 0, "places": []}
         for name, (what, stops) in PROBLEMS.items()
@@ -104,12 +107,15 @@ def validate(path: Path, checks: Checks, console: rich.console.Console | None = 
                 counts["several_images"] += len(sample.images) > 1
                 counts["turns"] += len(sample.turns)
                 counts["images"] += len(sample.images)
-                counts["no_caption"] += not sample.caption
-                counts["no_retrieved"] += not sample.retrieved
+                counts["captions"] += bool(sample.caption)
+                counts["retrieved_texts"] += bool(sample.retrieved)
+                counts["guided"] += bool(sample.images and sample.caption)
                 lengths[length] += 1
                 place = f"{file.where(i)}: sample {sample.id!r}"
                 if checks.length and length > checks.length:
                     problem("too_long", f"{place} has {length} tokens, expected at most {checks.length}")
+                if sample.images and "tox" in sample.id:
+                    problem("toxic_ids", f"{place} has a picture")
                 if sample.caption and sample.caption == sample.retrieved:
                     problem("same_captions", f"{place} has its own caption as retrieved caption")
                 if sample.id:

@@ -122,7 +122,8 @@ class Guide(abc.ABC):
 
     @abc.abstractmethod
     def counts(self, batch: Batch) -> dict[str, Array]:
-        """By name, over how many samples (or tokens) of this batch each mean of the loss is taken."""
+        """By name, over how many samples (or tokens) of this batch, of NumPy's or JAX's arrays and perhaps without
+        images, each mean of the loss is taken. All are 0 where the guide does not act."""
 
     @abc.abstractmethod
     def loss(self, seen: Seen) -> tuple[Array, dict[str, Array]]:

@@ -7,6 +7,7 @@ from typing import Any
 import rich.console
 import rich.progress
 
+from tga_jax.data import llava_json
 from tga_jax.data.media import open_store
 from tga_jax.data.rewrite import check_target, rewrite
 from tga_jax.errors import UserError
@@ -61,12 +62,13 @@ def run(
 
     def make(numbers: Sequence[int]) -> list[dict[str, Any]]:
         values = [samples.file[n] for n in numbers]
-        shown = [(value, of_row[n]) for value, n in zip(values, numbers, strict=True) if n in of_row]
+        shown = [(place, of_row[n]) for place, n in enumerate(numbers) if n in of_row]
         if shown:
             queries = picture_rows[[samples.pictures[i] for _, i in shown]]
             found = index.nearest(queries, [samples.captions[i] for _, i in shown], limit)
-            for (value, _), row in zip(shown, found, strict=True):
-                value["retrieved_caption"] = texts[row] if row >= 0 else ""
+            for (place, _), row in zip(shown, found, strict=True):
+                text = texts[row] if row >= 0 else ""
+                values[place] = llava_json.with_text(values[place], "retrieved_caption", text)
         return values
 
     settings = {"texts": text_home.name, "pictures": picture_home.name, "near_duplicate": near_duplicate}

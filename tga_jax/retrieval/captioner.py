@@ -48,21 +48,21 @@ def run(
     def make(numbers: Sequence[int]) -> list[dict[str, Any]]:
         rows = [file[i] for i in numbers]
         asked, pictures = [], []
-        for i, row in zip(numbers, rows, strict=True):
-            sample = llava_json.parse(row, file.where(i))
+        for place, i in enumerate(numbers):
+            sample = llava_json.parse(rows[place], file.where(i))
             if sample.images and (again or not sample.caption):
                 name = sample.images[0]
                 try:
                     pictures.append(images.decode(store.read(name), name))
                 except UserError as error:
                     raise UserError(f"{file.where(i)}: sample {sample.id!r}: {error}") from error
-                asked.append(row)
+                asked.append(place)
         if asked:
             answers = model.generate(
                 [prompt] * len(asked), [[p] for p in pictures], new_tokens=new_tokens, batch_size=batch
             )
-            for row, answer in zip(asked, answers, strict=True):
-                row["image_caption"] = " ".join(answer.split())
+            for place, answer in zip(asked, answers, strict=True):
+                rows[place] = llava_json.with_text(rows[place], "image_caption", " ".join(answer.split()))
         return rows
 
     settings = {"checkpoint": str(checkpoint), "question": question, "template": template, "dtype": dtype}
