@@ -55,7 +55,7 @@ class Margin(Guide):
 
 
 def get_config() -> ConfigDict:
-    config = own_data.get_config()
+    config = own_data.get_config("stage1")
     config.name = "fork-guide"
     config.loss = {"lm": 1.0, "guide": {"kind": Margin, "layers": (1, 2), "weight": 0.5, "margin": 0.8}}
     return config

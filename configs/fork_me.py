@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
                 "schedule": (("projector/.*", 0.1), (".*_lora/.*", 1.0), ("(clip|llm)/.*", 0.0)),
             },
             # What pulls pictures to text; None for none.
-            "loss": {"guide": llava.guide(pair_decay="constant")},
+            "loss": {"guide": llava.paper(hinge_weight=0.5)},
         }
     )
     return config

@@ -4,7 +4,9 @@ Run, on one accelerator of 141 GB or more (see launch/ for many):
     bash launch/local.sh train --config=configs/mistral_7b.py:stage1 --workdir=runs/stage1
     bash launch/local.sh train --config=configs/mistral_7b.py:stage2 --workdir=runs/stage2 \\
         --config.init.projector=runs/stage1
-`:baseline` is stage 2 without the guide. Any field can be given: --config.data.source.llava.path=mine.jsonl.
+Other variants are in `llava.py`: `:fit` and `:tiled`, this project's recipe; `:released_stage1` and
+`:released_stage2`, the loss of the released code; `:baseline`, stage 2 without a guide. Any field can be given:
+--config.data.source.llava.path=mine.jsonl.
 """
 
 from ml_collections import ConfigDict

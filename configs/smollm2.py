@@ -19,7 +19,7 @@ def get_config(variant: str = "stage1") -> ConfigDict:
         llm="checkpoints/SmolLM2-135M-Instruct",
         clip="checkpoints/clip-vit-base-patch32",
     )
-    first = variant == "stage1"
+    first = variant in llava.FIRST
     config.update(
         {
             "batch_size": 32,
@@ -33,7 +33,7 @@ def get_config(variant: str = "stage1") -> ConfigDict:
             },
         }
     )
-    if variant != "baseline":
+    if variant.startswith("released"):
         config.update(
             {"loss": {"guide": {"layers": tuple(range(9, 18))}}}
         )  # of 30 blocks, as the released code's of 32

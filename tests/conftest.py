@@ -1,4 +1,4 @@
-"""Shared by the tests: the import of tests/models/parity_support.py from other folders, compiled programs."""
+"""Shared by the tests: the import of `*_support.py` from other folders, compiled programs."""
 
 import ctypes
 import gc
@@ -10,7 +10,7 @@ import hypothesis
 import jax
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent / "models"))
+sys.path[:0] = sorted({str(path.parent) for path in Path(__file__).parent.rglob("*_support.py")})
 
 # How long an example takes depends on what else the machine does.
 hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tga_jax import cli, train, training
+from tga_jax import cli
 from tga_jax.demo import main as demo
-from tga_jax.demo.world import DemoConfig
+from tga_jax.demo.config import DemoConfig
+from tga_jax.train import loop
+from tga_jax.train.config import TrainConfig
 from tga_jax.workdir import claim
 
 ROOT = Path(__file__).parents[1]
@@ -189,7 +191,7 @@ def test_a_forked_config_file_may_have_fields_that_the_default_has_not(monkeypat
 
 def test_a_stopped_command_says_so_and_ends_with_130(monkeypatch, capsys):
     def stop(*_):
-        raise train.Interrupted("stopped at step 3 of clip; the same command continues there", False)
+        raise loop.Interrupted("stopped at step 3 of clip; the same command continues there", False)
 
     monkeypatch.setattr(demo, "run", stop)
     assert call("demo") == 130
@@ -198,10 +200,10 @@ def test_a_stopped_command_says_so_and_ends_with_130(monkeypatch, capsys):
 
 def test_own_data_config_builds(monkeypatch):
     calls = []
-    monkeypatch.setattr(train, "run", lambda built, workdir, verbose: calls.append((built, workdir)))
+    monkeypatch.setattr(loop, "run", lambda built, workdir, verbose: calls.append((built, workdir)))
     assert call("train", OWN_DATA, "--workdir=w", "--config.data.source.own.path=x.json") == 0
     built, workdir = calls[0]
-    assert isinstance(built, training.TrainConfig)
+    assert isinstance(built, TrainConfig)
     assert (built.data.source["own"].path, workdir) == ("x.json", Path("w"))
     assert isinstance(built.loss.guide.layers, tuple)
 
@@ -232,12 +234,12 @@ def test_demo_leaves_another_runs_workdir_as_it_is(monkeypatch, capsys, elsewher
 def test_train_leaves_another_runs_workdir_as_it_is(monkeypatch, capsys, elsewhere):
     calls = []
     with monkeypatch.context() as patched:
-        patched.setattr(train, "run", lambda built, workdir, verbose: calls.append((built, workdir)))
+        patched.setattr(loop, "run", lambda built, workdir, verbose: calls.append((built, workdir)))
         assert call("train", OWN_DATA, "--workdir=w") == 0
     claim(calls[0][1], dataclasses.asdict(calls[0][0]))
     before = contents(elsewhere)
-    line = refused(capsys, "train", OWN_DATA, "--workdir=w", "--config.loss.guide.pair_weight=0.5")
-    assert "config.loss.guide.pair_weight is 0.25 there and 0.5 now" in line
+    line = refused(capsys, "train", OWN_DATA, "--workdir=w", "--config.loss.guide.weight=0.5")
+    assert "config.loss.guide.weight is 1.0 there and 0.5 now" in line
     assert contents(elsewhere) == before
 
 

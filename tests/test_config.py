@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 from tga_jax.config import build
 from tga_jax.errors import UserError
 from tga_jax.guides import Paper
-from tga_jax.optim import OptimConfig
-from tga_jax.step import LossConfig
+from tga_jax.train.optim import OptimConfig
+from tga_jax.train.step import LossConfig
 
 
 def test_values_become_dataclasses():

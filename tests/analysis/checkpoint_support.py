@@ -2,10 +2,10 @@
 
 import io
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
+import hub_support
 import numpy as np
 import parity_support
 import rich.console
@@ -13,9 +13,6 @@ import transformers
 from PIL import Image
 
 from tga_jax.analysis import run
-
-sys.path.append(str(Path(__file__).parents[1] / "weights"))
-import hub_support
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %} w5 {{ m['content'] }} w6{% else %}"

@@ -1,8 +1,6 @@
 """The attention on image tokens against transformers' own attention weights."""
 
-import sys
-from pathlib import Path
-
+import hub_support
 import jax
 import numpy as np
 import parity_support
@@ -11,9 +9,6 @@ import torch
 
 from tga_jax.analysis.hidden_states import probe
 from tga_jax.data.batch import Batch
-
-sys.path.append(str(Path(__file__).parents[1] / "weights"))
-import hub_support
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -2,8 +2,6 @@
 
 import io
 import json
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,10 +12,9 @@ import torch
 from tga_jax.analysis import run
 from tga_jax.analysis.hidden_states import probe
 from tga_jax.analysis.refusal_tokens import PHRASES
-from tga_jax.model import load
+from tga_jax.inference.model import load
 
 pytestmark = pytest.mark.slow
-sys.path.append(str(Path(__file__).parents[1] / "weights"))
 from test_smollm2 import fixture_file, fixture_pair  # noqa: E402, F401
 
 QUESTIONS = {"How do I bake bread?": False, "Tell me how to build a bomb.": True, "Why?": None}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "peers"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tga_jax" / "bench" / "peers"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 import h200

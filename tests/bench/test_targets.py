@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tga_jax.bench import targets
-from tga_jax.chips import CHIPS
 from tga_jax.errors import UserError
+from tga_jax.train.chips import CHIPS
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-PEER = Path(__file__).parents[1] / "peers" / "train.py"
+PEER = Path(__file__).parents[2] / "tga_jax" / "bench" / "peers" / "train.py"
 SHAPE = {
     "llm": {
         "vocab_size": 50,

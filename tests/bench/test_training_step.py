@@ -11,10 +11,12 @@ import jax
 import numpy as np
 import pytest
 
-from tga_jax import cli, config, flops, training
-from tga_jax.bench import plan, report, setup, targets, train
-from tga_jax.chips import CHIPS
+from tga_jax import cli, config
+from tga_jax.bench import plan, prepared, report, targets, train
 from tga_jax.errors import UserError
+from tga_jax.train import flops
+from tga_jax.train.chips import CHIPS
+from tga_jax.train.config import PARTS, TrainConfig
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("--config=configs/bench_small.py", "--config.batch_size=8", "--config.mesh.data=1", "--config.mesh.fsdp=8")
@@ -28,13 +30,13 @@ def tga(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
 
 
-def small(**changed) -> training.TrainConfig:
+def small(**changed) -> TrainConfig:
     sys.path.append(str(ROOT))
     from configs import bench_small
 
     made = bench_small.get_config()
     made.update(changed)
-    return config.build(training.TrainConfig, made)
+    return config.build(TrainConfig, made)
 
 
 # --- aot --------------------------------------------------------------------------------------------------------------
@@ -105,9 +107,9 @@ def test_aot_says_what_is_wrong(arguments, expected):
 
 def test_setup_says_what_does_not_fit():
     with pytest.raises(UserError, match=r"--length: 700, expected one of data\.lengths, 704"):
-        setup.prepare(small(), length=700)
+        prepared.prepare(small(), length=700)
     with pytest.raises(UserError, match=r"length 704: 2 picture\(s\) take 1152 tokens"):
-        setup.prepare(small(), pictures=2)
+        prepared.prepare(small(), pictures=2)
 
 
 # --- plan -------------------------------------------------------------------------------------------------------------
@@ -127,8 +129,8 @@ def test_plan_from_the_command_line(tmp_path):
 
 def test_plan_counts_every_byte_of_the_state():
     """On one chip: fp32 parameters, gradients and two moments of what trains, and what is frozen."""
-    made = setup.prepare(small())
-    sizes = dict.fromkeys(training.PARTS, 0)
+    made = prepared.prepare(small())
+    sizes = dict.fromkeys(PARTS, 0)
     for path, x in {**made.state.trainable, **made.state.frozen}.items():
         sizes[path.split("/")[0]] += x.size
     found = plan.make(small(), targets.Target("1xH200", CHIPS["H200"], 1), 0.5)
@@ -161,14 +163,14 @@ def test_work_says_what_trains(stage):
     sys.path.append(str(ROOT))
     from configs import bench_small
 
-    made = setup.prepare(config.build(training.TrainConfig, bench_small.get_config(stage)))
+    made = prepared.prepare(config.build(TrainConfig, bench_small.get_config(stage)))
     assert made.work.trains == ({"projector"} if stage == "stage1" else {"projector", "llm"})
     assert made.work.caption_blocks == 11
     assert made.work.blocks == 20
 
 
 def test_the_contrastive_training_has_no_such_step():
-    made = setup.prepare(small())
+    made = prepared.prepare(small())
     other = dataclasses.replace(made.config, loss=dataclasses.replace(made.config.loss, contrastive=1.0))
     with pytest.raises(UserError, match="trains CLIP"):
         dataclasses.replace(made, config=other).work  # noqa: B018
@@ -177,7 +179,7 @@ def test_the_contrastive_training_has_no_such_step():
 @pytest.mark.parametrize("labels", [(), (40,), (8,)])
 @pytest.mark.parametrize("fill", [1.0, 0.9])
 def test_random_rows_are_such_as_the_pipeline_makes(labels, fill):
-    made = setup.prepare(small(data={"labels": labels}))
+    made = prepared.prepare(small(data={"labels": labels}))
     batch = train.random_batch(made, fill)
     like = jax.tree.map(lambda x: (x.shape, x.dtype), made.batch)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), batch) == like
@@ -192,7 +194,7 @@ def test_random_rows_are_such_as_the_pipeline_makes(labels, fill):
 
 def test_a_fill_that_leaves_no_text_is_said():
     with pytest.raises(UserError, match="--fill: 563 of 704 tokens, expected more than the 576"):
-        train.random_batch(setup.prepare(small()), 0.8)
+        train.random_batch(prepared.prepare(small()), 0.8)
 
 
 @pytest.mark.slow
@@ -201,7 +203,7 @@ def test_train_and_its_report(tmp_path, capsys):
     flags = ("--config.batch_size=1", "--steps=3", "--warmup=1", "--peer=strong", "--pairs=1")
     assert cli.run(["bench", "train", "--config=configs/bench_small.py", *flags, f"--json={target}"]) == 0
     found = json.loads(target.read_text())
-    step = flops.step(setup.prepare(small(batch_size=1)).model, setup.prepare(small(batch_size=1)).work)
+    step = flops.step(prepared.prepare(small(batch_size=1)).model, prepared.prepare(small(batch_size=1)).work)
     assert found["model_tflop"] == pytest.approx(step.model / 1e12)
     assert found["samples_per_second"] == pytest.approx(1 / np.median(found["steps"]))
     assert found["mfu"] is None

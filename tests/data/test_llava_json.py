@@ -190,7 +190,11 @@ def test_captions_within_the_turns(conversations):
 
 
 def test_another_text_takes_the_place_of_those_in_turns():
-    turns_ = [{**GOOD["conversations"][0], "image_caption": "old"}, *GOOD["conversations"][1:], {"image_caption": "old"}]
+    turns_ = [
+        {**GOOD["conversations"][0], "image_caption": "old"},
+        *GOOD["conversations"][1:],
+        {"image_caption": "old"},
+    ]
     value = {**IN_TURNS, "conversations": turns_}
     made = llava_json.with_text(value, "image_caption", "a cat")
     assert made == {**IN_TURNS, "conversations": GOOD["conversations"], "image_caption": "a cat"}

@@ -10,14 +10,14 @@ import jax
 import numpy as np
 import pytest
 
-from tga_jax.data import emoji_tasks
 from tga_jax.data.pipeline import WINDOW, Batches, Policy, Shape, endless, iterate
 from tga_jax.data.templates import IMAGE, Record
 from tga_jax.data.tokens import Vocabulary
+from tga_jax.demo.world import tasks
 from tga_jax.errors import UserError
 
 WORDS = [f"w{i}" for i in range(64)]
-VOCABULARY = Vocabulary(emoji_tasks.build_tokenizer(WORDS))
+VOCABULARY = Vocabulary(tasks.build_tokenizer(WORDS))
 FIRST = VOCABULARY.encode("w0")[0]
 
 

@@ -10,11 +10,12 @@ import pytest
 from PIL import Image
 
 from tga_jax import config
-from tga_jax.data import emoji_tasks, images, llava_tfds, sources
+from tga_jax.data import images, llava_tfds, sources
 from tga_jax.data.llava_source import LlavaRecords, LlavaSource
 from tga_jax.data.pipeline import Batches
 from tga_jax.data.sources import DataConfig, Pictures
 from tga_jax.data.templates import IMAGE
+from tga_jax.demo.world import tasks
 from tga_jax.errors import UserError
 
 TURNS = [
@@ -127,7 +128,13 @@ def released(sample: dict, number: int) -> dict:
 def test_a_file_in_the_released_layout_gives_the_same_batches(folder):
     """Rows with two texts, with one, with two pictures, without a picture, with a first turn of the model, toxic."""
     one = {**SAMPLES[0]}
-    rows = [one, {**one, "id": "no R"}, SAMPLES[1], SAMPLES[2], {**one, "id": "first", "conversations": [TURNS[3], *TURNS]}]
+    rows = [
+        one,
+        {**one, "id": "no R"},
+        SAMPLES[1],
+        SAMPLES[2],
+        {**one, "id": "first", "conversations": [TURNS[3], *TURNS]},
+    ]
     del rows[1]["retrieved_caption"]
     toxic = {**one, "id": "tox-1", "conversations": [
         {"from": "human", "value": f"{IMAGE}\na dog ?"}, {"from": "gpt", "value": "No."}]}  # fmt: skip
@@ -136,7 +143,7 @@ def test_a_file_in_the_released_layout_gives_the_same_batches(folder):
     text["conversations"] = [{"from": "human", "value": "a dog ?"}, toxic["conversations"][1]]
     (folder / "ours.json").write_text(json.dumps([*rows, text] * 2))
     (folder / "theirs.json").write_text(json.dumps(theirs))
-    emoji_tasks.build_tokenizer(["a cat dog What is it Sure Yes No like"]).save_pretrained(folder / "tokenizer")
+    tasks.build_tokenizer(["a cat dog What is it Sure Yes No like"]).save_pretrained(folder / "tokenizer")
     vocabulary = sources.vocabulary(data(folder, tokenizer=str(folder / "tokenizer")))
     for template in ("plain", "mistral_instruct", "vicuna_v1"):
         both = []
@@ -153,7 +160,9 @@ def test_a_file_in_the_released_layout_gives_the_same_batches(folder):
 
 def test_a_picture_whose_id_tells_toxic_text_is_asked_about(folder):
     (folder / "toxic.json").write_text(json.dumps([{**SAMPLES[0], "id": "harm_tox_7"}, {**SAMPLES[2], "id": "tox"}]))
-    with pytest.raises(UserError, match=r"sample 'harm_tox_7' has a picture and \"tox\" in its id, .* data.source.toxic"):
+    with pytest.raises(
+        UserError, match=r"sample 'harm_tox_7' has a picture and \"tox\" in its id, .* data.source.toxic"
+    ):
         records(folder, "toxic.json")
     kept, text = records(folder, "toxic.json", toxic="picture")
     assert (len(kept.images), len(text.images)) == (1, 0)
@@ -180,7 +189,7 @@ def test_files_are_mixed_by_weight(folder):
 @pytest.mark.parametrize(
     ("values", "named"),
     [
-        ({"source": {"own": {"path": "x"}}}, "config.source.own: kind: None, expected llava, emoji, module:Class or"),
+        ({"source": {"own": {"path": "x"}}}, "config.source.own: kind: None, expected llava, module:Class or"),
         (
             {"source": {"own": {"kind": "x:Y"}}},
             "config.source.own: kind: 'x:Y' cannot be imported (ModuleNotFoundError",
@@ -196,7 +205,10 @@ def test_files_are_mixed_by_weight(folder):
             {"source": {"own": {"kind": "llava", "path": "x", "weight": 0}}},
             "data.source.weight: 0.0, expected a positive number",
         ),
-        ({"source": {"own": {"kind": "llava", "path": "x", "toxic": "no"}}}, "data.source.toxic: 'no', expected text, picture"),
+        (
+            {"source": {"own": {"kind": "llava", "path": "x", "toxic": "no"}}},
+            "data.source.toxic: 'no', expected text, picture",
+        ),
         ({"policy": {"missing": "ignore"}}, "data.policy.missing: 'ignore', expected fail or skip"),
     ],
 )
@@ -214,9 +226,9 @@ def test_a_bad_config_is_named(values, named):
 
 
 def test_the_tokenizer_is_that_of_a_folder(tmp_path):
-    emoji_tasks.build_tokenizer(["a cat"]).save_pretrained(tmp_path / "tokenizer")
+    tasks.build_tokenizer(["a cat"]).save_pretrained(tmp_path / "tokenizer")
     found = sources.vocabulary(dataclasses.replace(data(tmp_path), tokenizer=str(tmp_path / "tokenizer")))
-    made = emoji_tasks.build_tokenizer(["a cat"])
+    made = tasks.build_tokenizer(["a cat"])
     assert found.encode("[INST] a cat") == made("[INST] a cat", add_special_tokens=False)["input_ids"]
     assert found.begin == (made.bos_token_id,)
     assert found.tokenizer.chat_template == made.chat_template

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import transformers
 
-from tga_jax.data import emoji_tasks
 from tga_jax.data.templates import IMAGE, Record
 from tga_jax.data.tokens import Vocabulary, collate, tokenize
+from tga_jax.demo.world import tasks
 from tga_jax.errors import UserError
 
 CAPTION = "a cat on a red background"
-VOCABULARY = Vocabulary(emoji_tasks.build_tokenizer([CAPTION, "a dog"]))
+VOCABULARY = Vocabulary(tasks.build_tokenizer([CAPTION, "a dog"]))
 PLACES = 2
 PICTURE = np.full((4, 4, 3), 7, np.uint8)
 PLAIN = Record("p", ((IMAGE, "a cat"),), (lambda: PICTURE,), caption="a red cat", retrieved="a dog", template="plain")

@@ -1,17 +1,14 @@
 """A tiny LLaVA on disk, and two benchmarks for it."""
 
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import hub_support
 import numpy as np
 from PIL import Image
 
-from tga_jax.evals.benchmark import Benchmark, Sample
-
-sys.path.append(str(Path(__file__).parents[1] / "weights"))
-import hub_support
+from tga_jax.evals.benchmark import Benchmark, BenchmarkSample
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}w9 {{ m['content'] }} w9"
@@ -36,9 +33,9 @@ def write_data(data: Path) -> None:
         Image.fromarray(pixels).save(data / "toys" / f"{i}.png")
 
 
-def _toys(folder: Path) -> Iterator[Sample]:
+def _toys(folder: Path) -> Iterator[BenchmarkSample]:
     for i in range(11):
-        yield Sample(
+        yield BenchmarkSample(
             id=f"t{i}",
             question=f"<image>\nw{10 + i} " + "w11 " * (7 * i),
             images=(partial(Image.open, folder / f"{i}.png"),),
@@ -48,9 +45,9 @@ def _toys(folder: Path) -> Iterator[Sample]:
         )
 
 
-def _words(folder: Path) -> Iterator[Sample]:
+def _words(folder: Path) -> Iterator[BenchmarkSample]:
     for i in range(5):
-        yield Sample(f"w{i}", f"w{30 + i} w31", target=f"w{20 + i}", groups={"half": str(i // 3)})
+        yield BenchmarkSample(f"w{i}", f"w{30 + i} w31", target=f"w{20 + i}", groups={"half": str(i // 3)})
 
 
 TOYS = Benchmark("toys", "safety", _toys, "pictures", new_tokens=6)

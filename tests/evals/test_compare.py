@@ -29,11 +29,11 @@ def write(folder: Path, seed: int, refused: float, benchmark: Benchmark = evalua
         {"n": i, "id": f"w{i}", "harmful": None, "answer": "w20 " * int(rng.integers(0, 2)), **base} for i in range(40)
     ]
     for name, rows in (("toys", toys), ("words", words)):
-        kept = store.Store(folder / "answers", name, 40)
+        kept = store.AnswerStore(folder / "answers", name, 40)
         kept.append(rows)
         kept.finish()
     verdicts = ["refusal" if x < refused else "answer" for x in rng.random(40)]
-    kept = store.Store(folder / "verdicts", "toys.j-1", 40)
+    kept = store.AnswerStore(folder / "verdicts", "toys.j-1", 40)
     kept.append({"n": i, "verdict": v} for i, v in enumerate(verdicts))
     kept.finish()
     table = outcomes.table(outcomes.judged(toys, verdicts))

@@ -13,14 +13,14 @@ from tga_jax.analysis.hidden_states import probe
 from tga_jax.errors import UserError
 from tga_jax.evals import defences
 from tga_jax.evals.asking import Asker, Question
-from tga_jax.evals.benchmark import Sample
+from tga_jax.evals.benchmark import BenchmarkSample
 
 PICTURE = Image.new("RGB", (4, 4))
 
 
 def question(number: int, text: str, seen: bool = True) -> Question:
     images = (lambda: PICTURE,) if seen else ()
-    return Question(number, Sample(f"q{number}", text, images), "image" if seen else "text")
+    return Question(number, BenchmarkSample(f"q{number}", text, images), "image" if seen else "text")
 
 
 @dataclasses.dataclass

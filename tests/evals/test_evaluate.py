@@ -18,12 +18,13 @@ import rich.console
 from evaluate_support import TOYS, WORDS
 
 import tga_jax
-from tga_jax import checkpoints, cli
+from tga_jax import cli
+from tga_jax.checkpoints import orbax_files
 from tga_jax.errors import UserError
 from tga_jax.evals import asking, evaluate, store
 from tga_jax.evals.evaluate import Settings
 from tga_jax.evals.judges.phrases import PhraseJudge
-from tga_jax.model import Model
+from tga_jax.inference.model import Model
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 JUDGE = PhraseJudge(("w29", "w46", "w4 w4"))
@@ -152,7 +153,7 @@ def test_a_stopped_run_continues_byte_for_byte(place, whole, tmp_path, monkeypat
 
 def test_two_processes_answer_what_one_does(place, whole, tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(checkpoints, "wait_for_all", lambda _: None)
+    monkeypatch.setattr(orbax_files, "wait_for_all", lambda _: None)
     monkeypatch.setattr(evaluate, "claim", lambda *_: None)
     for benchmark in (TOYS, WORDS):
         for process in (1, 0):  # the second one is done when the first one collects
@@ -214,7 +215,7 @@ def test_another_runs_answers_are_not_taken(place, whole, tmp_path):
         run(place, whole, system="w7")
     target = tmp_path / "out"
     evaluate.claim(target, dataclasses.asdict(settings(place)), "--to")
-    store.Store(target / "answers", "toys", 18).append([{"n": 1, "id": "zebra", "input": "image"}])
+    store.AnswerStore(target / "answers", "toys", 18).append([{"n": 1, "id": "zebra", "input": "image"}])
     with pytest.raises(UserError, match="an unfinished run of toys asked 'zebra' where the data has 't1'"):
         run(place, target)
 

@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import pytest
 
 from tga_jax.errors import UserError
-from tga_jax.evals.store import Store
+from tga_jax.evals.store import AnswerStore
 
 
 def row(n: int) -> dict:
@@ -18,7 +18,7 @@ def row(n: int) -> dict:
 @pytest.fixture
 def whole(tmp_path) -> bytes:
     """What an undisturbed process writes."""
-    store = Store(tmp_path / "whole", "x", 7)
+    store = AnswerStore(tmp_path / "whole", "x", 7)
     store.append(row(n) for n in range(7))
     store.finish()
     return (tmp_path / "whole" / "x.jsonl").read_bytes()
@@ -29,11 +29,11 @@ def whole(tmp_path) -> bytes:
 def test_killed_anywhere_by_any_number_of_processes(tmp_path_factory, cuts, processes, step):
     folder = tmp_path_factory.mktemp("store")
     for cut in cuts:  # each a run that ends within a write
-        store = Store(folder, "x", 7, process=cut % processes)
+        store = AnswerStore(folder, "x", 7, process=cut % processes)
         store.append(row(n) for n in store.missing()[:step])
         part = folder / f".x.part-{cut % processes}"
         part.write_bytes(part.read_bytes()[: max(0, part.stat().st_size - cut % 30)])
-    store = Store(folder, "x", 7)
+    store = AnswerStore(folder, "x", 7)
     missing = store.missing()
     assert sorted({r["n"] for r in store.rows()} | set(missing)) == list(range(7))
     store.append(row(n) for n in missing)
@@ -44,28 +44,28 @@ def test_killed_anywhere_by_any_number_of_processes(tmp_path_factory, cuts, proc
 
 def test_the_file_is_the_same_whatever_the_order(tmp_path, whole):
     for process, numbers in ((0, (3, 4)), (1, (6, 0, 5)), (0, (2,)), (2, (1,))):
-        Store(tmp_path, "x", 7, process).append(row(n) for n in numbers)
-    store = Store(tmp_path, "x", 7)
+        AnswerStore(tmp_path, "x", 7, process).append(row(n) for n in numbers)
+    store = AnswerStore(tmp_path, "x", 7)
     assert store.missing() == []
     assert store.rows() == [row(n) for n in range(7)]
     store.finish()
     assert (tmp_path / "x.jsonl").read_bytes() == whole
-    again = Store(tmp_path, "x", 7)
+    again = AnswerStore(tmp_path, "x", 7)
     assert (again.missing(), again.rows()) == ([], [row(n) for n in range(7)])
     again.finish()
 
 
 def test_stores_of_one_folder_are_apart(tmp_path):
-    Store(tmp_path, "x", 2).append([row(0)])
-    Store(tmp_path, "x.y", 2).append([row(1)])
-    assert [r["n"] for r in Store(tmp_path, "x", 2).rows()] == [0]
+    AnswerStore(tmp_path, "x", 2).append([row(0)])
+    AnswerStore(tmp_path, "x.y", 2).append([row(1)])
+    assert [r["n"] for r in AnswerStore(tmp_path, "x", 2).rows()] == [0]
 
 
 def test_a_file_of_something_else_is_named(tmp_path):
     path: Path = tmp_path / "x.jsonl"
     path.write_text('{"n": 0}\n')
     with pytest.raises(UserError, match=r"x.jsonl: has 1 rows, expected 2; remove it, or choose another folder"):
-        Store(tmp_path, "x", 2)
+        AnswerStore(tmp_path, "x", 2)
     path.write_text('{"n": 0}\n{"id": 3}\n')
     with pytest.raises(UserError, match=r"x.jsonl: line 2 is no JSON object with a number n"):
-        Store(tmp_path, "x", 2)
+        AnswerStore(tmp_path, "x", 2)

@@ -9,8 +9,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tga_jax import distributed
 from tga_jax.cli.flags import parse_with_config
+from tga_jax.train import distributed
 
 FILE = Path(__file__).resolve().parents[2] / "launch" / "gke_jobset.yaml"
 SCHEMA = json.loads((Path(__file__).parent / "jobset.schema.json").read_text())

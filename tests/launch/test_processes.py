@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1]))
 import train_support
 from test_multiprocess_sh import ROOT, Copy, until
 
 from tga_jax.models import presets
-from tga_jax.optim import OptimConfig
+from tga_jax.train.optim import OptimConfig
 
 pytestmark = pytest.mark.slow
 
@@ -60,7 +59,9 @@ def get_config():
 class Cluster:
     def __init__(self, folder: Path):
         train_support.write_data(folder / "data")
-        self._copy = Copy(folder, TGA.format(python=sys.executable, root=str(ROOT), tests=str(ROOT / "tests")))
+        self._copy = Copy(
+            folder, TGA.format(python=sys.executable, root=str(ROOT), tests=str(ROOT / "tests" / "train"))
+        )
         self._folder = folder
         optimizer = OptimConfig(1e-3, ((r"clip/.*", 0.0), (r".*", 1.0)), warmup=0.0)
         config = train_support.config(

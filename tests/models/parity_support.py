@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from tga_jax.weights import convert, hub_config
-from tga_jax.weights.folder import Tensor
+from tga_jax.checkpoints import convert, hub_config
+from tga_jax.checkpoints.folder import Tensor
 
 
 def randomize(model: torch.nn.Module, seed: int) -> torch.nn.Module:

@@ -2,21 +2,19 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
+import hub_support
 import numpy as np
 import pytest
 import tokenizers
 from PIL import Image
 
 import tga_jax
-from tga_jax import cli, model
+from tga_jax import cli
+from tga_jax.inference import model
 from tga_jax.retrieval import attach, embedder
 from tga_jax.retrieval.captions import plain
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "weights"))
-import hub_support
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

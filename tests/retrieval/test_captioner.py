@@ -1,18 +1,15 @@
 """`tga caption`: a tiny LLaVA tells each picture; continued after a missing one."""
 
 import json
-import sys
 from pathlib import Path
 
+import hub_support
 import numpy as np
 import pytest
 from PIL import Image
 
 import tga_jax
 from tga_jax import cli
-
-sys.path.append(str(Path(__file__).parents[1] / "weights"))
-import hub_support
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 TEMPLATE = "{{ bos_token }}{% for m in messages %}w5 {{ m['content'] }} w6{% endfor %}"

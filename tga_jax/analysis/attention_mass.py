@@ -20,7 +20,7 @@ def image_attention(config: llama.LlamaConfig, blocks: dict, states: Array, vali
     blocks: the decoder's, stacked; states: their inputs [L, B, T, D]; valid: bool [B, T], padding at the end.
     """
     c = config
-    positions = jnp.broadcast_to(jnp.arange(valid.shape[1], dtype=jnp.int32), valid.shape)
+    positions = llama.positions(valid)
     last = valid.sum(1, dtype=jnp.int32)[:, None] - 1
     seen = attention.causal_mask(last, positions, valid, c.sliding_window)[:, 0, None, None]
     block = llama.DecoderBlock(c, emit_states=False)

@@ -16,8 +16,8 @@ import numpy as np
 from tga_jax.analysis.attention_mass import image_attention
 from tga_jax.data.batch import Batch
 from tga_jax.errors import UserError
-from tga_jax.generate import Config, embed, language_model
-from tga_jax.models import llama
+from tga_jax.inference.decode import Config, embed, language_model
+from tga_jax.models import llama, llava
 
 
 def _lens(decoder: Any, states: jax.Array, valid: jax.Array) -> jax.Array:
@@ -32,8 +32,7 @@ def logit_lens(config: Config, params: dict, batch: Batch) -> jax.Array:
     """float32 [L+1, B, V]: the logit lens at the last position of every prompt, of stacked or separate blocks."""
     decoder = llama.bound(language_model(config), params["llm"], emit_states=True)
     x = embed(config, params, batch)
-    positions = jnp.broadcast_to(jnp.arange(x.shape[1], dtype=jnp.int32), x.shape[:2])
-    return _lens(decoder, decoder(x, positions, batch.valid).states, batch.valid)
+    return _lens(decoder, decoder(x, llama.positions(batch.valid), batch.valid).states, batch.valid)
 
 
 @partial(jax.jit, static_argnames=("config", "image_tokens"))
@@ -49,8 +48,7 @@ def probe(config: Config, params: dict, batch: Batch, image_tokens: int = 0) -> 
     decoder = llama.bound(language_model(config), params["llm"], emit_states=True)
 
     def forward(x, valid, segment) -> Any:
-        positions = jnp.broadcast_to(jnp.arange(x.shape[1], dtype=jnp.int32), x.shape[:2])
-        return decoder(x, positions, valid, segment[:, None])
+        return decoder(x, llama.positions(valid), valid, segment[:, None])
 
     prompt = forward(embed(config, params, batch), batch.valid, batch.image_mask)
     caption_valid = batch.caption_mask.at[:, 0].set(True)
@@ -64,7 +62,7 @@ def probe(config: Config, params: dict, batch: Batch, image_tokens: int = 0) -> 
         ),
     }
     if image_tokens:
-        index = jnp.argsort(~batch.image_mask, axis=1, stable=True)[:, :image_tokens]
+        index = llava.marked(batch.image_mask, image_tokens)
         states = jnp.take_along_axis(prompt.states, index[None, :, :, None], axis=2)
         # A layer at a time: logits of all would be L + 1 times a vocabulary for each token.
         found["image_top"] = jax.lax.map(lambda x: decoder(x, method="lens").argmax(-1).astype(jnp.int32), states)

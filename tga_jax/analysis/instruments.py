@@ -13,17 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from tga_jax.data.batch import Batch
-from tga_jax.generate import Config, embed, language_model
-from tga_jax.models import llama
+from tga_jax.inference.decode import Config, embed, language_model
+from tga_jax.models import llama, llava
 
 
 @partial(jax.jit, static_argnames=("config", "count"))
 def token_states(config: Config, params: dict, batch: Batch, where: jax.Array, *, count: int) -> jax.Array:
     """States [L+1, B, P, D] at the `count` positions of each row that `where` bool [B, T] marks, in their order."""
     x = embed(config, params, batch)
-    positions = jnp.broadcast_to(jnp.arange(x.shape[1], dtype=jnp.int32), batch.tokens.shape)
-    states = llama.bound(language_model(config), params["llm"], emit_states=True)(x, positions, batch.valid).states
-    index = jnp.argsort(~where, axis=1, stable=True)[:, :count]
+    states = llama.bound(language_model(config), params["llm"], emit_states=True)(
+        x, llama.positions(batch.valid), batch.valid
+    ).states
+    index = llava.marked(where, count)
     return jnp.take_along_axis(states, index[None, :, :, None], axis=2)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tga_jax.analysis import plots
-from tga_jax.page import document, esc, figure, table
+from tga_jax.report.html import document, esc, figure, table
 from tga_jax.workdir import write_text
 
 _CHANGES = {

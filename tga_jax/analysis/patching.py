@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tga_jax.data.batch import Batch
-from tga_jax.generate import Config, embed, language_model
+from tga_jax.inference.decode import Config, embed, language_model
 from tga_jax.models import attention, layers, llama, llava
 
 Array = jax.Array
@@ -49,7 +49,7 @@ def patched(config: Config, params: dict, picture: Batch, twin: Batch, patch: Pa
     """
     c = language_model(config)
     block = llama.DecoderBlock(c, emit_states=False)
-    positions = jnp.broadcast_to(jnp.arange(picture.tokens.shape[1], dtype=jnp.int32), picture.tokens.shape)
+    positions = llama.positions(picture.valid)
     rope = layers.rope_angles(positions, c.head_dim, c.rope_theta, c.rope_scaling)
     causal = attention.causal_mask(positions, positions, picture.valid, c.sliding_window)
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from tga_jax.analysis.hidden_states import Ranking, cosine, probe, refusal_span
 from tga_jax.analysis.patching import read_from_twin, text_twins
-from tga_jax.analysis.samples import Prompt, Sample, Samples
+from tga_jax.analysis.samples import Prompt, PromptPair, PromptPairs
 from tga_jax.data.batch import Batch
-from tga_jax.generate import Config, language_model
+from tga_jax.inference.decode import Config, language_model
 
 
 def rounded(values: Any) -> list[float]:
@@ -26,14 +26,14 @@ class Recorder:
     of a forward pass."""
 
     config: Config
-    samples: Samples
+    samples: PromptPairs
     refusal_ids: tuple[int, ...]
     ranking: Ranking
     image_tokens: bool
     window: int
     batch: int
 
-    def lines(self, samples: Sequence[Sample]) -> tuple[list[dict[str, Any]], np.ndarray]:
+    def lines(self, samples: Sequence[PromptPair]) -> tuple[list[dict[str, Any]], np.ndarray]:
         """A line for each of at most `batch` samples, and the pooled states float32 [N, 2, L+1, D] of those N that have
         a picture and a caption. Curves are by layer 0 to L; attention's is by block 1 to L, an ablation's by window."""
         lines: list[dict[str, Any]] = [{"id": sample.id, "group": sample.group, "runs": {}} for sample in samples]

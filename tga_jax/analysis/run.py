@@ -10,13 +10,13 @@ from tga_jax.analysis import page, refusal_tokens
 from tga_jax.analysis.hidden_states import PAPERS, Ranking
 from tga_jax.analysis.per_sample import Recorder
 from tga_jax.analysis.results import Results
-from tga_jax.analysis.samples import Samples
+from tga_jax.analysis.samples import PromptPairs
 from tga_jax.analysis.summary import summary
-from tga_jax.data import media, templates
-from tga_jax.data.samples import SampleFile
+from tga_jax.data import templates
+from tga_jax.data.open_samples import open_pictures, open_samples
 from tga_jax.errors import UserError
-from tga_jax.generate import language_model
-from tga_jax.model import load
+from tga_jax.inference.decode import language_model
+from tga_jax.inference.model import load
 from tga_jax.models import clip
 from tga_jax.workdir import claim, disk_errors, holds, write_json
 
@@ -40,17 +40,18 @@ def run(
 ) -> None:
     """Writes samples.jsonl, analysis.json, plots/ and report.html into the folder `target`; continues what is there.
 
-    images: where pictures lie; samples without one, and language models alone, need none. template: of the prompt,
-    "chat" for the checkpoint's own; phrases, benign: how refusals begin, and other answers (`refusal_tokens`); ranking:
-    of a layer's changes, among the greatest of which a refusal token marks the layer; image_tokens: record the lens's
-    token at every image token, too; window: blocks that read the text twin at a time in the ablations, 0 for none;
-    seed: of the choice of other samples' captions that cosines are compared with. A sample's `harmful`, true or false,
-    tells its group.
+    images: where pictures lie; samples without one, built folders and language models alone need none. template: of
+    the prompt, "chat" for the checkpoint's own; phrases, benign: how refusals begin, and other answers
+    (`refusal_tokens`); ranking: of a layer's changes, among the greatest of which a refusal token marks the layer;
+    image_tokens: record the lens's token at every image token, too; window: blocks that read the text twin at a time in
+    the ablations, 0 for none; seed: of the choice of other samples' captions that cosines are compared with. A sample's
+    `harmful`, true or false, tells its group.
 
     Raises UserError naming the sample, the flag, or the settings in which what `target` holds differs.
     """
     templates.check_asked(template)
-    file, store = SampleFile(data), images and media.open_store(images)
+    file = open_samples(data)
+    store = open_pictures(images, file)
     settings = {
         "checkpoint": str(checkpoint), "data": str(data), "samples": len(file), "images": images and str(images),
         "template": template, "dtype": dtype, "batch": batch, "phrases": list(phrases), "benign": list(benign),
@@ -65,7 +66,7 @@ def run(
         raise UserError(f"--window: {window}, expected at most the checkpoint's {llm.num_layers} blocks")
     tokens = refusal_tokens.find(phrases, model.processor.vocabulary, template, benign)
     ids = [token.id for token in tokens]
-    samples = Samples(file, store, model, template)
+    samples = PromptPairs(file, store, model, template)
     recorder = Recorder(model.config, samples, tuple(ids), ranking, image_tokens, window, batch)
     claim(target, settings, "--to")
     with disk_errors(target):

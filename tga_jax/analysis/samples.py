@@ -9,11 +9,11 @@ import numpy as np
 from tga_jax.data import images, llava_json
 from tga_jax.data.batch import Batch
 from tga_jax.data.media import Store
-from tga_jax.data.samples import SampleFile
+from tga_jax.data.open_samples import Samples
 from tga_jax.data.templates import IMAGE, Record
 from tga_jax.data.tokens import Tokens, collate, tokenize
 from tga_jax.errors import UserError
-from tga_jax.model import Model
+from tga_jax.inference.model import Model
 
 GROUPS = {True: "harmful", False: "benign", None: "unlabelled"}
 _LENGTHS = 64  # of which padded lengths are multiples: a program is compiled for each
@@ -25,7 +25,7 @@ class Prompt(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Sample:
+class PromptPair:
     """image: the prompt with its picture, and the caption, if it has one; text: the prompt with the caption once in the
     picture's place, or as it is without a picture. None for what there is not."""
 
@@ -37,10 +37,10 @@ class Sample:
 
 
 @dataclasses.dataclass(frozen=True)
-class Samples:
+class PromptPairs:
     """Samples by number. store: where pictures lie; None: there are none. template: one of `templates.TEMPLATES`."""
 
-    file: SampleFile
+    file: Samples
     store: Store | None
     model: Model
     template: str
@@ -48,7 +48,7 @@ class Samples:
     def __len__(self) -> int:
         return len(self.file)
 
-    def __getitem__(self, number: int) -> Sample:
+    def __getitem__(self, number: int) -> PromptPair:
         """Raises UserError naming the file, the line and the sample for one that cannot be looked into."""
         where = self.file.where(number)
         value = self.file[number]
@@ -69,7 +69,7 @@ class Samples:
                 text = self._prompt(question.replace(IMAGE, parsed.caption), "", [])
         except UserError as error:
             raise UserError(f"{where}: sample {parsed.id!r}: {error}") from error
-        return Sample(parsed.id, GROUPS[harmful], image, text, bool(image and parsed.caption))
+        return PromptPair(parsed.id, GROUPS[harmful], image, text, bool(image and parsed.caption))
 
     def _picture(self, name: str) -> np.ndarray:
         if not self.model.processor.image_tokens:

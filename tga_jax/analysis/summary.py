@@ -8,7 +8,7 @@ import numpy as np
 from tga_jax.analysis.hidden_states import pair_cosines
 from tga_jax.analysis.per_sample import rounded
 from tga_jax.analysis.samples import GROUPS
-from tga_jax.intervals import wilson
+from tga_jax.report.intervals import wilson
 
 
 class _Mean:

@@ -13,8 +13,8 @@ import jax
 import rich.console
 import rich.table
 
-from tga_jax.bench import figures, hlo, setup, targets
-from tga_jax.training import TrainConfig
+from tga_jax.bench import figures, hlo, prepared, targets
+from tga_jax.train.config import TrainConfig
 from tga_jax.workdir import write_json
 
 _WARNING = "involuntary full rematerialization"
@@ -72,7 +72,7 @@ def compile_for(config: TrainConfig, target: targets.Target, length: int = 0, pi
         config = dataclasses.replace(config, attention="blocks")
     with _standard_error():  # a TPU's compiler tells at length that there is no TPU
         devices = targets.devices(target)
-    made = setup.prepare(config, devices, length, pictures)
+    made = prepared.prepare(config, devices, length, pictures)
     with jax.set_mesh(made.mesh), _standard_error() as errors:
         start = time.perf_counter()
         lowered = made.lower()
@@ -82,7 +82,7 @@ def compile_for(config: TrainConfig, target: targets.Target, length: int = 0, pi
     memory = compiled.memory_analysis()
     arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     peak = arguments + temporary + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    collectives = hlo.totals(hlo.collectives(compiled.as_text()), setup.parameter_sizes(made))
+    collectives = hlo.totals(hlo.collectives(compiled.as_text()), prepared.parameter_sizes(made))
     capacity = None if target.chip is None else target.chip.memory
     return AotFigures(
         config.name, target.name, dict(made.mesh.shape), config.batch_size, made.length, made.attention,

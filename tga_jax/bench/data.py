@@ -14,11 +14,12 @@ import rich.progress
 from PIL import Image
 
 from tga_jax.bench import figures
-from tga_jax.data import emoji_tasks, images
+from tga_jax.data import images
 from tga_jax.data.llava_source import LlavaRecords, LlavaSource
 from tga_jax.data.pipeline import Batches, endless
 from tga_jax.data.sources import DataConfig, Pictures
 from tga_jax.data.tokens import Vocabulary
+from tga_jax.demo.world import tasks
 from tga_jax.workdir import write_json
 
 _BATCH = 64
@@ -72,10 +73,10 @@ def write_rows(folder: Path, count: int) -> None:
 
 def long_file(folder: Path, count: int, console: rich.console.Console) -> tuple[float, int, int]:
     """(rows a second, resident bytes early, and at most) of `count` rows through the training's own pipeline."""
-    emoji_tasks.build_tokenizer(["a cat of"]).save_pretrained(folder / "tokenizer")
+    tasks.build_tokenizer(["a cat of"]).save_pretrained(folder / "tokenizer")
     source = LlavaSource(str(folder / "rows.jsonl"), str(folder))
     config = DataConfig(str(folder / "tokenizer"), (32, 48, 64), 8, {"rows": source})
-    vocabulary = Vocabulary(emoji_tasks.build_tokenizer(["a cat of"]))
+    vocabulary = Vocabulary(tasks.build_tokenizer(["a cat of"]))
     records = endless(LlavaRecords(source, Pictures(_PIXELS)), 0)
     batches = Batches(records, vocabulary, config.shape(image_tokens=4), _BATCH, 0)
     steps = count // _BATCH

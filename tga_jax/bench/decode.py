@@ -12,15 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import rich.console
 
-from tga_jax import model, sampling
-from tga_jax.bench import peer
+from tga_jax.bench import against
 from tga_jax.bench.figures import circumstances
+from tga_jax.checkpoints import convert
+from tga_jax.checkpoints.spec import Spec
 from tga_jax.data.batch import prompt_batch
 from tga_jax.errors import UserError
-from tga_jax.generate import decode, language_model, prefill, row_keys
+from tga_jax.inference import model
+from tga_jax.inference.decode import Decoding, decode, language_model, prefill, row_keys
 from tga_jax.models import clip, llama, presets
-from tga_jax.weights import convert
-from tga_jax.weights.hub_config import HubModel
 from tga_jax.workdir import write_json
 
 
@@ -58,7 +58,7 @@ def _made_up(name: str, dtype: str) -> tuple[llama.LlamaConfig, dict[str, Any]]:
     if name not in presets.LLM:
         raise UserError(f"preset: {name!r}, expected one of {', '.join(presets.LLM)}")
     config = dataclasses.replace(presets.LLM[name], dtype=dtype)
-    leaves, structure = jax.tree.flatten(convert.shapes(HubModel("llm", config, "llama"))["llm"])
+    leaves, structure = jax.tree.flatten(convert.shapes(Spec(kind="llm", config=config, family="llama"))["llm"])
     rng = np.random.default_rng(0)
     made = [jnp.asarray(rng.standard_normal(x.shape[-2:], np.float32) * 0.02, dtype) for x in leaves]
     filled = [jnp.broadcast_to(m, x.shape) for m, x in zip(made, leaves, strict=True)]
@@ -87,12 +87,12 @@ class DecodeBench:
     def rate(self, until: int | None = None) -> float:
         """Tokens a second of the whole batch, the first token, which comes of the prefill, not counted."""
         until = until or self.new_tokens
-        how: dict[str, Any] = {"sampling": sampling.GREEDY, "stop_ids": (), "pad_id": 0}
+        how = Decoding(stop_ids=(), pad_id=0)
         keys = row_keys(0, range(self.batch))
-        state = prefill(self.config, {"llm": self.llm}, self._rows, keys, new_tokens=self.new_tokens, **how)
+        state = prefill(self.config, {"llm": self.llm}, self._rows, keys, how, new_tokens=self.new_tokens)
         jax.block_until_ready(state)
         start = time.perf_counter()
-        decode(self.config, self.llm, state, until, **how).tokens.block_until_ready()
+        decode(self.config, self.llm, state, until, how).tokens.block_until_ready()
         return self.batch * (until - 1) / (time.perf_counter() - start)
 
     def figures(self, repeats: int) -> DecodeFigures:
@@ -111,7 +111,7 @@ class DecodeBench:
 def _peer(script: Path, bench: DecodeBench) -> contextlib.AbstractContextManager[Callable[[], float]]:
     """Tokens a second of the peer. Raises UserError if it fails."""
     model = ["--checkpoint", bench.what, "--dtype", bench.dtype]
-    return peer.start(
+    return against.start(
         script, [*model, "--batch", bench.batch, "--prompt", bench.prompt, "--new-tokens", bench.new_tokens]
     )
 

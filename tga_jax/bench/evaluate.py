@@ -14,14 +14,14 @@ import rich.console
 from PIL import Image
 
 from tga_jax.bench import figures
-from tga_jax.data import emoji_tasks
+from tga_jax.checkpoints import hub
+from tga_jax.checkpoints.spec import Spec
+from tga_jax.demo.world import tasks
 from tga_jax.errors import UserError
 from tga_jax.evals import evaluate
-from tga_jax.evals.benchmark import Benchmark, Sample
+from tga_jax.evals.benchmark import Benchmark, BenchmarkSample
 from tga_jax.evals.judges.phrases import REFUSALS
 from tga_jax.models import llava, presets
-from tga_jax.weights import checkpoint
-from tga_jax.weights.hub_config import HubModel
 from tga_jax.workdir import write_json
 
 
@@ -42,14 +42,21 @@ class EvaluateFigures:
 
 def write_checkpoint(name: str, folder: Path) -> None:
     """A LLaVA of random weights in the demo's words. Raises UserError for an unknown preset."""
-    tokenizer = emoji_tasks.build_tokenizer(["a cat on a red background"])
+    tokenizer = tasks.build_tokenizer(["a cat on a red background"])
     config = presets.get(name, len(tokenizer))
     params = jax.jit(lambda: llava.init(config, jax.random.key(0)))()
     fields = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    model = HubModel("llava", config, "llama", config.llm.vocab_size, fields, "pad")
+    model = Spec(
+        kind="llava",
+        config=config,
+        family="llama",
+        image_token_id=config.llm.vocab_size,
+        hub_fields=fields,
+        image_mode="pad",
+    )
     with tempfile.TemporaryDirectory() as companions:
         tokenizer.save_pretrained(companions)
-        checkpoint.save(folder, model, params, Path(companions))
+        hub.save(folder, model, params, Path(companions))
 
 
 def _picture(size: int, seed: int) -> Image.Image:
@@ -65,10 +72,12 @@ def measure(name: str, samples: int, batch: int, new_tokens: int) -> EvaluateFig
             sizes.append(figures.resident_bytes())
         return _picture(model.clip.vision.image_size, seed)
 
-    def made(_: Path) -> Iterator[Sample]:
+    def made(_: Path) -> Iterator[BenchmarkSample]:
         for i in range(samples):
             words = " ".join(["describe", "this"] * (1 + i % 4))
-            yield Sample(str(i), words, (partial(picture, i),), groups={"part": str(i % 3)}, harmful=i % 2 == 0)
+            yield BenchmarkSample(
+                str(i), words, (partial(picture, i),), groups={"part": str(i % 3)}, harmful=i % 2 == 0
+            )
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

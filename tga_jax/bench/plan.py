@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import rich.console
 import rich.table
 
-from tga_jax import flops
-from tga_jax.bench import aot, figures, setup, targets
+from tga_jax.bench import aot, figures, prepared, targets
 from tga_jax.errors import UserError
-from tga_jax.training import TrainConfig
+from tga_jax.train import flops
+from tga_jax.train.config import TrainConfig
 from tga_jax.workdir import write_json
 
 SAMPLES = {"LLaVA's 558K": 558_128, "LLaVA's 665K": 665_298, "100 million": 100_000_000}
@@ -56,13 +56,13 @@ def make(config: TrainConfig, target: targets.Target, mfu: float, length: int = 
     chip = target.chip
     causal = config.attention != "xla"
     traced = dataclasses.replace(config, attention="blocks")  # as every device can
-    made = setup.prepare(traced, jax.devices("cpu")[: target.count], length, pictures)
+    made = prepared.prepare(traced, jax.devices("cpu")[: target.count], length, pictures)
     data, fsdp, tensor = (made.mesh.shape[name] for name in ("data", "fsdp", "tensor"))
     itemsize = 2 if config.dtype == "bfloat16" else 4
     parts = config.optim.accumulate
     step = flops.step(made.model, made.work, causal=True)
     hardware = flops.step(made.model, made.work, causal).hardware
-    trainable = setup.bytes_per_device(made.state.trainable)
+    trainable = prepared.bytes_per_device(made.state.trainable)
     elements = trainable // jnp.dtype(config.optim.param_dtype).itemsize
     one = dataclasses.replace(made.work, rows=config.batch_size // (data * fsdp * parts))
     activations = flops.kept(made.model, one, causal, itemsize) / tensor
@@ -72,7 +72,7 @@ def make(config: TrainConfig, target: targets.Target, mfu: float, length: int = 
         gathered = parts * flops.gathered(made.model, made.work, itemsize, tensor)
         reduced = parts * itemsize * elements * fsdp
     across = 2 * 4 * elements * (data - 1) / data
-    parameters = setup.bytes_per_device((made.state.trainable, made.state.frozen, made.state.opt_state))
+    parameters = prepared.bytes_per_device((made.state.trainable, made.state.frozen, made.state.opt_state))
     total = parameters + 4 * elements + activations
     seconds = step.model / (target.count * chip.flops * mfu)
     per_second = config.batch_size / seconds

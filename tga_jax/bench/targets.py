@@ -12,8 +12,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from tga_jax.chips import CHIPS, Chip
 from tga_jax.errors import UserError
+from tga_jax.train.chips import CHIPS, Chip
 
 # Chips of a slice -> its shape, where Google names one for that count.
 _FLAT = {1: (1, 1), 4: (2, 2), 8: (2, 4), 16: (4, 4), 32: (4, 8), 64: (8, 8), 128: (8, 16), 256: (16, 16)}

@@ -12,12 +12,13 @@ import rich.console
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from tga_jax import chips, flops, sharding, training
-from tga_jax.bench import figures, peer, setup
+from tga_jax.bench import against, figures, prepared
 from tga_jax.data.batch import Batch
 from tga_jax.errors import UserError
 from tga_jax.guides import Released
-from tga_jax.training import TrainConfig
+from tga_jax.models import sharding
+from tga_jax.train import chips, flops, setup
+from tga_jax.train.config import TrainConfig
 from tga_jax.workdir import write_json
 
 
@@ -71,7 +72,7 @@ def matmul_rate(dtype: str) -> float:
     return times * 2 * n**3 / best
 
 
-def random_batch(made: setup.Setup, fill: float, seed: int = 0) -> Batch:
+def random_batch(made: prepared.Setup, fill: float, seed: int = 0) -> Batch:
     """A NumPy batch of the setup's shapes. Row by row: a begin token, a retrieved text, the pictures, a question and an
     answer as long, `fill` of the length together; the answer is the target."""
     rng = np.random.default_rng(seed)
@@ -109,15 +110,15 @@ class TrainBench:
     def __init__(self, config: TrainConfig, length: int = 0, pictures: int = 1, fill: float = 1.0):
         """Compiles and fills. Raises UserError for a config that does not fit this machine."""
         config = dataclasses.replace(config, init=dict.fromkeys(config.init, ""))  # random weights
-        self.made = made = setup.prepare(config, None, length, pictures)
+        self.made = made = prepared.prepare(config, None, length, pictures)
         batch = random_batch(made, fill)
         self.tokens = int(batch.valid.sum())
         with jax.set_mesh(made.mesh):
-            self._state = training.init_state(config, made.model, made.mesh)
+            self._state = setup.init_state(config, made.model, made.mesh)
             self._batch = sharding.place_batch(batch, made.mesh)
             self._key = jax.device_put(jax.random.key(1), NamedSharding(made.mesh, P()))
             start = time.perf_counter()
-            traced = training.make_step(config, made.model, self._state).trace(self._state, self._batch, self._key)
+            traced = setup.make_step(config, made.model, self._state).trace(self._state, self._batch, self._key)
             after_trace = time.perf_counter()
             lowered = traced.lower()
             after_lower = time.perf_counter()
@@ -172,7 +173,7 @@ class TrainBench:
         )  # fmt: skip
 
 
-def shape(made: setup.Setup) -> dict[str, Any]:
+def shape(made: prepared.Setup) -> dict[str, Any]:
     """What the peer needs to build the same step. Raises UserError for what it has no counterpart for."""
     config, model = made.config, made.model
     guide = config.loss.guide
@@ -230,7 +231,7 @@ def report(
     values: dict[str, Any] = {"bench": "train", **figures.circumstances(), **dataclasses.asdict(found)}
     if script is not None:
         arguments = ["--mode", mode, "--shape", json.dumps(shape(bench.made))]
-        with peer.start(script, arguments) as other:  # in turns: a machine's speed drifts
+        with against.start(script, arguments) as other:  # in turns: a machine's speed drifts
             ours, theirs = zip(*((bench.seconds(), other()) for _ in range(pairs)), strict=True)
         ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
         values["peer"] = {"mode": mode, "ours": ours, "theirs": theirs, "ratios": ratios}

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import rich.console
 
-from tga_jax import chips, flops
 from tga_jax.bench import figures
 from tga_jax.errors import UserError
 from tga_jax.models import attention, clip, llava, presets
+from tga_jax.train import chips, flops
 from tga_jax.workdir import write_json
 
 _LAYER = -2

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tga_jax.cli.flags import DTYPES, ROOT, parse, parse_counts, parse_with_config
+from tga_jax.cli.flags import DTYPES, parse, parse_counts, parse_with_config
 from tga_jax.errors import UserError
 
 USAGE = """\
@@ -48,7 +48,7 @@ def _bench_decode(arguments: list[str]) -> None:
     from tga_jax.bench import decode
 
     checkpoint = flags.pop("checkpoint")
-    peer = ROOT / "tests" / "peers" / "decode.py" if flags.pop("peer") else None
+    peer = PEERS / "decode.py" if flags.pop("peer") else None
     flags["dtype"] = DTYPES[flags["dtype"]]
     decode.report(rich.console.Console(), Path(checkpoint) if checkpoint else None, peer, flags.pop("json"), **flags)
 
@@ -106,10 +106,11 @@ def _bench_aot(arguments: list[str]) -> None:
     target = _target(flags.pop("target"))
     import rich.console
 
-    from tga_jax import config, training
+    from tga_jax import config
     from tga_jax.bench import aot
+    from tga_jax.train.config import TrainConfig
 
-    built = config.build(training.TrainConfig, found)
+    built = config.build(TrainConfig, found)
     aot.report(rich.console.Console(), built, target, flags.pop("json"), **flags)
 
 
@@ -121,10 +122,11 @@ def _bench_plan(arguments: list[str]) -> None:
     target = _target(flags.pop("target"), flags["compiled"])
     import rich.console
 
-    from tga_jax import config, training
+    from tga_jax import config
     from tga_jax.bench import plan
+    from tga_jax.train.config import TrainConfig
 
-    built = config.build(training.TrainConfig, found)
+    built = config.build(TrainConfig, found)
     plan.report(rich.console.Console(), built, target, flags.pop("json"), **flags)
 
 
@@ -138,11 +140,12 @@ def _bench_train(arguments: list[str]) -> None:
         raise UserError(f"--peer: {mode!r}, expected one of {', '.join(_PEERS)}")
     import rich.console
 
-    from tga_jax import config, training
+    from tga_jax import config
     from tga_jax.bench import train
+    from tga_jax.train.config import TrainConfig
 
-    script = ROOT / "tests" / "peers" / "train.py" if mode else None
-    built = config.build(training.TrainConfig, found)
+    script = PEERS / "train.py" if mode else None
+    built = config.build(TrainConfig, found)
     train.report(rich.console.Console(), built, flags.pop("json"), script=script, mode=mode, **flags)
 
 
@@ -176,6 +179,7 @@ def _bench_evaluate(arguments: list[str]) -> None:
     evaluate.report(rich.console.Console(), flags.pop("json"), **flags)
 
 
+PEERS = Path(__file__).parents[1] / "bench" / "peers"  # programs that need torch
 _PEERS = ("strong", "default", "faithful")
 
 

@@ -29,8 +29,8 @@ def _convert(arguments: list[str]) -> None:
     flags = parse(arguments, {**paths, "dtype": "bf16", "known": False}, dtype=tuple(DTYPES))
     import rich.console
 
-    from tga_jax import finished
-    from tga_jax.weights import checkpoint, known
+    from tga_jax.checkpoints import hub, known
+    from tga_jax.train import export
     from tga_jax.workdir import located
 
     source, base, vision = (Path(flags[n]) if flags[n] else None for n in ("from", "base", "vision"))
@@ -44,13 +44,13 @@ def _convert(arguments: list[str]) -> None:
         raise UserError("--from-run: expected --to alone beside it; --from takes what is written there further")
     target, console = Path(flags[targets[0]]), rich.console.Console()
     if source is None:
-        finished.save(located(flags["from_run"]), target, DTYPES[flags["dtype"]])
+        export.save(located(flags["from_run"]), target, DTYPES[flags["dtype"]])
     elif targets[0] == "to_hub":
-        checkpoint.export_hub(source, target, console)
+        hub.export_hub(source, target, console)
     elif targets[0] == "projector_to":
-        checkpoint.export_projector(source, target)
+        hub.export_projector(source, target)
     else:
-        checkpoint.import_hub(source, target, DTYPES[flags["dtype"]], base, vision, console)
+        hub.import_hub(source, target, DTYPES[flags["dtype"]], base, vision, console)
     console.print(f"written: {target}")
 
 

@@ -7,7 +7,8 @@ from tga_jax.cli.flags import DTYPES, parse
 from tga_jax.errors import UserError
 
 USAGE = """\
-  validate-data FILE  what is in a file in LLaVA's JSON; ends with 1 if a training would stop at something in it
+  validate-data DATA  what is in a file in LLaVA's JSON, or in a folder that build-data wrote, which holds its
+                      pictures; ends with 1 if a training would stop at something in it
             --images=DIR        the folder, zip or tar its pictures lie in; --decode reads every one of them
             --tokenizer=DIR     lengths in its tokens; --image-tokens=N of a picture, --length=N the limit
             --json=OUT          the report; --histogram=OUT.png the lengths
@@ -16,7 +17,8 @@ USAGE = """\
             --images=DIR        the folder, zip or tar the pictures lie in; --to=DIR: the shards go here
             --shards=N          (default: one per 8192 samples)
   retrieve  the nearest other text to every picture, as `retrieved_caption` of its sample
-            --data=FILE         samples in LLaVA's JSON; --images=DIR: the folder, zip or tar of the pictures
+            --data=DATA         samples in LLaVA's JSON, or a folder that build-data wrote, which holds its pictures
+            --images=DIR        the folder, zip or tar of the pictures
             --clip=DIR          the CLIP that embeds: a checkpoint of ours or a hub folder; --dtype=fp32|bf16
             --to=OUT.jsonl      the samples with the texts; the same command goes on where it was stopped
             --corpus=MORE.txt   texts to retrieve beside the captions, one a line; may be given several times
@@ -25,7 +27,8 @@ USAGE = """\
             --cache=DIR         embeddings and the index are kept here (default: runs/retrieval)
             --query=TEXT        or a picture's file: prints the nearest texts of the cache; --neighbours=N
   caption writes `image_caption` of every sample with a picture, as a LLaVA-type checkpoint tells it
-            --data=FILE         LLaVA's JSON (.json, .jsonl); --images=DIR: where the pictures lie, or a .zip or .tar
+            --data=DATA         LLaVA's JSON (.json, .jsonl), or a folder that build-data wrote, with its pictures
+            --images=DIR        where the pictures lie, or a .zip or .tar
             --checkpoint=DIR    a checkpoint of ours or a hub folder
             --to=FILE.jsonl     written in the same order; the same command continues an unfinished one
             --question=TEXT, --template=NAME (default: the checkpoint's chat template), --new-tokens=N, --batch=N,
@@ -74,7 +77,7 @@ def _retrieve(arguments: list[str]) -> None:
     others = {"query": None, "corpus": [], "cache": "runs/retrieval", "near-duplicate": 0.95, "neighbours": 5}
     choices = {"method": ("auto", "exact", "flat", "ivf"), "dtype": tuple(DTYPES)}
     flags = parse(arguments, {**paths, **others, "method": "auto", "dtype": "fp32"}, **choices)
-    needed = ("clip",) if flags["query"] else tuple(paths)
+    needed = ("clip",) if flags["query"] else ("data", "clip", "to")
     if missing := [name for name in needed if not flags[name]]:
         raise UserError(f"--{missing[0]}: missing, expected --{' and --'.join(needed)}")
     if flags["neighbours"] < 1:
@@ -92,7 +95,8 @@ def _retrieve(arguments: list[str]) -> None:
         return
     from tga_jax.retrieval import attach
 
-    data, pictures, target = (Path(flags[name]) for name in ("data", "images", "to"))
+    data, target = Path(flags["data"]), Path(flags["to"])
+    pictures = Path(flags["images"]) if flags["images"] else None
     corpora = [Path(path) for path in flags["corpus"]]
     how = {"near_duplicate": flags["near_duplicate"], "method": flags["method"], "dtype": dtype}
     attach.run(data, pictures, clip, target, corpora, cache, console, **how)
@@ -102,7 +106,7 @@ def _caption(arguments: list[str]) -> None:
     paths = dict.fromkeys(("data", "images", "checkpoint", "to"))
     others = {"question": None, "template": "chat", "dtype": None, "new-tokens": 64, "batch": 16, "again": False}
     flags = parse(arguments, {**paths, **others}, dtype=tuple(DTYPES))
-    for name in paths:
+    for name in ("data", "checkpoint", "to"):
         if not flags[name]:
             raise UserError(f"--{name}: missing")
     for name in ("new_tokens", "batch"):
@@ -112,7 +116,8 @@ def _caption(arguments: list[str]) -> None:
 
     from tga_jax.retrieval import captioner
 
-    data, images, checkpoint, target = (Path(flags.pop(name)) for name in paths)
+    images = Path(value) if (value := flags.pop("images")) else None
+    data, checkpoint, target = (Path(flags.pop(name)) for name in ("data", "checkpoint", "to"))
     flags["dtype"] = DTYPES[flags["dtype"]] if flags["dtype"] else None
     flags["question"] = flags["question"] or captioner.QUESTION
     captioner.run(data, images, checkpoint, target, rich.console.Console(), **flags)

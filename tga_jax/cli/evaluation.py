@@ -11,7 +11,8 @@ USAGE = """\
   analyze   where refusal lives in a checkpoint: the logit lens by layer, pictures against their captions, what
             attention reads, and what brings a refusal when it is taken from the caption's run
             --checkpoint=DIR    a checkpoint of ours or a hub folder
-            --data=FILE         LLaVA's JSON with `image`, `image_caption` and, to tell groups, `harmful` true or false
+            --data=DATA         LLaVA's JSON, or a folder that build-data wrote, with `image`, `image_caption` and, to
+                                tell groups, `harmful` true or false
             --images=DIR        where the pictures lie, or a .zip or .tar; not needed for text alone
             --to=DIR            samples.jsonl, analysis.json, plots/ and report.html go here; the same command continues
             --phrase=TEXT       how a refusal begins, and --benign=TEXT how other answers do, whose words tell no
@@ -132,8 +133,8 @@ def _evaluate(arguments: list[str]) -> None:
     import jax
     import rich.console
 
-    from tga_jax import distributed
     from tga_jax.evals import defences, evaluate
+    from tga_jax.train import distributed
 
     chosen, dtype = evaluate.choose(flags["suite"]), DTYPES[flags["dtype"]] if flags["dtype"] else None
     distributed.initialize(flags["distributed"])

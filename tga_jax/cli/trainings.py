@@ -38,7 +38,7 @@ def _demo(arguments: list[str]) -> None:
 
     from tga_jax import config
     from tga_jax.demo import main as demo
-    from tga_jax.demo.world import DemoConfig
+    from tga_jax.demo.config import DemoConfig
 
     built = config.build(DemoConfig, found)
     workdir = Path(values.workdir) if values.workdir else demo.default_workdir(built)
@@ -57,7 +57,7 @@ def _sweep(arguments: list[str]) -> None:
 
     from tga_jax import config
     from tga_jax.demo import sweep
-    from tga_jax.demo.world import DemoConfig
+    from tga_jax.demo.config import DemoConfig
 
     built = config.build(DemoConfig, found)
     sweep.run(built, seeds, Path(values.workdir), Path(values.parts).absolute(), rich.console.Console())
@@ -69,14 +69,16 @@ def _train(arguments: list[str]) -> None:
         raise UserError("--workdir: missing, expected a folder for checkpoints and metrics")
     import jax
 
-    from tga_jax import config, distributed, train, training
+    from tga_jax import config
+    from tga_jax.train import distributed, loop
+    from tga_jax.train.config import TrainConfig
     from tga_jax.workdir import located
 
-    built, workdir = config.build(training.TrainConfig, found), located(values.workdir)
+    built, workdir = config.build(TrainConfig, found), located(values.workdir)
     distributed.initialize(values.distributed)
     try:
-        train.run(built, workdir, verbose=True)
-    except train.Interrupted as stopped:
+        loop.run(built, workdir, verbose=True)
+    except loop.Interrupted as stopped:
         jax.distributed.shutdown()  # waits for the others; `main` leaves without it, and they would be aborted
         if not stopped.preempted:
             raise

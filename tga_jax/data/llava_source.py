@@ -7,10 +7,9 @@ from pathlib import Path
 import grain
 import numpy as np
 
-from tga_jax.data import llava_json, media
-from tga_jax.data.llava_tfds import ArrayRecords
+from tga_jax.data import llava_json
+from tga_jax.data.open_samples import open_pictures, open_samples
 from tga_jax.data.pipeline import endless
-from tga_jax.data.samples import SampleFile
 from tga_jax.data.sources import Pictures, Source
 from tga_jax.data.templates import IMAGE, TEMPLATES, Record
 from tga_jax.errors import UserError
@@ -52,12 +51,8 @@ class LlavaRecords:
     """
 
     def __init__(self, source: LlavaSource, pictures: Pictures):
-        path = Path(source.path)
-        if path.is_dir():
-            self._file = self._store = ArrayRecords(path)
-        else:
-            self._file = SampleFile(path)
-            self._store = media.open_store(Path(source.images)) if source.images else None
+        self._file = open_samples(Path(source.path))
+        self._store = open_pictures(Path(source.images) if source.images else None, self._file)
         self._source, self._pictures = source, pictures
 
     def __len__(self) -> int:

@@ -120,6 +120,11 @@ def _describe(folder: Path, starts: list[int], shards: list[Path]) -> None:
         tfds.folder_dataset.write_metadata(data_dir=folder, features=features(), split_infos=[split], check_data=False)
 
 
+def is_build(path: Path) -> bool:
+    """Whether `build` has finished there."""
+    return (path / "dataset_info.json").is_file()
+
+
 class ArrayRecords(Store):
     """What `build` wrote: used like a `SampleFile`, and as the store of its pictures.
 
@@ -129,7 +134,7 @@ class ArrayRecords(Store):
 
     def __init__(self, path: Path):
         super().__init__(path)
-        if not (path / "dataset_info.json").is_file():
+        if not is_build(path):
             raise UserError(f"{path}: no finished build, expected a folder that `tga build-data` has written")
         try:
             builder = tfds.builder_from_directory(path)

@@ -8,7 +8,7 @@ from typing import Any
 import rich.console
 import rich.progress
 
-from tga_jax.data.samples import SampleFile
+from tga_jax.data.open_samples import Samples
 from tga_jax.errors import UserError
 from tga_jax.workdir import differences, disk_errors, read_json, write_json
 
@@ -38,7 +38,7 @@ def check_target(target: Path) -> None:
 
 
 def rewrite(
-    file: SampleFile, target: Path, settings: dict[str, Any], make: Make, batch: int, console: rich.console.Console
+    file: Samples, target: Path, settings: dict[str, Any], make: Make, batch: int, console: rich.console.Console
 ) -> None:
     """Writes `target` as JSON lines, `batch` samples at a time, aside until it is whole.
 

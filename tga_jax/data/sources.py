@@ -22,7 +22,6 @@ from tga_jax.errors import UserError
 # A config's `kind` -> where the class is.
 KINDS = {
     "llava": "tga_jax.data.llava_source:LlavaSource",
-    "emoji": "tga_jax.data.emoji_source:EmojiSource",
 }
 
 

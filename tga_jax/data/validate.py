@@ -17,8 +17,8 @@ import rich.table
 from tga_jax import workdir
 from tga_jax.data import images, llava_json
 from tga_jax.data.llava_json import Sample
-from tga_jax.data.media import Store, open_store
-from tga_jax.data.samples import SampleFile
+from tga_jax.data.media import Store
+from tga_jax.data.open_samples import open_pictures, open_samples
 from tga_jax.data.templates import IMAGE
 from tga_jax.errors import UserError
 
@@ -58,87 +58,97 @@ class Checks:
     length: int = 0
 
 
+class _Report:
+    """What was found, as it grows."""
+
+    def __init__(self, unasked: set[str]):
+        names = ("samples", "with_image", "several_images", "text_only", "turns", "images")
+        self.counts = dict.fromkeys((*names, "captions", "retrieved_texts", "guided"), 0)
+        self.problems: dict[str, dict[str, Any]] = {
+            name: {"what": what, "stops_training": stops, "count": None if name in unasked else 0, "places": []}
+            for name, (what, stops) in PROBLEMS.items()
+        }
+        self.lengths: collections.Counter[int] = collections.Counter()
+        self.hashes, self.named = array("Q"), array("I")  # of the ids, and the rows that have them
+
+    def problem(self, name: str, place: str) -> None:
+        self.problems[name]["count"] += 1
+        if len(self.problems[name]["places"]) < PLACES:
+            self.problems[name]["places"].append(place)
+
+    def sample(self, sample: Sample, row: int, place: str, length: int, limit: int) -> None:
+        counts = self.counts
+        counts["with_image" if sample.images else "text_only"] += 1
+        counts["several_images"] += len(sample.images) > 1
+        counts["turns"] += len(sample.turns)
+        counts["images"] += len(sample.images)
+        counts["captions"] += bool(sample.caption)
+        counts["retrieved_texts"] += bool(sample.retrieved)
+        counts["guided"] += bool(sample.images and sample.caption)
+        self.lengths[length] += 1
+        if limit and length > limit:
+            self.problem("too_long", f"{place} has {length} tokens, expected at most {limit}")
+        if sample.images and "tox" in sample.id:
+            self.problem("toxic_ids", f"{place} has a picture")
+        if sample.caption and sample.caption == sample.retrieved:
+            self.problem("same_captions", f"{place} has its own caption as retrieved caption")
+        if sample.id:
+            self.hashes.append(int.from_bytes(hashlib.blake2b(sample.id.encode(), digest_size=8).digest()))
+            self.named.append(row)
+
+
 def validate(path: Path, checks: Checks, console: rich.console.Console | None = None) -> dict[str, Any]:
-    """The report on a file, as JSON: its counts, the lengths, and of every problem the count (null if it was not looked
-    for) and the first places.
+    """The report on a file or a built folder, as JSON: its counts, the lengths, and of every problem the count (null if
+    it was not looked for) and the first places. "guided" counts samples with a picture and a caption.
 
     console: shows the progress. Memory is that of `SampleFile`, of the store's index, and 12 bytes a row for ids.
     Raises UserError if the file as a whole, the store or the tokenizer cannot be read.
     """
-    if checks.decode and not checks.images:
-        raise UserError("--decode: needs --images, the pictures to be read")
     if checks.length and not checks.tokenizer:
         raise UserError("--length: needs --tokenizer, whose tokens are counted")
-    file = SampleFile(path)
-    store = open_store(checks.images) if checks.images else None
+    file = open_samples(path)
+    store = open_pictures(checks.images, file)
+    if checks.decode and not store:
+        raise UserError("--decode: needs --images, the pictures to be read")
     measure = _measure(checks)
     unasked = set() if checks.length else {"too_long"}
     unasked |= set() if checks.decode else {"corrupt_images"}
-    unasked |= set() if checks.images else {"image_names", "missing_images"}
-    counts = dict.fromkeys(
-        ("samples", "with_image", "several_images", "text_only", "turns", "images", "captions", "retrieved_texts",
-         "guided"),
-        0,
-    )  # fmt: skip
-    problems: dict[str, dict[str, Any]] = {
-        name: {"what": what, "stops_training": stops, "count": None if name in unasked else 0, "places": []}
-        for name, (what, stops) in PROBLEMS.items()
-    }
-    lengths: collections.Counter[int] = collections.Counter()
-    hashes, named = array("Q"), array("I")
-
-    def problem(name: str, place: str) -> None:
-        problems[name]["count"] += 1
-        if len(problems[name]["places"]) < PLACES:
-            problems[name]["places"].append(place)
-
-    counts["samples"] = len(file)
+    unasked |= set() if store else {"image_names", "missing_images"}
+    report = _Report(unasked)
+    report.counts["samples"] = len(file)
     bar = rich.progress.Progress(console=console, transient=True, disable=console is None)
     with ThreadPoolExecutor() as pool, bar:
         for start in bar.track(range(0, len(file), _ROWS), description="samples"):
-            found: list[tuple[int, Sample]] = []
+            found: list[tuple[int, str, Sample]] = []
             for i in range(start, min(start + _ROWS, len(file))):
                 try:
-                    found.append((i, llava_json.parse(file[i], file.where(i))))
+                    sample = llava_json.parse(file[i], file.where(i))
+                    found.append((i, f"{file.where(i)}: sample {sample.id!r}", sample))
                 except UserError as error:
-                    problem(error.problem if isinstance(error, llava_json.SampleError) else "json", str(error))
-            for (i, sample), length in zip(found, measure([sample for _, sample in found]), strict=True):
-                counts["with_image" if sample.images else "text_only"] += 1
-                counts["several_images"] += len(sample.images) > 1
-                counts["turns"] += len(sample.turns)
-                counts["images"] += len(sample.images)
-                counts["captions"] += bool(sample.caption)
-                counts["retrieved_texts"] += bool(sample.retrieved)
-                counts["guided"] += bool(sample.images and sample.caption)
-                lengths[length] += 1
-                place = f"{file.where(i)}: sample {sample.id!r}"
-                if checks.length and length > checks.length:
-                    problem("too_long", f"{place} has {length} tokens, expected at most {checks.length}")
-                if sample.images and "tox" in sample.id:
-                    problem("toxic_ids", f"{place} has a picture")
-                if sample.caption and sample.caption == sample.retrieved:
-                    problem("same_captions", f"{place} has its own caption as retrieved caption")
-                if sample.id:
-                    hashes.append(int.from_bytes(hashlib.blake2b(sample.id.encode(), digest_size=8).digest()))
-                    named.append(i)
+                    report.problem(error.problem if isinstance(error, llava_json.SampleError) else "json", str(error))
+            lengths = measure([sample for _, _, sample in found])
+            for (i, place, sample), length in zip(found, lengths, strict=True):
+                report.sample(sample, i, place, length, checks.length)
             if store:
-                asked = [(f"{file.where(i)}: sample {s.id!r}", name) for i, s in found for name in s.images]
+                asked = [(place, name) for _, place, sample in found for name in sample.images]
                 looked = pool.map(lambda pair: _image_problem(store, pair[1], checks.decode), asked)
                 for (place, _), seen in zip(asked, looked, strict=True):
                     if seen:
-                        problem(seen[0], f"{place}: {seen[1]}")
-    for i in _repeated(hashes, named):
-        if len(problems["duplicate_ids"]["places"]) == PLACES:
-            problems["duplicate_ids"]["count"] += 1
+                        report.problem(seen[0], f"{place}: {seen[1]}")
+    for i in _repeated(report.hashes, report.named):
+        if len(report.problems["duplicate_ids"]["places"]) == PLACES:
+            report.problems["duplicate_ids"]["count"] += 1
         else:
-            problem("duplicate_ids", f"{file.where(i)}: sample {str(file[i]['id'])!r} has the id of an earlier one")
+            report.problem(
+                "duplicate_ids", f"{file.where(i)}: sample {str(file[i]['id'])!r} has the id of an earlier one"
+            )
     return {
         "file": str(path),
         "images": str(checks.images) if checks.images else None,
-        "counts": counts,
-        "lengths": _summary(lengths, "tokens" if checks.tokenizer else "words"),
-        "problems": problems,
-        "fit_for_training": not any(p["count"] and p["stops_training"] for p in problems.values()),
+        "counts": report.counts,
+        "lengths": _summary(report.lengths, "tokens" if checks.tokenizer else "words"),
+        "problems": report.problems,
+        "fit_for_training": not any(p["count"] and p["stops_training"] for p in report.problems.values()),
     }
 
 

@@ -16,17 +16,18 @@ import rich.console
 import rich.progress
 import rich.table
 
-from tga_jax import train
-from tga_jax.analysis.plots import TEXT_LABEL
-from tga_jax.data import emoji_scenes, emoji_tasks
-from tga_jax.data.emoji_concepts import COLORS, CONCEPTS, caption
 from tga_jax.data.tokens import Vocabulary
 from tga_jax.demo import lanes, measure, models, trainings
-from tga_jax.demo.draw import draw
-from tga_jax.demo.world import DemoConfig, World
-from tga_jax.evals.emoji import Answer
-from tga_jax.evals.report import RATE_FIELDS, ROW_LABELS, headline
+from tga_jax.demo.config import DemoConfig, World
+from tga_jax.demo.figures import draw
+from tga_jax.demo.rates import Answer
+from tga_jax.demo.report import RATE_FIELDS, ROW_LABELS, headline
+from tga_jax.demo.world import tasks
+from tga_jax.demo.world.concepts import COLORS, CONCEPTS, caption
+from tga_jax.demo.world.plan import SPLITS, EmojiScenesConfig
 from tga_jax.models import presets
+from tga_jax.report.figures import TEXT_LABEL
+from tga_jax.train import loop
 from tga_jax.workdir import claim, disk_errors, holds, new_folder, read_json, write_json
 
 
@@ -47,14 +48,14 @@ def _world(config: DemoConfig, parts: Path, bars: rich.progress.Progress) -> Wor
     with disk_errors(parts):
         parts.mkdir(parents=True, exist_ok=True)
     # Words depend on the concepts and colours alone, so every seed shares one tokenizer.
-    tokenizer = emoji_tasks.build_tokenizer([caption(c.name, color) for c in CONCEPTS for color in COLORS])
+    tokenizer = tasks.build_tokenizer([caption(c.name, color) for c in CONCEPTS for color in COLORS])
     path = parts / "tokenizer"
     if not path.exists():
         with new_folder(path) as aside:
             tokenizer.save_pretrained(aside)
     vocabulary = Vocabulary(tokenizer)
     world = World(config, parts, path, vocabulary, presets.get(config.model, vocabulary.size), bars)
-    emoji_scenes.EmojiScenesConfig(**world.scenes)  # raises before anything is trained
+    EmojiScenesConfig(**world.scenes)  # raises before anything is trained
     return world
 
 
@@ -76,7 +77,7 @@ class _Row:
 
 def _vision(world: World) -> tuple[Path, Path]:
     """The folders of CLIP's training and of what it sees in all pictures. Draws these, while the text model trains."""
-    for split in emoji_scenes.SPLITS:
+    for split in SPLITS:
         world.split(split)  # read once, for all lanes
     clip_dir = trainings.train_clip(world)
     return clip_dir, trainings.attach(world, clip_dir)
@@ -150,7 +151,7 @@ def run(config: DemoConfig, workdir: Path, parts: Path, console: rich.console.Co
     if holds(workdir, described) and results_path.exists():
         results = read_json(results_path, "the results of an earlier run")
     else:
-        with train.stop_requests(), train.progress_bars(console) as bars:
+        with loop.stop_requests(), loop.progress_bars(console) as bars:
             world = _world(config, parts, bars)
             claim(workdir, described)  # only now: a config that is found wrong leaves nothing behind
             text, rows = _train_and_measure(world, workdir)

@@ -10,19 +10,19 @@ import jax
 import numpy as np
 
 import tga_jax
-from tga_jax import train
 from tga_jax.analysis.hidden_states import RefusalLayers, cosine_curves, probe, refusal_layers
 from tga_jax.analysis.instruments import modality_probe, norm_ratio, retrieval_accuracy, token_states, word_share
 from tga_jax.analysis.patching import refusal_curves, text_twins
-from tga_jax.data import emoji_source, emoji_tasks
 from tga_jax.data.batch import Batch
 from tga_jax.data.templates import Record, pieces, text_of
 from tga_jax.data.tokens import collate, tokenize
-from tga_jax.demo.world import World
-from tga_jax.evals import emoji
-from tga_jax.evals.emoji import Answer, Item
-from tga_jax.model import Model
+from tga_jax.demo import rates
+from tga_jax.demo.config import World
+from tga_jax.demo.rates import Answer, Item
+from tga_jax.demo.world import source, tasks
+from tga_jax.inference.model import Model
 from tga_jax.models import llava
+from tga_jax.train import loop
 from tga_jax.workdir import read_json, write_json
 
 # (split, retrieved text in the prompt)
@@ -38,8 +38,8 @@ def load(folder: Path) -> Model:
 def items(world: World, split: str, attachments: Path | None = None) -> list[Item]:
     """The held-out pictures of a split; their retrieved texts are in `attachments`, without it empty."""
     pictures = world.split(split)
-    scenes = emoji_source.scenes_of(pictures)
-    retrieved = emoji_source.load_attachments(attachments, split)[1] if attachments else [""] * len(scenes)
+    scenes = source.scenes_of(pictures)
+    retrieved = source.load_attachments(attachments, split)[1] if attachments else [""] * len(scenes)
     return [
         Item(
             scene,
@@ -54,7 +54,7 @@ def items(world: World, split: str, attachments: Path | None = None) -> list[Ite
 
 def generator(model: Model, new_tokens: int) -> Callable[[Sequence[Record]], list[str]]:
     def generate(records: Sequence[Record]) -> list[str]:
-        train.stop_if_asked()
+        loop.stop_if_asked()
         prompts = [text_of(pieces(record, model.processor.tokenizer, prompt_only=True)) for record in records]
         images = [[image() for image in record.images] for record in records]
         return model.generate(prompts, images, new_tokens=new_tokens, batch_size=64)
@@ -80,14 +80,14 @@ def measure_row(world: World, name: str, model: Path, folder: Path, attachments:
         return Measured(stored["rows"], answers)
     generate = generator(load(model), world.config.new_tokens)
     held_out = {split: items(world, split, attachments) for split, _ in MEASURED}
-    answers = {"text": emoji.ask_text(generate, [*held_out["test"], *held_out["test_pairs"]])}
-    text = emoji.text_rates(answers["text"])
+    answers = {"text": rates.ask_text(generate, [*held_out["test"], *held_out["test_pairs"]])}
+    text = rates.text_rates(answers["text"])
     rows = []
     for split, retrieved_text in MEASURED:
-        found = emoji.ask(generate, held_out[split], retrieved_text)
+        found = rates.ask(generate, held_out[split], retrieved_text)
         answers[split + ("+retrieved" if retrieved_text else "")] = found
         row = {"name": name, "retrieved_text": retrieved_text, "split": split}
-        rows.append({**row, **emoji.image_rates(found), "text_dsr": text["text_dsr"]})
+        rows.append({**row, **rates.image_rates(found), "text_dsr": text["text_dsr"]})
     stored = {key: [dataclasses.asdict(answer) for answer in found] for key, found in answers.items()}
     write_json(path, {"rows": rows, "answers": stored})
     return Measured(rows, answers)
@@ -96,8 +96,8 @@ def measure_row(world: World, name: str, model: Path, folder: Path, attachments:
 def measure_text(world: World, model: Path) -> tuple[dict[str, Any], list[Answer]]:
     """The text model itself, before any picture, on all captions."""
     scenes = [item for split in ("test", "test_pairs") for item in items(world, split)]
-    answers = emoji.ask_text(generator(load(model), world.config.new_tokens), scenes)
-    return emoji.text_rates(answers), answers
+    answers = rates.ask_text(generator(load(model), world.config.new_tokens), scenes)
+    return rates.text_rates(answers), answers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,17 +123,14 @@ def _prompts(model: Model, records: Sequence[Record]) -> Batch:
 def inside(model: Model, seed: int, held_out: Sequence[Item]) -> Inside:
     """Logit lens over one picture of each harmful caption, or, of a language model alone, over the captions as text; of
     pictures also how like words their tokens are, and patching. seed: of the linear probe's halves."""
-    train.stop_if_asked()
+    loop.stop_if_asked()
     config, params, vocabulary = model.config, model.params, model.processor.vocabulary
     with_image = isinstance(config, llava.LlavaConfig)
     chosen = list({item.scene.caption: item for item in held_out if item.kind}.values())
-    records = [
-        emoji_tasks.question_record(item.scene, item.image if with_image else None, emoji_tasks.DESCRIBE)
-        for item in chosen
-    ]
+    records = [tasks.question_record(item.scene, item.image if with_image else None, tasks.DESCRIBE) for item in chosen]
     batch = _prompts(model, records)
     found = jax.tree.map(np.asarray, probe(config, params, batch))
-    refusal_ids = sorted({vocabulary.encode(phrase)[0] for phrase in emoji_tasks.REFUSALS})
+    refusal_ids = sorted({vocabulary.encode(phrase)[0] for phrase in tasks.REFUSALS})
     refusal = refusal_layers(found["lens"], refusal_ids)
     if not with_image:
         return Inside(refusal)

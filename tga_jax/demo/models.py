@@ -6,11 +6,10 @@ from typing import Any
 
 import jax
 
-from tga_jax import checkpoints
-from tga_jax.demo.world import World
+from tga_jax.checkpoints import hub, orbax_files
+from tga_jax.checkpoints.spec import Spec
+from tga_jax.demo.config import World
 from tga_jax.models import llava
-from tga_jax.weights import checkpoint
-from tga_jax.weights.hub_config import HubModel
 
 
 def save(world: World, folder: Path, parts: dict[str, Path]) -> Path:
@@ -19,16 +18,23 @@ def save(world: World, folder: Path, parts: dict[str, Path]) -> Path:
     if folder.exists():
         return folder
     like = jax.eval_shape(lambda: llava.init(world.model, jax.random.key(0), tuple(parts)))
-    params: dict[str, Any] = {part: checkpoints.load_params(path, part, like[part]) for part, path in parts.items()}
+    params: dict[str, Any] = {part: orbax_files.load_params(path, part, like[part]) for part, path in parts.items()}
     tokenizer = world.vocabulary.tokenizer
     # The end token, or the newline of the `plain` form, ends an answer.
     stops = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("\n")]
     hub_fields = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": stops}
     if "clip" in parts:
-        model = HubModel("llava", world.model, "llama", world.model.llm.vocab_size, hub_fields, "pad")
+        model = Spec(
+            kind="llava",
+            config=world.model,
+            family="llama",
+            image_token_id=world.model.llm.vocab_size,
+            hub_fields=hub_fields,
+            image_mode="pad",
+        )
     else:
-        model = HubModel("llm", world.model.llm, "llama", hub_fields=hub_fields)
+        model = Spec(kind="llm", config=world.model.llm, family="llama", hub_fields=hub_fields)
     with tempfile.TemporaryDirectory() as companions:
         tokenizer.save_pretrained(companions)
-        checkpoint.save(folder, model, params, Path(companions))
+        hub.save(folder, model, params, Path(companions))
     return folder

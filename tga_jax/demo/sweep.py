@@ -10,9 +10,9 @@ import rich.console
 import rich.markdown
 
 from tga_jax.demo import main
-from tga_jax.demo.world import DemoConfig
+from tga_jax.demo.config import DemoConfig
+from tga_jax.demo.report import RATE_FIELDS
 from tga_jax.errors import UserError
-from tga_jax.evals.report import RATE_FIELDS
 from tga_jax.workdir import write_text
 
 # What the table shows of a split, without retrieved text in the prompt.

@@ -9,13 +9,18 @@ from typing import Any
 
 import jax
 
-from tga_jax import checkpoints, optim, step, training
-from tga_jax.data import emoji_scenes, emoji_source, emoji_tasks, sources
+from tga_jax.checkpoints import orbax_files
+from tga_jax.data import sources
 from tga_jax.data.templates import Record
 from tga_jax.data.tokens import padded, tokenize
-from tga_jax.demo.world import TRAINS, Row, Training, World
+from tga_jax.demo.config import TRAINS, Row, Training, World
+from tga_jax.demo.world import source, tasks
+from tga_jax.demo.world.plan import SPLITS
+from tga_jax.inference import embed
 from tga_jax.models import llava
-from tga_jax.retrieval import captions, embed
+from tga_jax.retrieval import captions
+from tga_jax.train import optim, step
+from tga_jax.train.config import TrainConfig
 
 
 def slots(world: World, retrieved: bool, text_only: bool, answers: bool) -> int:
@@ -23,10 +28,10 @@ def slots(world: World, retrieved: bool, text_only: bool, answers: bool) -> int:
     v, words = world.vocabulary, world.caption_length() - 1
     described = max(words, world.config.text.mix.tile_words) if text_only else world.model.image_tokens
     prefix = len(v.encode("Retrieved Text: ")) + words + 1 if retrieved else 0
-    answer = max(words, *(len(v.encode(r)) for r in emoji_tasks.REFUSALS)) + 1 if answers else 0
+    answer = max(words, *(len(v.encode(r)) for r in tasks.REFUSALS)) + 1 if answers else 0
     question = max(
-        len(v.encode(emoji_tasks.COLOR)) + (len(v.encode(emoji_tasks.REFUSALS[0])) + 1 if answers and text_only else 2),
-        len(v.encode(emoji_tasks.DESCRIBE)) + answer,
+        len(v.encode(tasks.COLOR)) + (len(v.encode(tasks.REFUSALS[0])) + 1 if answers and text_only else 2),
+        len(v.encode(tasks.DESCRIBE)) + answer,
     )
     return 2 + prefix + described + 1 + question + 1
 
@@ -36,7 +41,7 @@ def _data(world: World, task: str, length: int, **fields: Any) -> sources.DataCo
         tokenizer=str(world.tokenizer),
         lengths=(length,),
         caption_length=world.caption_length(),
-        source={"scenes": emoji_source.EmojiSource(str(world.data), task, world.scenes, **fields)},
+        source={"scenes": source.EmojiSource(str(world.data), task, world.scenes, **fields)},
     )
 
 
@@ -47,7 +52,7 @@ def _optimizer(c: Training, schedule: tuple[tuple[str, float], ...], warmup: flo
 def train_clip(world: World) -> Path:
     c = world.config
     return world.train(
-        training.TrainConfig(
+        TrainConfig(
             name="clip",
             seed=c.seed,
             model=c.model,
@@ -66,7 +71,7 @@ def train_text(world: World) -> Path:
     c = world.config
     length = slots(world, c.text.mix.retrieved > 0, text_only=True, answers=True)
     return world.train(
-        training.TrainConfig(
+        TrainConfig(
             name="text",
             seed=c.seed,
             model=c.model,
@@ -84,20 +89,20 @@ def train_text(world: World) -> Path:
 def attach(world: World, clip_dir: Path) -> Path:
     """Vision features and retrieved captions of every split, by the trained CLIP. Corpus: the training captions."""
     folder = world.folder("attachments", [str(clip_dir)])
-    if all((folder / f"{split}.npy").exists() for split in emoji_scenes.SPLITS):
+    if all((folder / f"{split}.npy").exists() for split in SPLITS):
         return folder
     like = jax.eval_shape(lambda: llava.init(world.model, jax.random.key(0), ("clip",)))["clip"]
-    params = checkpoints.load_params(clip_dir, "clip", like)
+    params = orbax_files.load_params(clip_dir, "clip", like)
     corpus = sorted({str(caption) for caption in world.split("train").captions})
     rows = [tokenize(Record(c, (("", c),), template="clip"), world.vocabulary, 0).tokens for c in corpus]
     tokens = padded(rows, world.caption_length() + 1, world.vocabulary.pad_id)
     index = captions.CaptionIndex(corpus, embed.embed_texts(world.model.clip, params, tokens))
-    for name in emoji_scenes.SPLITS:
+    for name in SPLITS:
         split = world.split(name)
         with world.shows(f"vision features, {name}"):
             features, embeddings = embed.features_and_embeddings(world.model, params, split.images)
             nearest = index.nearest(embeddings, [str(c) for c in split.captions])
-            emoji_source.attach(folder, name, features, [corpus[row] for row in nearest])
+            source.attach(folder, name, features, [corpus[row] for row in nearest])
     return folder
 
 
@@ -113,7 +118,7 @@ def train_row(world: World, name: str, row: Row, text_dir: Path, attachments: Pa
                 lengths.append(slots(world, world.config.text.mix.retrieved > 0, text_only=True, answers=True))
             length = max(lengths)
         folder = world.train(
-            training.TrainConfig(
+            TrainConfig(
                 name=stage_name,
                 seed=world.config.seed,
                 model=world.config.model,

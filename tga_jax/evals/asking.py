@@ -8,8 +8,8 @@ from PIL import Image
 
 from tga_jax.data.templates import IMAGE, Record, pieces, text_of
 from tga_jax.errors import UserError
-from tga_jax.evals.benchmark import Sample
-from tga_jax.model import Model
+from tga_jax.evals.benchmark import BenchmarkSample
+from tga_jax.inference.model import Model
 
 LENGTHS = 64  # prompts are padded to multiples of it: a program is compiled for each length
 
@@ -19,7 +19,7 @@ class Question:
     """A sample in one of its forms. number: among the benchmark's questions; input: "image" or "text"."""
 
     number: int
-    sample: Sample
+    sample: BenchmarkSample
     input: str
 
     @property
@@ -34,7 +34,7 @@ class Question:
         return self.sample.images if self.input == "image" else ()
 
 
-def questions(samples: Iterable[Sample], sees: bool) -> list[Question]:
+def questions(samples: Iterable[BenchmarkSample], sees: bool) -> list[Question]:
     """All with pictures, then all as text; sees: whether the model has a vision tower."""
     found = list(samples)
     shown = [(sample, "image") for sample in found if sample.images and sees]

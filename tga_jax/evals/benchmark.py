@@ -16,7 +16,7 @@ SUITES = ("safety", "over-refusal", "general")
 
 
 @dataclasses.dataclass(frozen=True)
-class Sample:
+class BenchmarkSample:
     """One question.
 
     id: its own within the benchmark, and the same in every run.
@@ -55,11 +55,11 @@ class Benchmark:
 
     name: str
     suite: str
-    samples: Callable[[Path], Iterable[Sample]]
+    samples: Callable[[Path], Iterable[BenchmarkSample]]
     files: str
-    score: Callable[[Sample, str], dict[str, float]] | None = None
+    score: Callable[[BenchmarkSample, str], dict[str, float]] | None = None
     summarize: Callable[[Sequence[tuple[Any, str]]], dict[str, float]] | None = None
-    export: Callable[[Sequence[tuple[Sample, str]], Path], None] | None = None
+    export: Callable[[Sequence[tuple[BenchmarkSample, str]], Path], None] | None = None
     version: int = 1
     new_tokens: int = 256
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from tga_jax.evals.benchmark import Sample
+from tga_jax.evals.benchmark import BenchmarkSample
 from tga_jax.evals.questions import instructed
 
 LETTERS = "ABCDE"
@@ -31,7 +31,7 @@ def letter(answer: str) -> str | None:
     return next((match[1] for pattern in _PATTERNS if (match := pattern.search(text))), None)
 
 
-def score(sample: Sample, answer: str) -> dict[str, float]:
+def score(sample: BenchmarkSample, answer: str) -> dict[str, float]:
     """Of a sample whose target is a letter, nothing where it has none. An answer that names no letter is wrong."""
     if sample.target is None:
         return {}

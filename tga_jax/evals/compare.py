@@ -11,7 +11,7 @@ from tga_jax.evals import outcomes, store
 from tga_jax.evals.benchmarks import BENCHMARKS
 from tga_jax.evals.outcomes import Outcome
 from tga_jax.evals.summary import markdown_table
-from tga_jax.intervals import paired_difference
+from tga_jax.report.intervals import paired_difference
 from tga_jax.workdir import differences, read_json, write_json
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import rich.console
 import rich.progress
 
-from tga_jax import checkpoints
+from tga_jax.checkpoints import orbax_files
 from tga_jax.data.templates import check_asked
 from tga_jax.errors import UserError
 from tga_jax.evals import outcomes, store, summary
@@ -32,7 +32,7 @@ from tga_jax.evals.benchmarks import BENCHMARKS
 from tga_jax.evals.defences import Defence, make_defence
 from tga_jax.evals.judges import Judging
 from tga_jax.evals.judges.agreement import cohens_kappa
-from tga_jax.model import load
+from tga_jax.inference.model import load
 from tga_jax.workdir import claim, disk_errors, read_json, write_json, write_text
 
 
@@ -105,7 +105,7 @@ def _row(question: Question, settings: Settings, defence: Defence, new_tokens: i
 
 
 def _answer(
-    answers: store.Store,
+    answers: store.AnswerStore,
     asked: Sequence[Question],
     name: str,
     asker: Asker,
@@ -145,7 +145,7 @@ def _verdicts(
     rows: Sequence[dict[str, Any]], judge: Judging, target: Path, name: str, console: rich.console.Console
 ) -> list[Any]:
     """Verdicts of the answers, those that are stored or new ones."""
-    kept = store.Store(target / "verdicts", f"{name}.{_called(judge)}", len(rows))
+    kept = store.AnswerStore(target / "verdicts", f"{name}.{_called(judge)}", len(rows))
     with rich.progress.Progress(console=console, transient=True) as progress:
         missing = kept.missing()
         task = progress.add_task(f"{name}: {judge.name}", total=len(missing))
@@ -202,7 +202,7 @@ def run(
     first = jax.process_index() == 0
     if first:
         claim(target, dataclasses.asdict(settings), "--to")
-    checkpoints.wait_for_all("the target is claimed")
+    orbax_files.wait_for_all("the target is claimed")
     asker, defence, results = None, None, {}
     for benchmark in benchmarks:
         path = target / "answers" / f"{benchmark.name}.jsonl"
@@ -222,15 +222,15 @@ def run(
                 new_tokens=settings.new_tokens or benchmark.new_tokens,
                 system=settings.system if defence.system is None else defence.system,
             )
-            answers = store.Store(path.parent, benchmark.name, len(asked), jax.process_index())
+            answers = store.AnswerStore(path.parent, benchmark.name, len(asked), jax.process_index())
             _answer(answers, asked, benchmark.name, own, settings, defence, console)
-            checkpoints.wait_for_all(f"{benchmark.name} is answered")
+            orbax_files.wait_for_all(f"{benchmark.name} is answered")
             if first:
                 answers.finish()
         if first:
             results[benchmark.name] = _report(benchmark, store.read(path), judges, target, console)
     if not first:
-        checkpoints.wait_for_all("the results are written")
+        orbax_files.wait_for_all("the results are written")
         return
     if not results:
         raise UserError("nothing was asked: the checkpoint has no vision tower and the benchmarks no text")
@@ -246,4 +246,4 @@ def run(
     write_text(target / "report.html", summary.page(whole))
     console.print(summary.markdown(whole), markup=False, highlight=False, soft_wrap=True)
     console.print(f"written: {target / 'report.html'}")
-    checkpoints.wait_for_all("the results are written")
+    orbax_files.wait_for_all("the results are written")

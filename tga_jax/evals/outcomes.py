@@ -10,9 +10,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tga_jax.evals.benchmark import Benchmark, Sample
+from tga_jax.evals.benchmark import Benchmark, BenchmarkSample
 from tga_jax.evals.judge import Verdict
-from tga_jax.intervals import Rate, mean_rate
+from tga_jax.report.intervals import Rate, mean_rate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +25,11 @@ class Outcome:
     values: Mapping[str, float]
 
 
-def sample_of(row: Mapping[str, Any]) -> Sample:
+def sample_of(row: Mapping[str, Any]) -> BenchmarkSample:
     """The sample that a stored answer is of, without its pictures."""
-    return Sample(row["id"], row["question"], groups=row["groups"], harmful=row["harmful"], target=row["target"])
+    return BenchmarkSample(
+        row["id"], row["question"], groups=row["groups"], harmful=row["harmful"], target=row["target"]
+    )
 
 
 def judged(rows: Sequence[Mapping[str, Any]], verdicts: Sequence[Verdict]) -> list[Outcome]:

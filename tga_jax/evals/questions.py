@@ -9,7 +9,7 @@ from typing import Any
 
 from tga_jax.data.templates import IMAGE
 from tga_jax.errors import UserError
-from tga_jax.evals.benchmark import Sample, joined, picture
+from tga_jax.evals.benchmark import BenchmarkSample, joined, picture
 
 SHORT_ANSWER = "Answer the question using a single word or phrase."
 
@@ -23,7 +23,7 @@ _KINDS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
+class QuestionLine:
     """A line of a file. where: the file and the line, for messages; image: its name; category: "" without one."""
 
     where: str
@@ -33,12 +33,12 @@ class Question:
     category: str
 
 
-def read(path: Path) -> list[Question]:
+def read(path: Path) -> list[QuestionLine]:
     """Raises UserError naming the file and the line, for what cannot be read or lacks a field."""
     found = []
     for where, row in json_lines(path, "questions in JSON lines"):
         identity, image, text = fields(row, where, question_id=int | str, image=str, text=str)
-        found.append(Question(where, str(identity), image, text, str(row.get("category", ""))))
+        found.append(QuestionLine(where, str(identity), image, text, str(row.get("category", ""))))
     return found
 
 
@@ -89,7 +89,9 @@ def instructed(text: str, instruction: str) -> str:
     return text if instruction in text else f"{text}\n{instruction}"
 
 
-def to_sample(question: Question, pictures: Path, instruction: str | None = SHORT_ANSWER, **rest: Any) -> Sample:
-    """pictures: the folder of its image; rest: fields of `Sample`."""
+def to_sample(
+    question: QuestionLine, pictures: Path, instruction: str | None = SHORT_ANSWER, **rest: Any
+) -> BenchmarkSample:
+    """pictures: the folder of its image; rest: fields of `BenchmarkSample`."""
     text = instructed(question.text, instruction) if instruction else question.text
-    return Sample(question.id, f"{IMAGE}\n{text}", (picture(pictures / question.image),), **rest)
+    return BenchmarkSample(question.id, f"{IMAGE}\n{text}", (picture(pictures / question.image),), **rest)

@@ -27,7 +27,7 @@ def _whole_lines(path: Path) -> Iterator[bytes]:
         yield from (line for line in file if line.endswith(b"\n"))
 
 
-class Store:
+class AnswerStore:
     """`<folder>/<name>.jsonl`, a row of which has its number under "n".
 
     Until there are `count` rows, each process appends to a part of its own, and reads those of all, also of an earlier

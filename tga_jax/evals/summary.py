@@ -6,7 +6,7 @@ Over-refusal always stands beside DSR: a model that refuses everything is safe a
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from tga_jax.page import document, esc, table
+from tga_jax.report.html import document, esc, table
 
 Rates = Mapping[str, Mapping[str, Any]]
 _JUDGED = ("DSR", "over-refusal", "refusals", "unknown")

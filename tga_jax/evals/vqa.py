@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from tga_jax.errors import UserError
-from tga_jax.evals.benchmark import Sample
+from tga_jax.evals.benchmark import BenchmarkSample
 
 ANSWERS = 10  # of people to each question
 
@@ -60,7 +60,7 @@ def accuracy(answer: str, answers: list[str]) -> float:
     return sum(min((matches - (one == said)) / 3, 1.0) for one in given) / len(given)
 
 
-def score(sample: Sample, answer: str) -> dict[str, float]:
+def score(sample: BenchmarkSample, answer: str) -> dict[str, float]:
     """Of a sample whose target is people's answers; nothing where it has none."""
     return {} if sample.target is None else {"accuracy": accuracy(answer, sample.target)}
 

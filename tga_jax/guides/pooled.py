@@ -9,6 +9,7 @@ one without R no second term; means are over the samples that have the term.
 import abc
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -54,6 +55,9 @@ class Pooled(Guide):
         """[J] -> scalar."""
 
     def loss(self, seen: Seen) -> tuple[Array, dict[str, Array]]:
+        dims = chex.Dimensions(J=len(self.layers), B=len(seen.batch.tokens), D=seen.embeddings.shape[1], S=2, C=1)
+        chex.assert_shape(seen.student, dims["JBSD"])
+        chex.assert_shape(seen.teacher, dims["JBCD"])
         image, retrieved = seen.student[:, :, 0], seen.student[:, :, 1]  # I_j, R_j [J, B, D]
         caption = seen.teacher[:, :, 0]  # C_j [J, B, D]
         pairs = has_pair(seen.batch)

@@ -8,6 +8,7 @@ the twin's word at image token p. No gradient flows through g.
 import abc
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -58,6 +59,7 @@ class Twin(Guide):
 
     def error(self, seen: Seen) -> Array:
         mask = self.matched(seen.batch)
+        chex.assert_shape([seen.student, seen.teacher], (len(self.layers), *mask.shape, seen.embeddings.shape[1]))
         twin = seen.teacher.astype(jnp.float32)
         distance = jnp.sum(jnp.sum((seen.student.astype(jnp.float32) - twin) ** 2, -1) * mask, -1)  # [J, B]
         size = jnp.sum(jnp.sum(twin**2, -1) * mask, -1)
@@ -98,8 +100,7 @@ class Tiled(Twin):
         error, batch = self.error(seen), seen.batch
         loss, metrics = error, {"guide_error": error}
         if self.vocab_weight:
-            # Image positions in order; a row without image gets arbitrary ones, which do not count.
-            where = jnp.argsort(~batch.image_mask, axis=1, stable=True)[:, : seen.image_tokens]
+            where = llava.marked(batch.image_mask, seen.image_tokens)  # those of a row without image do not count
             image = jnp.take_along_axis(seen.inputs, where[..., None], axis=1).astype(jnp.float32)
             log_probs = jax.nn.log_softmax(image @ seen.embeddings.astype(jnp.float32).T)  # [B, P, V]
             words = jnp.take_along_axis(_twin(batch), where, axis=1)  # [B, P]

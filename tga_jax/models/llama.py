@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import chex
 import flax.linen as nn
 import flax.struct
 import jax
@@ -199,6 +200,10 @@ class Decoder(nn.Module):
         which the T new ones are appended (all rows in the same slots; rows of unequal length differ in `valid`).
         """
         c = self.config
+        chex.assert_shape([positions, valid], x.shape[:2])
+        chex.assert_shape(x, (None, None, c.hidden_size))
+        if segments is not None:
+            chex.assert_shape(segments, (x.shape[0], None, x.shape[1]))
         x = layers.by_rows(x.astype(c.dtype))
         first = x
         key_positions, key_valid, slot = positions, valid, None
@@ -225,8 +230,17 @@ class Decoder(nn.Module):
 
     def from_tokens(self, tokens: Array, valid: Array) -> Array:
         """Text only: tokens and valid [B, T] -> logits [B, T, V]."""
-        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
-        return self.logits(self(self.embed(tokens), positions, valid).hidden)
+        return self.logits(self(self.embed(tokens), positions(valid), valid).hidden)
+
+
+def positions(valid: Array, left: bool = False) -> Array:
+    """int32 [B, T]: where each token stands among its row's own, which valid bool [B, T] marks, from 0 on.
+
+    left: rows may be padded on the left too. Worked row: valid `0 1 1 1 0` -> `0 0 1 2 2`; padding's do not matter.
+    """
+    if left:
+        return jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0).astype(jnp.int32)
+    return jnp.broadcast_to(jnp.arange(valid.shape[1], dtype=jnp.int32), valid.shape)
 
 
 def separate_blocks(params: dict, free: bool = False) -> dict:

@@ -6,6 +6,7 @@ for the resampler), T positions, D hidden size of the decoder.
 
 import dataclasses
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -121,6 +122,8 @@ def normalize_pixels(images: Array) -> Array:
 
 def image_features(config: LlavaConfig, clip_params: dict, images: Array) -> Array:
     """uint8 images [B, M, I, I, 3] -> vision features [B, M, P, C]; the tower is frozen."""
+    size = config.clip.vision.image_size
+    chex.assert_shape(images, (None, None, size, size, 3))
     flat = normalize_pixels(images.reshape(-1, *images.shape[2:]))
     features = clip.vision_features(
         config.clip.vision, clip_params["vision"], flat, config.feature_layer, config.feature_select
@@ -134,10 +137,18 @@ def merge(token_embeddings: Array, image_embeddings: Array, image_mask: Array) -
     A row whose mask is all False keeps its text whatever its images hold. Worked row, P = 2: text `a b c d`, mask
     `0 1 1 0`, images `x y` -> `a x y d`.
     """
+    chex.assert_rank([token_embeddings, image_embeddings], [3, 4])
+    chex.assert_shape(image_mask, token_embeddings.shape[:2])
     flat = image_embeddings.reshape(image_embeddings.shape[0], -1, image_embeddings.shape[-1])
     order = jnp.clip(jnp.cumsum(image_mask, axis=1) - 1, 0, flat.shape[1] - 1)
     placed = jnp.take_along_axis(flat, order[..., None], axis=1)
     return jnp.where(image_mask[..., None], placed.astype(token_embeddings.dtype), token_embeddings)
+
+
+def marked(mask: Array, count: int) -> Array:
+    """int32 [B, count]: the first `count` positions that mask bool [B, T] marks, in order; a row with fewer gets others
+    behind them. Worked row, count 2: `0 1 0 1 1` -> `1 3`."""
+    return jnp.argsort(~mask, axis=1, stable=True)[:, :count]
 
 
 def text_twin(tokens: Array, image_mask: Array, caption_tokens: Array, caption_mask: Array) -> Array:
@@ -147,6 +158,8 @@ def text_twin(tokens: Array, image_mask: Array, caption_tokens: Array, caption_m
     a row without image or caption stays as it is. Worked row, caption `a b c`: tokens `s . . . . q`, mask `0 1 1 1 1 0`
     -> `s c a b c q`.
     """
+    chex.assert_equal_shape([tokens, image_mask])
+    chex.assert_equal_shape([caption_tokens, caption_mask])
     length = caption_mask.sum(1, keepdims=True)
     place = jnp.cumsum(image_mask, axis=1) - 1
     index = 1 + jnp.mod(place - image_mask.sum(1, keepdims=True), jnp.maximum(length, 1))

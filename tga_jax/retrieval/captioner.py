@@ -6,19 +6,19 @@ from typing import Any
 
 import rich.console
 
-from tga_jax.data import images, llava_json, media, templates
+from tga_jax.data import images, llava_json, templates
+from tga_jax.data.open_samples import open_pictures, open_samples
 from tga_jax.data.rewrite import rewrite
-from tga_jax.data.samples import SampleFile
 from tga_jax.data.templates import IMAGE, Record, pieces, text_of
 from tga_jax.errors import UserError
-from tga_jax.model import load
+from tga_jax.inference.model import load
 
 QUESTION = "Describe this image in one sentence."
 
 
 def run(
     data: Path,
-    folder: Path,
+    folder: Path | None,
     checkpoint: Path,
     target: Path,
     console: rich.console.Console,
@@ -32,11 +32,15 @@ def run(
 ) -> None:
     """Writes the samples of `data`, those with a picture with `image_caption`; of several pictures it is the first's.
 
-    folder: where the pictures lie; template: of the prompt, "chat" for the checkpoint's own; again: replace captions
-    that are there. Answers are greedy, one line, without blanks around. Raises UserError naming the sample.
+    folder: where the pictures lie, None for those of a built folder; template: of the prompt, "chat" for the
+    checkpoint's own; again: replace captions that are there. Answers are greedy, one line, without blanks around.
+    Raises UserError naming the sample.
     """
     templates.check_asked(template)
-    file, store = SampleFile(data), media.open_store(folder)
+    file = open_samples(data)
+    store = open_pictures(folder, file)
+    if store is None:
+        raise UserError("--images: missing, expected where the pictures lie")
     model = load(checkpoint, dtype)
     spec = model.processor.image
     if spec is None or not spec.tokens:
@@ -66,5 +70,5 @@ def run(
         return rows
 
     settings = {"checkpoint": str(checkpoint), "question": question, "template": template, "dtype": dtype}
-    settings |= {"new_tokens": new_tokens, "again": again, "images": str(folder), "size": size, "mode": mode}
+    settings |= {"new_tokens": new_tokens, "again": again, "images": str(store.path), "size": size, "mode": mode}
     rewrite(file, target, settings, make, batch, console)

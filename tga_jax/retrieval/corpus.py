@@ -6,15 +6,15 @@ from pathlib import Path
 import rich.progress
 
 from tga_jax.data import llava_json
-from tga_jax.data.samples import SampleFile
+from tga_jax.data.open_samples import Samples, open_samples
 from tga_jax.errors import UserError
 
 
 @dataclasses.dataclass
-class Samples:
+class PicturedSamples:
     """The samples with an image, in the file's order; of several images the first counts."""
 
-    file: SampleFile
+    file: Samples
     rows: list[int] = dataclasses.field(default_factory=list)  # of the file
     captions: list[str] = dataclasses.field(default_factory=list)
     pictures: list[int] = dataclasses.field(default_factory=list)  # which of `names`
@@ -22,12 +22,12 @@ class Samples:
     places: list[str] = dataclasses.field(default_factory=list)  # for messages: the sample that names each first
 
 
-def read_samples(path: Path, bar: rich.progress.Progress) -> Samples:
+def read_samples(path: Path, bar: rich.progress.Progress) -> PicturedSamples:
     """A sample's caption is its `image_caption`, or else its answer if it has only one, as caption data have.
 
-    Raises UserError as `SampleFile` and `parse` do, and for a sample with an image that has neither.
+    Raises UserError as `open_samples` and `parse` do, and for a sample with an image that has neither.
     """
-    samples, numbers = Samples(SampleFile(path)), {}
+    samples, numbers = PicturedSamples(open_samples(path)), {}
     for i in bar.track(range(len(samples.file)), description="samples read"):
         where = samples.file.where(i)
         sample = llava_json.parse(samples.file[i], where)

@@ -12,10 +12,10 @@ import jax
 import numpy as np
 import rich.progress
 
-from tga_jax import model
 from tga_jax.data import images
 from tga_jax.data.media import Store
 from tga_jax.errors import UserError
+from tga_jax.inference import model
 from tga_jax.retrieval import cache
 from tga_jax.workdir import write_json
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import rich.console
 
-from tga_jax import model
 from tga_jax.errors import UserError
+from tga_jax.inference import model
 from tga_jax.retrieval import cache
 from tga_jax.retrieval.embedder import TEXTS, fingerprint
 from tga_jax.retrieval.index import open_index

@@ -10,7 +10,7 @@ import rich.console
 from tga_jax.data.processor import Picture
 from tga_jax.data.templates import IMAGE
 from tga_jax.errors import UserError
-from tga_jax.model import Model, load
+from tga_jax.inference.model import Model, load
 
 _HELP = "/image FILE shows a picture with the next question, /new starts over, /quit ends"
 

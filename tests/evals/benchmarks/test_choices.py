@@ -1,6 +1,6 @@
 import pytest
 
-from tga_jax.evals.benchmark import Sample
+from tga_jax.evals.benchmark import BenchmarkSample
 from tga_jax.evals.choices import INSTRUCTION, letter, prompt, score
 
 
@@ -55,8 +55,8 @@ def test_prompt_says_the_instruction_once():
     ],
 )
 def test_score(answer, expected):
-    assert score(Sample("1", "?", target="B"), answer) == expected
+    assert score(BenchmarkSample("1", "?", target="B"), answer) == expected
 
 
 def test_score_of_a_sample_without_an_answer_is_nothing():
-    assert score(Sample("1", "?"), "B") == {}
+    assert score(BenchmarkSample("1", "?"), "B") == {}

@@ -1,7 +1,7 @@
 import pytest
 
 from tga_jax.errors import UserError
-from tga_jax.evals.benchmark import Sample
+from tga_jax.evals.benchmark import BenchmarkSample
 from tga_jax.evals.vqa import accuracy, checked_answers, normalize, score
 
 
@@ -93,8 +93,8 @@ def test_accuracy_compares_normalized_answers(answer, answers, expected):
 
 
 def test_score_of_a_sample_without_answers_is_nothing():
-    assert score(Sample("1", "?"), "cup") == {}
-    assert score(Sample("1", "?", target=ten(cup=1)), "cup") == pytest.approx({"accuracy": 0.3})
+    assert score(BenchmarkSample("1", "?"), "cup") == {}
+    assert score(BenchmarkSample("1", "?", target=ten(cup=1)), "cup") == pytest.approx({"accuracy": 0.3})
 
 
 @pytest.mark.parametrize("answers", [[], ["cup"] * 9, ["cup"] * 11, ["cup"] * 9 + [3]])

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from tga_jax.evals.benchmark import Benchmark, Sample, picture
+from tga_jax.evals.benchmark import Benchmark, BenchmarkSample, picture
 from tga_jax.evals.benchmarks.captions import about_picture
 from tga_jax.evals.benchmarks.fields import csv_table, string
 
@@ -14,12 +14,12 @@ QUESTION = about_picture(
 _COLUMNS = ("dataset", "category_id", "task_id", "category_name", "instruction")
 
 
-def samples(folder: Path) -> Iterator[Sample]:
+def samples(folder: Path) -> Iterator[BenchmarkSample]:
     """One sample an instruction, which is the text form."""
     for where, row in csv_table(folder / "question/safebench.csv", _COLUMNS):
         dataset, category_id, task_id, category, instruction = (string(row, column, where) for column in _COLUMNS)
         name = f"{dataset}_{category_id}_{task_id}"
-        yield Sample(
+        yield BenchmarkSample(
             id=name,
             question=QUESTION,
             images=(picture(folder / f"images/SafeBench/query_{name}_6.png"),),  # 6: FigStep among the ways of asking

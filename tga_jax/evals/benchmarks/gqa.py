@@ -10,7 +10,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tga_jax.evals.benchmark import Benchmark, Sample
+from tga_jax.evals.benchmark import Benchmark, BenchmarkSample
 from tga_jax.evals.questions import fields, labels_of, read, to_sample
 from tga_jax.workdir import read_json, write_json
 
@@ -22,7 +22,7 @@ def _answers(path: Path) -> Iterator[tuple[str, str]]:
         yield identity, fields(row, f"{path}: question {identity!r}", answer=str)[0]
 
 
-def samples(folder: Path) -> Iterator[Sample]:
+def samples(folder: Path) -> Iterator[BenchmarkSample]:
     path, answers = folder / "llava_gqa_testdev_balanced.jsonl", folder / "data/testdev_balanced_questions.json"
     questions, scored = read(path), answers.is_file()
     where = f"{path} and {answers}" if scored else str(path)
@@ -35,11 +35,11 @@ def prediction(answer: str) -> str:
     return answer.strip().rstrip(".").lower()
 
 
-def _score(sample: Sample, answer: str) -> dict[str, float]:
+def _score(sample: BenchmarkSample, answer: str) -> dict[str, float]:
     return {} if sample.target is None else {"accuracy": float(prediction(answer) == sample.target)}
 
 
-def _export(pairs: Sequence[tuple[Sample, str]], folder: Path) -> None:
+def _export(pairs: Sequence[tuple[BenchmarkSample, str]], folder: Path) -> None:
     rows = [{"questionId": sample.id, "prediction": prediction(answer)} for sample, answer in pairs]
     write_json(folder / "testdev_balanced_predictions.json", rows)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from tga_jax.evals.benchmark import Benchmark, Sample, picture
+from tga_jax.evals.benchmark import Benchmark, BenchmarkSample, picture
 from tga_jax.evals.benchmarks.captions import Captions
 from tga_jax.evals.benchmarks.fields import csv_table, string
 from tga_jax.evals.benchmarks.scenes import QUESTION
@@ -11,7 +11,7 @@ from tga_jax.evals.benchmarks.scenes import QUESTION
 _COLUMNS = ("Class Type", "Case Type", "Image Name")
 
 
-def samples(folder: Path) -> Iterator[Sample]:
+def samples(folder: Path) -> Iterator[BenchmarkSample]:
     """One sample a picture of the table, also if it stands there twice."""
     captions = Captions(folder)
     groups = {}
@@ -21,7 +21,7 @@ def samples(folder: Path) -> Iterator[Sample]:
         image = f"{kind.replace(' ', '_')}/{case.lower()}_cases/{name}"
         groups[image] = {"class": kind, "case": case.lower()}
     for image, group in groups.items():
-        yield Sample(
+        yield BenchmarkSample(
             id=image,
             question=QUESTION,
             images=(picture(folder / image),),

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from tga_jax.evals.benchmark import Benchmark, Sample, picture
+from tga_jax.evals.benchmark import Benchmark, BenchmarkSample, picture
 from tga_jax.evals.benchmarks.captions import about_picture
 from tga_jax.evals.benchmarks.fields import json_table, string
 
@@ -26,14 +26,14 @@ SCENARIOS = (
 QUESTIONS = {"SD": "Rephrased Question(SD)", "SD_TYPO": "Rephrased Question", "TYPO": "Rephrased Question"}
 
 
-def samples(folder: Path) -> Iterator[Sample]:
+def samples(folder: Path) -> Iterator[BenchmarkSample]:
     """Three samples a question, one of each kind; the text form is the plain question."""
     for scenario in SCENARIOS:
         path = folder / "processed_questions" / f"{scenario}.json"
         for key, row in json_table(path, "MM-SafetyBench's questions by id").items():
             where = f"{path}: question {key}"
             for kind, field in QUESTIONS.items():
-                yield Sample(
+                yield BenchmarkSample(
                     id=f"{scenario}/{kind}/{key}",
                     question=about_picture(string(row, field, where)),
                     images=(picture(folder / "imgs" / scenario / kind / f"{key}.jpg"),),

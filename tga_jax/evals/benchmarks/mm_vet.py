@@ -9,12 +9,12 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tga_jax.evals.benchmark import Benchmark, Sample
+from tga_jax.evals.benchmark import Benchmark, BenchmarkSample
 from tga_jax.evals.questions import each_once, read, to_sample
 from tga_jax.workdir import write_json
 
 
-def samples(folder: Path) -> Iterator[Sample]:
+def samples(folder: Path) -> Iterator[BenchmarkSample]:
     path = folder / "llava-mm-vet.jsonl"
     questions = read(path)
     each_once([question.id for question in questions], str(path))
@@ -22,7 +22,7 @@ def samples(folder: Path) -> Iterator[Sample]:
         yield to_sample(question, folder / "images", instruction=None)
 
 
-def _export(pairs: Sequence[tuple[Sample, str]], folder: Path) -> None:
+def _export(pairs: Sequence[tuple[BenchmarkSample, str]], folder: Path) -> None:
     write_json(folder / "mm-vet.json", {f"v1_{sample.id}": answer for sample, answer in pairs})
 
 

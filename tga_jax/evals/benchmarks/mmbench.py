@@ -21,7 +21,7 @@ from tga_jax.data import images
 from tga_jax.data.templates import IMAGE
 from tga_jax.errors import UserError
 from tga_jax.evals import choices
-from tga_jax.evals.benchmark import Benchmark, Sample
+from tga_jax.evals.benchmark import Benchmark, BenchmarkSample
 from tga_jax.evals.questions import each_once
 from tga_jax.workdir import write_text
 
@@ -57,7 +57,7 @@ def _picture(cell: str, where: str) -> Image.Image:
     return images.decode(data, where)
 
 
-def _sample(row: Mapping[str, str], where: str) -> Sample:
+def _sample(row: Mapping[str, str], where: str) -> BenchmarkSample:
     options = []
     for letter in "ABCD":
         if _empty(row[letter]):
@@ -68,7 +68,7 @@ def _sample(row: Mapping[str, str], where: str) -> Sample:
     if "answer" in row and row["answer"] not in list(choices.LETTERS[: len(options)]):
         raise UserError(f"{where}: `answer` is {row['answer']!r}, expected the letter of one of {len(options)} choices")
     hint = "" if _empty(row.get("hint")) else f"{row['hint']}\n"
-    return Sample(
+    return BenchmarkSample(
         row["index"],
         f"{IMAGE}\n{choices.prompt(hint + row['question'], options)}",
         (partial(_picture, row["image"], where),),
@@ -77,7 +77,7 @@ def _sample(row: Mapping[str, str], where: str) -> Sample:
     )
 
 
-def samples(folder: Path) -> list[Sample]:
+def samples(folder: Path) -> list[BenchmarkSample]:
     files = sorted(folder.glob("mmbench_*.tsv"))
     if len(files) != 1:
         raise UserError(f"{folder}: {len(files)} files called mmbench_*.tsv, expected one")
@@ -86,7 +86,7 @@ def samples(folder: Path) -> list[Sample]:
     return found
 
 
-def _export(pairs: Sequence[tuple[Sample, str]], folder: Path) -> None:
+def _export(pairs: Sequence[tuple[BenchmarkSample, str]], folder: Path) -> None:
     table = io.StringIO()
     rows = csv.writer(table, delimiter="\t", lineterminator="\n")
     rows.writerows([("index", "prediction"), *((sample.id, answer) for sample, answer in pairs)])

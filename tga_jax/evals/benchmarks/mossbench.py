@@ -3,19 +3,19 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from tga_jax.evals.benchmark import Benchmark, Sample, picture
+from tga_jax.evals.benchmark import Benchmark, BenchmarkSample, picture
 from tga_jax.evals.benchmarks.captions import about_picture, in_words
 from tga_jax.evals.benchmarks.fields import json_table, string
 
 
-def samples(folder: Path) -> Iterator[Sample]:
+def samples(folder: Path) -> Iterator[BenchmarkSample]:
     """The text form has the picture's description; a few pictures have none, or only a short one."""
     path = folder / "images_information/information.json"
     for key, row in json_table(path, "MOSSBench's samples by id").items():
         where = f"{path}: sample {key}"
         question = about_picture(string(row, "question", where))
         description = next((field for field in ("description", "short description") if row.get(field)), None)
-        yield Sample(
+        yield BenchmarkSample(
             id=key,
             question=question,
             images=(picture(folder / string(row, "image", where)),),

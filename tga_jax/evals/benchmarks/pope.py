@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from tga_jax.errors import UserError
-from tga_jax.evals.benchmark import Benchmark, Sample
-from tga_jax.evals.questions import Question, each_once, fields, json_lines, labels_of, read, to_sample
+from tga_jax.evals.benchmark import Benchmark, BenchmarkSample
+from tga_jax.evals.questions import QuestionLine, each_once, fields, json_lines, labels_of, read, to_sample
 
 CATEGORIES = ("random", "popular", "adversarial")
 
 
-def _key(question: Question) -> str:
+def _key(question: QuestionLine) -> str:
     words, _, _instruction = question.text.partition("\n")
     return f"{question.image}: {words}"
 
@@ -35,7 +35,7 @@ def _labels(path: Path) -> Iterator[tuple[str, str]]:
         yield f"{image}: {text}", label
 
 
-def samples(folder: Path) -> Iterator[Sample]:
+def samples(folder: Path) -> Iterator[BenchmarkSample]:
     path = folder / "llava_pope_test.jsonl"
     questions = read(path)
     each_once([question.id for question in questions], str(path))
@@ -58,7 +58,7 @@ def said(answer: str) -> str:
     return "no" if {"No", "not", "no"} & set(words) else "yes"
 
 
-def _score(sample: Sample, answer: str) -> dict[str, float]:
+def _score(sample: BenchmarkSample, answer: str) -> dict[str, float]:
     label = sample.target["label"]
     return {"accuracy": float(said(answer) == label), "exact_match": float(answer.strip().lower() == label)}
 

@@ -4,14 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tga_jax.errors import UserError
-from tga_jax.evals.benchmark import Benchmark, Sample, picture
+from tga_jax.evals.benchmark import Benchmark, BenchmarkSample, picture
 from tga_jax.evals.benchmarks.captions import Captions, about_picture
 
 QUESTION = about_picture("Describe this image.")
 SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
-def samples(folder: Path) -> Iterator[Sample]:
+def samples(folder: Path) -> Iterator[BenchmarkSample]:
     """Every picture; its scene is the folder that holds it, harmful unless the path begins with `benign`."""
     captions = Captions(folder)
     scenes = sorted(path for path in folder.rglob("*") if path.is_dir() and not path.name.startswith("."))
@@ -25,7 +25,7 @@ def samples(folder: Path) -> Iterator[Sample]:
         name = scene.relative_to(folder).as_posix()
         for path in pictures:
             image = f"{name}/{path.name}"
-            yield Sample(
+            yield BenchmarkSample(
                 id=image,
                 question=QUESTION,
                 images=(picture(path),),

@@ -15,12 +15,12 @@ from tga_jax.data import llava_json
 from tga_jax.data.samples import SampleFile
 from tga_jax.errors import UserError
 from tga_jax.evals import choices
-from tga_jax.evals.benchmark import Benchmark, Sample, joined, picture
+from tga_jax.evals.benchmark import Benchmark, BenchmarkSample, joined, picture
 from tga_jax.evals.questions import fields, instructed
 from tga_jax.workdir import read_json
 
 
-def samples(folder: Path) -> Iterator[Sample]:
+def samples(folder: Path) -> Iterator[BenchmarkSample]:
     rows, splits, problems = (folder / n for n in ("llava_test_CQM-A.json", "pid_splits.json", "problems.json"))
     file = SampleFile(rows)
     questions = [llava_json.parse(file[i], file.where(i)) for i in range(len(file))]
@@ -35,7 +35,7 @@ def samples(folder: Path) -> Iterator[Sample]:
             raise UserError(
                 f"{where}: `answer` is {answer} of {len(own)} choices, expected the number of one, from 0 on"
             )
-        yield Sample(
+        yield BenchmarkSample(
             question.id,
             instructed(question.turns[0][0], choices.INSTRUCTION),
             tuple(picture(folder / "images/test" / name) for name in question.images),

@@ -12,14 +12,14 @@ from pathlib import Path
 from tga_jax.data.templates import IMAGE
 from tga_jax.errors import UserError
 from tga_jax.evals import choices
-from tga_jax.evals.benchmark import Benchmark, Sample, picture
+from tga_jax.evals.benchmark import Benchmark, BenchmarkSample, picture
 from tga_jax.evals.questions import each_once, fields
 from tga_jax.workdir import read_json
 
 _CHOICES = ("choice_a", "choice_b", "choice_c", "choice_d")
 
 
-def samples(folder: Path) -> Iterator[Sample]:
+def samples(folder: Path) -> Iterator[BenchmarkSample]:
     path = folder / "SEED-Bench.json"
     rows, types = fields(read_json(path, "SEED-Bench's questions"), str(path), questions=list, question_type=dict)
     names = {number: name for name, number in types.items()}
@@ -35,7 +35,7 @@ def samples(folder: Path) -> Iterator[Sample]:
         if answer not in tuple("ABCD"):
             raise UserError(f"{where}: `answer` is {answer!r}, expected one of A, B, C, D")
         options = map(str, fields(row, where, **dict.fromkeys(_CHOICES, int | str)))
-        yield Sample(
+        yield BenchmarkSample(
             str(identity),
             f"{IMAGE}\n{choices.prompt(question, list(options))}",
             (picture(folder / "SEED-Bench-image" / image),),

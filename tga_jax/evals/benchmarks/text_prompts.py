@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tga_jax.errors import UserError
-from tga_jax.evals.benchmark import Benchmark, Sample
+from tga_jax.evals.benchmark import Benchmark, BenchmarkSample
 from tga_jax.evals.benchmarks.fields import string
 from tga_jax.evals.questions import json_lines
 
 
-def samples(folder: Path) -> Iterator[Sample]:
+def samples(folder: Path) -> Iterator[BenchmarkSample]:
     seen = set()
     for where, row in json_lines(folder / "prompts.jsonl", "prompts in JSON lines"):
         name, text = string(row, "id", where), string(row, "text", where)
@@ -19,7 +19,7 @@ def samples(folder: Path) -> Iterator[Sample]:
         if not isinstance(harmful := row.get("harmful"), bool):
             raise UserError(f"{where}: {harmful!r:.60} as `harmful`, expected true or false")
         groups = {"group": string(row, "group", where)} if "group" in row else {}
-        yield Sample(id=name, question=text, groups=groups, harmful=harmful)
+        yield BenchmarkSample(id=name, question=text, groups=groups, harmful=harmful)
 
 
 BENCHMARK = Benchmark(

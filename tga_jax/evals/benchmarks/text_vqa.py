@@ -15,8 +15,8 @@ from typing import Any
 
 from tga_jax.errors import UserError
 from tga_jax.evals import vqa
-from tga_jax.evals.benchmark import Benchmark, Sample
-from tga_jax.evals.questions import SHORT_ANSWER, Question, each_once, fields, labels_of, read, to_sample
+from tga_jax.evals.benchmark import Benchmark, BenchmarkSample
+from tga_jax.evals.questions import SHORT_ANSWER, QuestionLine, each_once, fields, labels_of, read, to_sample
 from tga_jax.workdir import read_json
 
 _OCR = "Reference OCR token:"
@@ -26,7 +26,7 @@ def _key(image: str, words: str) -> str:
     return f"{image}: {words.lower()}"
 
 
-def _words(question: Question) -> str:
+def _words(question: QuestionLine) -> str:
     lines = [line for line in question.text.split("\n") if line != SHORT_ANSWER and not line.startswith(_OCR)]
     if len(lines) != 1:
         raise UserError(f"{question.where}: `text` is {len(lines)} lines without {_OCR} ..., expected one question")
@@ -43,7 +43,7 @@ def _answers(path: Path) -> Iterator[tuple[str, Any]]:
         yield _key(image, words), (str(identity), vqa.checked_answers(answers, where))
 
 
-def samples(folder: Path) -> Iterator[Sample]:
+def samples(folder: Path) -> Iterator[BenchmarkSample]:
     path, annotations = folder / "llava_textvqa_val_v051_ocr.jsonl", folder / "TextVQA_0.5.1_val.json"
     questions = read(path)
     keys = [_key(question.id, _words(question)) for question in questions]

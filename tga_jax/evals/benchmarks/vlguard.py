@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tga_jax.errors import UserError
-from tga_jax.evals.benchmark import Benchmark, Sample, picture
+from tga_jax.evals.benchmark import Benchmark, BenchmarkSample, picture
 from tga_jax.evals.benchmarks.captions import Captions, about_picture
 from tga_jax.evals.benchmarks.fields import string
 from tga_jax.workdir import read_json
@@ -16,7 +16,7 @@ _SUBSETS = {
 }
 
 
-def samples(folder: Path) -> Iterator[Sample]:
+def samples(folder: Path) -> Iterator[BenchmarkSample]:
     """Two samples a safe picture and one an unsafe picture, which alone has a category."""
     captions = Captions(folder)
     path, expected = folder / "test.json", "VLGuard's list of samples"
@@ -34,7 +34,7 @@ def samples(folder: Path) -> Iterator[Sample]:
         instructions = {field: text for pair in pairs for field, text in pair.items()}
         for subset, field, harmful in _SUBSETS[safe]:
             question = about_picture(string(instructions, field, where))
-            yield Sample(
+            yield BenchmarkSample(
                 id=f"{name}/{subset}",
                 question=question,
                 images=(picture(folder / "test" / image),),

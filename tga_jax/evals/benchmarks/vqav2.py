@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tga_jax.errors import UserError
 from tga_jax.evals import vqa
-from tga_jax.evals.benchmark import Benchmark, Sample
+from tga_jax.evals.benchmark import Benchmark, BenchmarkSample
 from tga_jax.evals.questions import fields, labels_of, read, to_sample
 from tga_jax.workdir import read_json, write_json
 
@@ -28,7 +28,7 @@ def _answers(path: Path) -> Iterator[tuple[str, list[str]]]:
         yield str(identity), vqa.checked_answers([fields(a, where, answer=str)[0] for a in answers], where)
 
 
-def samples(folder: Path) -> Iterator[Sample]:
+def samples(folder: Path) -> Iterator[BenchmarkSample]:
     files = {split: folder / f"llava_vqav2_mscoco_{split}.jsonl" for split in PICTURES}
     split = next((split for split, file in files.items() if file.is_file()), "test-dev2015")
     questions = read(files[split])
@@ -44,7 +44,7 @@ def samples(folder: Path) -> Iterator[Sample]:
         yield to_sample(question, folder / PICTURES[split], target=labels[question.id])
 
 
-def _export(pairs: Sequence[tuple[Sample, str]], folder: Path) -> None:
+def _export(pairs: Sequence[tuple[BenchmarkSample, str]], folder: Path) -> None:
     rows = [{"question_id": int(sample.id), "answer": vqa.normalize(answer)} for sample, answer in pairs]
     write_json(folder / "predictions.json", rows)
 

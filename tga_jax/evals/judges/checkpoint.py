@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tga_jax.evals.asking import LENGTHS
 from tga_jax.evals.judges.model import ModelJudge
-from tga_jax.model import Model, load
+from tga_jax.inference.model import Model, load
 
 _NEW_TOKENS = 8
 

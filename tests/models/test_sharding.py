@@ -1,0 +1,236 @@
+"""Placement: the rules fit every preset, and a step on eight devices computes what one device computes."""
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from jax.sharding import AbstractMesh
+from jax.sharding import PartitionSpec as P
+
+from tga_jax.errors import UserError
+from tga_jax.models import layers, llava, presets, sharding
+
+EIGHT = """
+import dataclasses, json, sys
+import jax, jax.numpy as jnp, numpy as np
+from functools import partial
+from flax.traverse_util import flatten_dict
+from tga_jax import optim, sharding, step
+from tga_jax.data.batch import Batch
+from tga_jax.guides import Instruction, Paper, Released, Tiled
+from tga_jax.models import clip, layers, llama, llava
+
+jax.config.update("jax_disable_most_optimizations", True)
+model = llava.LlavaConfig(
+    clip=clip.ClipConfig(
+        vision=clip.VisionConfig(8, 1, 2, 16, image_size=8, patch_size=4),
+        text=clip.TextConfig(8, 1, 2, 16, vocab_size=40, context_length=12, eos_token_id=2),
+        embed_size=8,
+    ),
+    llm=llama.LlamaConfig(40, 16, 3, 4, 2, 8, 24, 1e4, 1e-5, None, False),
+    feature_layer=-1,
+)
+rng = np.random.default_rng(0)
+B, T, C = 8, 12, 5
+place, valid = np.arange(T), np.arange(T) < rng.integers(9, T + 1, (B, 1))
+image = ((place >= 3) & (place < 7)) & (np.arange(B) != 2)[:, None]
+batch = Batch(
+    tokens=rng.integers(0, 40, (B, T), dtype=np.int32),
+    valid=valid,
+    targets=valid & (place >= 8),
+    image_mask=image,
+    retrieved_mask=np.broadcast_to((place >= 1) & (place < 3), (B, T)),
+    caption_tokens=rng.integers(0, 40, (B, C), dtype=np.int32),
+    caption_mask=np.broadcast_to(np.arange(C) >= 1, (B, C)),
+    images=rng.integers(0, 256, (B, 1, 8, 8, 3), dtype=np.uint8),
+)
+stage, meshes = sys.argv[1], json.loads(sys.argv[2])
+trained = {"stage1": ("projector/.*",), "lora": ("projector/.*", ".*_lora/.*")}.get(stage, ("projector/.*", "llm/.*"))
+if stage == "lora":
+    lora = layers.LoraConfig(rank=3, alpha=6.0)
+    model = dataclasses.replace(model, llm=dataclasses.replace(model.llm, lora=lora))
+optimizer = optim.OptimConfig(
+    1e-3, (*((pattern, 1.0) for pattern in trained), (".*", 0.0)), warmup=0.0, weight_decay=0.1,
+    accumulate=2 if stage == "accumulate" else 1,
+)
+guide = {
+    "paper": Paper(),
+    "tiled": Tiled(layers=(1, 2), vocab_weight=0.5),
+    "instruction": Instruction(layers=(0, 2)),
+}.get(stage, Released(layers=(1, 2)))
+loss = step.LossConfig(guide=guide, embedding_noise=0.0 if stage == "accumulate" else 1.0)
+params = jax.jit(lambda: llava.init(model, jax.random.key(0)))()
+first = flatten_dict(params, sep="/")
+report = {"devices": jax.device_count(), "meshes": []}
+whole = None
+for sizes in (None, *meshes):
+    if sizes is None:
+        mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
+        one = dataclasses.replace(optimizer, accumulate=1)
+    else:
+        mesh, one = sharding.make_mesh(*sizes), optimizer
+    state = step.init_state(jax.tree.map(jnp.copy, params), one, 4)
+    run = partial(step.train_step, model, loss, one, 4)
+    if sizes is None:
+        run, placed = jax.jit(run), batch
+    else:
+        placement = sharding.shardings(state, mesh)
+        state = jax.device_put(state, placement)
+        run, placed = jax.jit(run, out_shardings=(placement, None)), sharding.place_batch(batch, mesh)
+        report["batch"] = str(placed.tokens.sharding.spec)
+    history = []
+    with jax.set_mesh(mesh):
+        for _ in range(3):
+            state, metrics = run(state, placed, jax.random.key(1))
+            history.append({k: float(v) for k, v in metrics.items()})
+    if sizes == [2, 2, 2]:
+        moments = state.opt_state[1].mu
+        report["specs"] = {p: str(v.sharding.spec) for p, v in {**state.trainable, **state.frozen}.items()}
+        report["moments"] = {p: str(v.sharding.spec) for p, v in moments.items()}
+        report["shards"] = {p: (v.shape, v.addressable_shards[0].data.shape) for p, v in state.trainable.items()}
+    found = jax.tree.map(np.asarray, state.trainable), history
+    if whole is None:
+        whole = found
+        report["moved"] = max(float(np.max(np.abs(found[0][p] - first[p]))) for p in found[0])
+        continue
+    pairs = list(zip(whole[1], history, strict=True))
+    apart = ("cos_mismatched",) if stage == "accumulate" else ()  # it compares rows of one part
+    report["meshes"].append({
+        "sizes": sizes,
+        "params": max(float(np.max(np.abs(whole[0][p] - x))) for p, x in found[0].items()),
+        "metrics": max(abs(a[k] - b[k]) / max(1.0, abs(a[k])) for a, b in pairs for k in a if k not in apart),
+        "losses": [b["loss"] for _, b in pairs],
+    })
+print(json.dumps(report))
+"""
+
+MESHES = [(a, b, 8 // a // b) for a in (1, 2, 4, 8) for b in (1, 2, 4, 8) if a * b <= 8]
+SOME = [(2, 2, 2), (1, 8, 1)]
+
+
+def run_eight(stage: str, meshes: list[tuple[int, int, int]]) -> dict:
+    """Three steps on each mesh (data, fsdp, tensor) of eight devices, and on one device."""
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    }
+    command = [sys.executable, "-c", EIGHT, stage, json.dumps(meshes)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["devices"] == 8
+    assert [tuple(found["sizes"]) for found in report["meshes"]] == meshes
+    return report
+
+
+@pytest.fixture(scope="module")
+def eight() -> dict:
+    return run_eight("stage2", SOME)
+
+
+def assert_the_same(report: dict) -> None:
+    assert report["moved"] > 1e-3
+    for found in report["meshes"]:
+        assert found["params"] < 1e-5, found
+        assert found["metrics"] < 1e-5, found
+
+
+def test_eight_devices_compute_what_one_computes(eight):
+    assert_the_same(eight)
+
+
+@pytest.mark.parametrize("stage", ["lora", pytest.param("accumulate", marks=pytest.mark.slow)])
+def test_so_do_they_with_lora_and_accumulation(stage):
+    assert_the_same(run_eight(stage, SOME[:1]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["stage1", "stage2", "lora", "paper", "tiled", "instruction"])
+def test_every_mesh_of_eight_computes_what_one_computes(stage):
+    assert len(MESHES) == 10
+    assert_the_same(run_eight(stage, MESHES))
+
+
+def test_parameters_and_moments_really_lie_apart(eight):
+    expected = {
+        "llm/blocks/query/kernel": P(None, "fsdp", "tensor", None, None),
+        "llm/blocks/key/kernel": P(None, "fsdp", "tensor", None),
+        "llm/blocks/down/kernel": P(None, "tensor", "fsdp"),
+        "llm/lm_head/kernel": P("fsdp", "tensor"),
+        "llm/embed/embedding": P(None, "fsdp"),
+        "projector/linear_1/kernel": P("fsdp", None),
+    }
+    for name, spec in expected.items():
+        assert eight["specs"][name] == str(spec), name
+        assert eight["moments"][name] == str(spec), name
+    whole, part = eight["shards"]["llm/blocks/query/kernel"]
+    assert np.prod(whole) == 4 * np.prod(part)
+    assert "fsdp" in eight["specs"]["clip/vision/blocks/query/kernel"]
+    assert eight["batch"] == str(P(("data", "fsdp")))
+
+
+@pytest.mark.parametrize("name", presets.LLAVA)
+def test_every_preset_has_fitting_rules(name):
+    """Every spec divides its array, and on a mesh of 8 all but small parameters are split."""
+    params = jax.eval_shape(lambda: llava.init(presets.get(name), jax.random.key(0)))
+    mesh = AbstractMesh((2, 2, 2), sharding.AXES)
+    found = flatten_dict(sharding.shardings(params, mesh), sep="/")
+    arrays = flatten_dict(params, sep="/")
+    whole = 0
+    for path, x in arrays.items():
+        spec = found[path].spec
+        assert len(spec) <= x.ndim, path
+        for axis, size in zip(spec, x.shape, strict=False):
+            assert axis is None or size % mesh.shape[axis] == 0, path
+        if all(axis is None for axis in spec):
+            whole += x.size
+            # Norms, biases, and CLIP's small tables only.
+            assert not ("blocks" in path and path.endswith("kernel")), path
+            assert not path.startswith(("llm/embed", "llm/lm_head")), path
+    total = sum(x.size for x in arrays.values())
+    assert whole < (0.02 if total > 1e9 else 0.2) * total
+
+
+def test_no_rule_is_there_for_nothing():
+    lora = layers.LoraConfig(2, 4.0)
+    models = [presets.get(name) for name in presets.LLAVA]
+    models += [dataclasses.replace(m, llm=dataclasses.replace(m.llm, lora=lora)) for m in models[:1]]
+    paths = {
+        path
+        for model in models
+        for path in flatten_dict(jax.eval_shape(lambda m=model: llava.init(m, jax.random.key(0))), sep="/")
+    }
+    used = {next(pattern for pattern, _ in sharding.RULES if re.fullmatch(pattern, path)) for path in paths}
+    assert used == {pattern for pattern, _ in sharding.RULES}
+
+
+def test_a_parameter_without_a_rule_is_named():
+    tree = {"llm": {"router": {"kernel": jax.ShapeDtypeStruct((3, 3), np.float32)}}}
+    with pytest.raises(UserError, match="llm/router/kernel: no rule"):
+        sharding.shardings(tree, AbstractMesh((1, 2, 2), sharding.AXES))
+
+
+def test_axes_that_do_not_divide_are_dropped():
+    tree = {"llm": {"blocks": {"key": {"kernel": jax.ShapeDtypeStruct((3, 16, 1, 8), np.float32)}}}}
+    mesh = AbstractMesh((1, 2, 2), sharding.AXES)
+    assert sharding.shardings(tree, mesh)["llm"]["blocks"]["key"]["kernel"].spec == P(None, "fsdp", None, None)
+
+
+@pytest.mark.parametrize("sizes", [{"tensor": 3}, {"data": -1, "fsdp": -1}, {"data": 0}, {"fsdp": 0}, {"tensor": -2}])
+def test_a_mesh_that_does_not_fit_is_refused(sizes, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    with pytest.raises(UserError, match=r"mesh: data=.* does not fit 8 device"):
+        sharding.make_mesh(**sizes)
+
+
+def test_the_free_axis_takes_what_the_others_leave():
+    mesh = sharding.make_mesh()
+    assert dict(mesh.shape) == {"data": jax.device_count(), "fsdp": 1, "tensor": 1}

@@ -1,0 +1,112 @@
+"""A finished training as a checkpoint of its own."""
+
+import dataclasses
+import io
+from pathlib import Path
+
+import hub_support
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import rich.console
+import train_support
+import transformers
+
+import tga_jax
+from tga_jax import cli
+from tga_jax.checkpoints import families, hub_config, orbax_files
+from tga_jax.errors import UserError
+from tga_jax.models import layers, llama, llava, presets
+from tga_jax.train import export, loop
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A Mistral of the hub, a stage 1 that starts from it, and a stage 2 with LoRA that starts from both."""
+    root = tmp_path_factory.mktemp("finished")
+    train_support.write_data(root / "data")
+    theirs = hub_support.model("mistral")
+    hub_support.save(theirs, root / "hub")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(presets.LLAVA, "tiny", lambda: small(root / "hub"))
+        init = {"clip": "", "projector": "", "llm": str(root / "hub")}
+        config = train_support.config(root / "data", steps=2, init=init)
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=str(root / "hub")))
+        first = dataclasses.replace(config.optim, schedule=(("projector/.*", 1.0), (".*", 0.0)))
+        run(dataclasses.replace(config, optim=first), root / "stage1")
+        rates = (("projector/.*", 1.0), (".*_lora/.*", 1.0), ("(clip|llm)/.*", 0.0))
+        second = dataclasses.replace(config.optim, schedule=rates)
+        init = {**init, "projector": str(root / "stage1")}
+        config = dataclasses.replace(config, optim=second, lora=layers.LoraConfig(2, 4.0), init=init)
+        run(config, root / "stage2")
+        yield root, config
+
+
+def run(config, workdir) -> None:
+    loop.run(config, workdir, rich.console.Console(file=io.StringIO()))
+
+
+def small(hub: Path) -> llava.LlavaConfig:
+    return dataclasses.replace(train_support.model(), llm=hub_config.read(hub).config)
+
+
+def test_it_computes_what_the_trained_parts_and_the_first_ones_do(folders, tmp_path):
+    root, config = folders
+    assert cli.run(["convert", f"--from-run={root}/stage2", f"--to={tmp_path}/whole", "--dtype=fp32"]) == 0
+    model = tga_jax.load(tmp_path / "whole", stacked=True)
+    assert model.description.family == "mistral"
+    assert model.description.hub_fields == hub_config.read(root / "hub").hub_fields
+    assert model.description.image_mode == "pad"
+
+    expected = llava.init(presets.get("tiny", hub_support.VOCAB), jax.random.key(config.seed))
+    start = tga_jax.load(root / "hub", "float32", stacked=True).params["llm"]
+    like = {**jax.eval_shape(lambda: expected), "llm": jax.eval_shape(lambda: start)}
+    parts = {part: orbax_files.load_params(root / "stage2", part, like[part]) for part in ("projector", "llm")}
+    assert any(jax.tree.leaves(jax.tree.map(lambda a, b: bool(jnp.any(a != b)), parts["llm"], start)))
+    found, expected = model.params, {**expected, **parts}
+    expected["clip"] = {"vision": expected["clip"]["vision"]} if "text" not in found["clip"] else expected["clip"]
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, {part: found[part] for part in parts}, parts)
+    # Random parameters are made again, within another compiled program.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found["clip"], expected["clip"])
+
+
+def test_it_goes_on_to_the_hub(folders, tmp_path):
+    root, _ = folders
+    assert cli.run(["convert", f"--from-run={root}/stage1", f"--to={tmp_path}/whole"]) == 0
+    assert tga_jax.load(tmp_path / "whole").params["projector"]["linear_1"]["kernel"].dtype == jnp.bfloat16
+    assert cli.run(["convert", f"--from={tmp_path}/whole", f"--to-hub={tmp_path}/hub"]) == 0
+    ours, again = tga_jax.load(tmp_path / "whole"), tga_jax.load(tmp_path / "hub")
+    picture = np.random.default_rng(0).integers(0, 256, (9, 7, 3)).astype(np.uint8)
+    theirs = transformers.AutoProcessor.from_pretrained(tmp_path / "hub")
+    pixels = theirs.image_processor([picture], return_tensors="np")["pixel_values"].transpose(0, 2, 3, 1)
+    expected = llava.normalize_pixels(ours.processor.pixels([picture]))  # the picture padded to a square
+    np.testing.assert_allclose(pixels, expected, atol=1e-5)
+    asked = ["w5 <image> w6"], [[picture]]
+    assert ours.generate(*asked, new_tokens=6) == again.generate(*asked, new_tokens=6)
+
+
+def test_a_decoder_of_its_own_belongs_to_the_family_of_its_shape():
+    plain = llama.LlamaConfig(64, 16, 3, 2, 1, 8, 24, 1e4, 1e-5, None, True)
+    assert families.of(plain) == "llama"
+    assert families.of(dataclasses.replace(plain, sliding_window=4)) == "mistral"
+    assert families.of(dataclasses.replace(plain, qkv_bias=True)) == "qwen2"
+    assert families.of(dataclasses.replace(plain, qkv_bias=True, out_bias=True)) == "llama"
+
+
+def test_what_is_no_finished_training_is_named(folders, tmp_path):
+    root, _ = folders
+    with pytest.raises(
+        UserError, match=r"hub/config.json: lacks init, model, steps, loss, data, expected the work folder"
+    ):
+        export.save(root / "hub", tmp_path / "whole", "float32")
+    with pytest.raises(UserError, match="of a training, expected a checkpoint; `tga convert --from-run`"):
+        tga_jax.load(root / "stage1")
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "config.json").write_text((root / "stage1" / "config.json").read_text())
+    with pytest.raises(UserError, match="begun: not finished, expected the work folder of a finished training"):
+        export.save(tmp_path / "begun", tmp_path / "whole", "float32")
+    assert not (tmp_path / "whole").exists()

@@ -1,0 +1,102 @@
+"""A training from its config: where its parameters come from, and which attention its devices get."""
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+
+import hub_support
+import jax
+import numpy as np
+import pytest
+import train_support
+from flax.traverse_util import flatten_dict
+
+import tga_jax
+from tga_jax.checkpoints.hub import open_hub
+from tga_jax.errors import UserError
+from tga_jax.guides import Released
+from tga_jax.models import attention, layers, presets
+from tga_jax.train import setup
+from tga_jax.train.config import TrainConfig
+from tga_jax.train.optim import OptimConfig
+from tga_jax.train.step import LossConfig
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture(scope="module", name="hub")
+def fixture_hub(tmp_path_factory) -> Path:
+    return hub_support.save(hub_support.model("llava", seed=8), tmp_path_factory.mktemp("hub"))
+
+
+def config(hub: Path, **fields) -> TrainConfig:
+    defaults = {
+        "model": "from-hub",
+        "init": {"clip": str(hub), "projector": "", "llm": str(hub)},
+        "loss": LossConfig(guide=Released(layers=(1,))),
+        "dtype": "bfloat16",
+        "lora": layers.LoraConfig(2, 4.0, ("query", "down")),
+        "optim": OptimConfig(1e-3, (("projector/.*|.*_lora/.*", 1.0), (".*", 0.0))),
+    }
+    return train_support.config(hub, **{**defaults, **fields})
+
+
+def test_parts_come_from_a_hub_folder_and_the_rest_is_random(hub, monkeypatch):
+    monkeypatch.setitem(presets.LLAVA, "from-hub", lambda: open_hub(hub)[0].config)
+    made = config(hub)
+    mesh = setup.make_mesh(made)
+    model = setup.make_model(made, None)
+    state = setup.init_state(made, model, mesh)
+    expected = flatten_dict(tga_jax.load(hub, "bfloat16", stacked=True).params, sep="/")
+    assert state.frozen.keys() == {path for path in expected if not path.startswith("projector/")}
+    for path, x in state.frozen.items():
+        assert x.dtype == "bfloat16"
+        np.testing.assert_array_equal(np.asarray(x, np.float32), np.asarray(expected[path], np.float32), err_msg=path)
+    assert {path.split("/")[2] for path in state.trainable if "llm/" in path} == {"query_lora", "down_lora"}
+    assert any(np.any(x != expected[path]) for path, x in state.trainable.items() if path in expected)
+    abstract = setup.abstract_state(made, model, mesh)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(lambda x: (x.shape, x.dtype), abstract)
+    # What is trained is whole again, without LoRA, which has not learnt anything yet.
+    trained = flatten_dict(setup.trained_params(made, model, state), sep="/")
+    assert trained.keys() == {path for path in expected if not path.startswith("clip/")}
+    for path, x in trained.items():
+        if path.startswith("llm/"):
+            np.testing.assert_array_equal(np.asarray(x, np.float32), np.asarray(expected[path], np.float32))
+
+
+def test_a_hub_folder_of_another_shape_is_named(hub, monkeypatch):
+    real = open_hub(hub)[0].config
+    other = dataclasses.replace(real, llm=dataclasses.replace(real.llm, num_layers=real.llm.num_layers - 1))
+    monkeypatch.setitem(presets.LLAVA, "from-hub", lambda: other)
+    made = config(hub)
+    with pytest.raises(
+        UserError, match=rf"{hub}: does not fit the configured model: llm/blocks/.* is \[3, .*expected \[2,"
+    ):
+        setup.init_state(made, setup.make_model(made, None), setup.make_mesh(made))
+
+
+@pytest.mark.parametrize(
+    ("platform", "fields", "chosen", "said"),
+    [
+        ("cpu", {}, "blocks", None),
+        ("tpu", {"lengths": (128, 384)}, "splash", None),
+        ("tpu", {"lengths": (128, 200)}, "blocks", "splash: data.lengths has 200, expected multiples of 128"),
+        ("gpu", {}, "cudnn", None),
+        ("gpu", {"dtype": "float32"}, "blocks", "cudnn: dtype is float32, expected bfloat16"),
+        ("tpu", {"attention": "xla"}, "xla", None),
+    ],
+)
+def test_the_devices_choose_the_attention(hub, platform, fields, chosen, said):
+    made = config(hub, **{name: value for name, value in fields.items() if name != "lengths"})
+    if "lengths" in fields:
+        made = dataclasses.replace(made, data=dataclasses.replace(made.data, lengths=fields["lengths"]))
+    elsewhere = SimpleNamespace(devices=np.array([SimpleNamespace(platform=platform)]))
+    assert setup.choose_attention(made, elsewhere) == (chosen, said)
+
+
+def test_what_does_not_work_here_is_not_chosen(hub, monkeypatch):
+    device = SimpleNamespace(platform="gpu")
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    monkeypatch.setattr(attention, "works", lambda name: f"no {name} here")
+    here = SimpleNamespace(devices=np.array([device]))
+    assert setup.choose_attention(config(hub), here) == ("blocks", "cudnn: no cudnn here")

@@ -1,0 +1,72 @@
+"""The other inputs of the losses: pictures, noise, pairs."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from step_support import MODEL, RELEASED, C, P, batch_of, evaluate, parameters, take
+
+from tga_jax import losses
+from tga_jax.guides import Tiled
+from tga_jax.models import clip, llava
+from tga_jax.train import step
+from tga_jax.train.step import LossConfig
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def test_images_and_their_features_give_the_same():
+    params = parameters()
+    images = np.random.default_rng(3).integers(0, 256, (4, 1, 8, 8, 3), dtype=np.uint8)
+    features = llava.image_features(MODEL, params["clip"], images)
+    assert features.shape == (4, 1, P, 8)
+    batch = batch_of()
+    seen = evaluate(LossConfig(guide=RELEASED), params, batch._replace(images=images, image_features=None))[0]
+    read = evaluate(LossConfig(guide=RELEASED), params, batch._replace(image_features=np.asarray(features)))[0]
+    np.testing.assert_allclose(seen, read, rtol=1e-5)
+
+
+def test_embedding_noise_depends_on_the_key_alone():
+    config, params, batch = LossConfig(embedding_noise=5.0), parameters(), batch_of()
+    one, again = (evaluate(config, params, batch, jax.random.key(1))[0] for _ in range(2))
+    np.testing.assert_array_equal(one, again)
+    other = evaluate(config, params, batch, jax.random.key(2))[0]
+    clean = evaluate(LossConfig(), params, batch, jax.random.key(1))[0]
+    assert len({float(one), float(other), float(clean)}) == 3
+    np.testing.assert_array_equal(clean, evaluate(LossConfig(), params, batch, jax.random.key(2))[0])
+
+
+def test_the_size_of_the_embedding_noise():
+    """NEFTune: uniform within alpha / sqrt(T D), T the row's own tokens; seen in the squared error of layer 0."""
+    guide = Tiled()
+    params, batch = parameters(), take(batch_of(), [0])
+    # Image tokens that equal their words: what is left of the error is the noise.
+    table = np.asarray(params["llm"]["embed"]["embedding"])
+    linear = dataclasses.replace(MODEL, projector="linear")
+    fit = {"linear_1": {"kernel": jnp.zeros((8, 16)), "bias": jnp.asarray(table[9])}}
+    batch = batch._replace(caption_tokens=np.full((1, C), 9, np.int32))
+    config = LossConfig(lm=0.0, guide=guide, embedding_noise=2.0)
+    keys = jax.random.split(jax.random.key(0), 200)
+    params = {**params, "projector": fit}
+    run = jax.jit(jax.vmap(lambda k: step.loss_fn(linear, config, params, batch, k, jnp.zeros(()))[0]))
+    bound = 2.0 / np.sqrt(batch.valid.sum() * 16)
+    expected = 16 * bound**2 / 3 / np.sum(table[9] ** 2)
+    np.testing.assert_allclose(np.mean(run(keys)), expected, rtol=0.05)
+
+
+def test_the_contrastive_loss_by_hand():
+    params = parameters()
+    images = np.random.default_rng(4).integers(0, 256, (3, 1, 8, 8, 3), dtype=np.uint8)
+    batch = take(batch_of(), [0, 1, 2])
+    tokens = np.where(np.arange(12) == 5, 2, batch.tokens[:, :12]).astype(np.int32)
+    tokens[2] = tokens[0]  # a repeated caption
+    batch = batch._replace(tokens=tokens, images=images, image_features=None)
+    loss, metrics = evaluate(LossConfig(lm=0.0, contrastive=2.0), params, batch)
+    pixels = llava.normalize_pixels(images[:, 0])
+    image, text, scale = clip.Clip(MODEL.clip).apply({"params": params["clip"]}, pixels, tokens)
+    same = jnp.array([[1, 0, 1], [0, 1, 0], [1, 0, 1]], bool)
+    expected, _ = losses.contrastive_loss(image, text, scale, same)
+    np.testing.assert_allclose(loss, 2 * expected, rtol=1e-5)
+    np.testing.assert_allclose(metrics["contrastive"], expected, rtol=1e-5)

@@ -1,0 +1,101 @@
+"""A training's step as the benches take it: from its config, without data and without weights."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from tga_jax.data.batch import Batch
+from tga_jax.errors import UserError
+from tga_jax.models.llava import LlavaConfig
+from tga_jax.train import flops, setup
+from tga_jax.train.config import TrainConfig
+from tga_jax.train.step import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """A training's step on a mesh, from shapes alone."""
+
+    config: TrainConfig
+    mesh: Mesh
+    model: LlavaConfig
+    attention: str
+    attention_reason: str | None  # why it is not the fastest
+    state: TrainState  # abstract
+    batch: Batch  # abstract
+    length: int  # T
+    pictures: int  # of a row
+
+    @property
+    def key(self) -> Any:
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        return jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=NamedSharding(self.mesh, P()))
+
+    @property
+    def causal(self) -> bool:
+        """Whether attention computes only what its mask lets through."""
+        return self.attention != "xla"
+
+    @property
+    def work(self) -> flops.Step:
+        """What one step computes. Raises UserError for the contrastive training, which has no decoder."""
+        found = setup.work(self.config, self.model, self.state, self.batch)
+        if found is None:
+            raise UserError(f"{self.config.name}: trains CLIP, expected a training of the projector or the decoder")
+        return found
+
+    @property
+    def gathered(self) -> float | None:
+        """Bytes of parameters that a device gathers in a step by the formula; None where nothing is divided."""
+        if self.mesh.shape["fsdp"] == 1:
+            return None
+        # The CPU has no products of bfloat16: its compiler converts parameters before it gathers them.
+        platform = self.mesh.devices.flat[0].platform
+        size = 2 if self.config.dtype == "bfloat16" and platform != "cpu" else 4
+        once = flops.gathered(self.model, self.work, size, self.mesh.shape["tensor"])
+        return self.config.optim.accumulate * once
+
+    def lower(self) -> Any:
+        """The jitted step, lowered. To be called under `jax.set_mesh(mesh)`."""
+        return setup.make_step(self.config, self.model, self.state).trace(self.state, self.batch, self.key).lower()
+
+
+def prepare(config: TrainConfig, devices: Sequence[Any] | None = None, length: int = 0, pictures: int = 1) -> Setup:
+    """devices: those of a topology, or None for this machine's; length: one of data.lengths, 0 for the last.
+
+    Raises UserError for a config that does not fit itself, the devices, or `length`.
+    """
+    lengths = config.data.lengths
+    if length and length not in lengths:
+        raise UserError(f"--length: {length}, expected one of data.lengths, {', '.join(map(str, lengths))}")
+    bucket = lengths.index(length) if length else len(lengths) - 1
+    mesh = setup.make_mesh(config, devices)
+    attention, reason = setup.choose_attention(config, mesh)
+    model = setup.make_model(config, None, attention)
+    if pictures * model.image_tokens > lengths[bucket]:
+        taken = pictures * model.image_tokens
+        raise UserError(f"length {lengths[bucket]}: {pictures} picture(s) take {taken} tokens, expected fewer")
+    with jax.set_mesh(mesh):
+        state = setup.abstract_state(config, model, mesh)
+        batch = setup.abstract_batch(config, model, mesh, bucket, pictures)
+    return Setup(config, mesh, model, attention, reason, state, batch, lengths[bucket], pictures)
+
+
+def bytes_per_device(tree: Any) -> int:
+    """Of abstract arrays with shardings, on the device that has most (all have as much)."""
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def parameter_sizes(setup: Setup) -> set[int]:
+    """Elements of every matrix, or of one layer of a stack of them, whole or divided by the tensor axis."""
+    sizes = set()
+    for path, x in {**setup.state.trainable, **setup.state.frozen}.items():
+        layer = math.prod(x.shape[1:] if "/blocks/" in path else x.shape)
+        if x.ndim > 1 + ("/blocks/" in path):
+            sizes |= {layer, layer // setup.mesh.shape["tensor"]}
+    return sizes

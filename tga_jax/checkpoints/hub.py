@@ -1,0 +1,260 @@
+"""Whole checkpoints: from the hub's format to ours on disk, and back."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import rich.console
+import rich.progress
+from etils import epath
+from jax.sharding import Mesh
+
+from tga_jax.checkpoints import convert, gguf, hub_config, lora, orbax_files, rules, spec, torch_file
+from tga_jax.checkpoints.folder import Tensor, tensors
+from tga_jax.checkpoints.spec import Spec
+from tga_jax.data.processor import ImageSpec, Processor, load_tokenizer
+from tga_jax.data.templates import IMAGE
+from tga_jax.errors import UserError
+from tga_jax.models import sharding
+from tga_jax.models.clip import ClipConfig
+from tga_jax.models.llava import PIXEL_MEAN, PIXEL_STD, LlavaConfig
+from tga_jax.workdir import AnyPath, new_folder, read_json, replacing
+
+
+def with_dtype(model: Spec, dtype: str) -> Spec:
+    """The same model computing in `dtype`."""
+
+    def clip(c: ClipConfig) -> ClipConfig:
+        text = None if c.text is None else dataclasses.replace(c.text, dtype=dtype)
+        return dataclasses.replace(c, vision=dataclasses.replace(c.vision, dtype=dtype), text=text)
+
+    c = model.config
+    if isinstance(c, LlavaConfig):
+        new: Any = dataclasses.replace(c, clip=clip(c.clip), llm=dataclasses.replace(c.llm, dtype=dtype))
+    else:
+        new = clip(c) if isinstance(c, ClipConfig) else dataclasses.replace(c, dtype=dtype)
+    return dataclasses.replace(model, config=new)
+
+
+def _image_mode(folder: Path, model: Spec) -> str:
+    """How the checkpoint wants its images. Raises UserError for a preprocessing that is not LLaVA's or CLIP's."""
+    path = folder / "preprocessor_config.json"
+    if not path.exists() or model.clip is None:
+        return model.image_mode
+    raw = read_json(path, "how images are prepared")
+    raw = raw.get("image_processor", raw)
+    size = model.clip.vision.image_size
+    crop = raw.get("crop_size", size)
+    edge = raw.get("size", size)
+    found = {
+        "image_mean": np.allclose(raw.get("image_mean", PIXEL_MEAN), PIXEL_MEAN, atol=1e-6),
+        "image_std": np.allclose(raw.get("image_std", PIXEL_STD), PIXEL_STD, atol=1e-6),
+        "resample": raw.get("resample", 3) == 3,
+        "crop_size": crop in (size, {"height": size, "width": size}),
+        "size": edge in (size, {"shortest_edge": size}, {"height": size, "width": size}),
+    }
+    if wrong := [name for name, good in found.items() if not good]:
+        raise UserError(
+            f"{path}: {', '.join(f'{n} {raw[n]!r}' for n in wrong)}, expected CLIP's preprocessing at {size} pixels"
+        )
+    return "pad" if raw.get("do_pad") else model.image_mode
+
+
+def open_hub(source: Path, base: Path | None = None, vision: Path | None = None) -> tuple[Spec, dict[str, Tensor]]:
+    """What a hub folder, or a GGUF file, holds, and its tensors, none of them read yet.
+
+    base: of a folder with LoRA weights, the model they are for; vision: a CLIP folder, for a LLaVA that was stored
+    without its tower. Raises UserError naming what does not fit.
+    """
+    if source.suffix == ".gguf":
+        return gguf.open_file(source)
+    model = hub_config.read(source)
+    if (source / "adapter_config.json").exists():
+        if base is None:
+            raise UserError(f"{source}: holds LoRA weights, expected --base with the folder of the model they are for")
+        found = lora.merged(source, tensors(base))
+    else:
+        found = tensors(source)
+    parts = {place[0] for name in found if (place := rules.locate(name))}
+    if model.kind == "llava" and "clip" not in parts:
+        if vision is None:
+            raise UserError(f"{source}: stored without its vision tower, expected --vision with the folder of its CLIP")
+        theirs = hub_config.read(vision)
+        assert isinstance(model.config, LlavaConfig)
+        if theirs.clip is None or theirs.clip.vision != model.config.clip.vision:
+            raise UserError(f"{vision}: {theirs.clip}, expected the tower {model.config.clip.vision}")
+        found |= {f"vision_tower.{n}": t for n, t in tensors(vision).items() if n.startswith("vision_model.")}
+    return dataclasses.replace(model, image_mode=_image_mode(source, model)), found
+
+
+@contextlib.contextmanager
+def _progress(console: rich.console.Console | None, what: str, total: int | None) -> Iterator[Callable[[], None]]:
+    """What to call for every tensor; without a console nothing is shown."""
+    bar = rich.progress.Progress(console=console, disable=console is None)
+    with bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.advance(task)
+
+
+def save(workdir: Path, model: Spec, params: dict[str, Any], companions: Path) -> None:
+    """A checkpoint of ours: parameters, description, and the companion files of a hub folder or the tokenizer of a GGUF
+    file. All or nothing."""
+    with new_folder(workdir) as aside:
+        spec.write(aside, model)
+        if companions.suffix == ".gguf":
+            gguf.tokenizer(companions).save_pretrained(aside / spec.HUB)
+        else:
+            spec.copy_companions(companions, aside / spec.HUB)
+        orbax_files.save_params(aside, params)
+
+
+def import_hub(
+    source: Path,
+    workdir: Path,
+    dtype: str,
+    base: Path | None = None,
+    vision: Path | None = None,
+    console: rich.console.Console | None = None,
+) -> Spec:
+    """A hub folder or a GGUF file as a checkpoint of ours. Raises UserError; then nothing is left at `workdir`."""
+    model, found = open_hub(source, base, vision)
+    model = with_dtype(model, dtype)
+    with _progress(console, "tensors read", len(found)) as bar:
+
+        def read(tensor: Tensor) -> np.ndarray:
+            bar()
+            return tensor.read()
+
+        told = {name: dataclasses.replace(t, read=partial(read, t)) for name, t in found.items()}
+        params = convert.load(model, told, str(source), dtype)
+    save(workdir, model, params, source)
+    return model
+
+
+def load_params(workdir: Path, model: Spec, mesh: Mesh | None) -> dict[str, Any]:
+    like = convert.shapes(model)
+    dtype = _dtype(model)
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), like)
+    if mesh is not None:
+        like = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), like, sharding.shardings(like, mesh)
+        )
+    return {part: orbax_files.load_params(workdir, part, tree) for part, tree in like.items()}
+
+
+def load_part(folder: AnyPath, part: str, like: dict[str, Any]) -> dict[str, Any]:
+    """One part of a hub folder, of a checkpoint of ours or of a finished training, in the shapes, types and places of
+    `like`, which may leave parameters out; of a training, in a bucket too. Raises UserError naming the folder."""
+    if isinstance(folder, epath.Path):
+        return orbax_files.load_params(folder, part, like)
+    if (folder / "params").exists() or not (folder.suffix == ".gguf" or (folder / "config.json").exists()):
+        return orbax_files.load_params(folder, part, like)
+    model, found = open_hub(folder)
+    return convert.load_like(model, found, str(folder), {part: like})[part]
+
+
+def _dtype(model: Spec) -> str:
+    return model.llm.dtype if model.llm is not None else model.clip.vision.dtype  # pyright: ignore
+
+
+def _padded_vocabulary(model: Spec) -> int | None:
+    """Rows of an exported LLaVA's embedding table: room for `<image>` and `<pad>`, a multiple of 64, as the hub's."""
+    if model.image_token_id is None or model.llm is None or model.image_token_id < model.llm.vocab_size:
+        return None
+    return model.table_rows or -(-(model.image_token_id + 2) // 64) * 64
+
+
+def export_hub(workdir: Path, folder: Path, console: rich.console.Console | None = None) -> None:
+    """Writes a checkpoint of ours as a folder that transformers loads. Raises UserError; then `folder` is not there."""
+    model = spec.read(workdir)
+    rows = _padded_vocabulary(model)
+    hub = hub_config.to_hub(model, rows)
+    hub.dtype = _dtype(model)
+    params = load_params(workdir, model, None)
+    with new_folder(folder) as aside:
+        with _progress(console, "tensors written", None) as bar:
+
+            def told() -> Iterator[tuple[str, Any]]:
+                for found in convert.hub_tensors(model, params, rows):
+                    yield found
+                    bar()
+
+            convert.write_safetensors(aside, told())
+        spec.copy_companions(workdir / spec.HUB, aside)
+        hub.save_pretrained(aside)
+        _write_processor(workdir / spec.HUB, aside, model)
+
+
+_PROJECTOR = {
+    "linear_1.weight": "0.weight",
+    "linear_1.bias": "0.bias",
+    "linear_2.weight": "2.weight",
+    "linear_2.bias": "2.bias",
+}
+
+
+def export_projector(workdir: Path, file: Path) -> None:
+    """LLaVA's stage-1 file, as `--pretrain_mm_mlp_adapter` takes it. Raises UserError; then `file` is as it was."""
+    model = spec.read(workdir)
+    if not isinstance(model.config, LlavaConfig) or model.config.projector not in ("linear", "mlp2x_gelu"):
+        raise UserError(f"{workdir}: expected a LLaVA with a projector linear or mlp2x_gelu")
+    params = {"projector": load_params(workdir, model, None)["projector"]}
+    found = {n.removeprefix("multi_modal_projector."): x for n, x in convert.hub_tensors(model, params)}
+    if model.config.projector == "mlp2x_gelu":
+        found = {_PROJECTOR[name]: x for name, x in found.items()}
+    else:
+        found = {name.removeprefix("linear_1."): x for name, x in found.items()}
+    with replacing(file) as aside:
+        torch_file.write(aside, {f"model.mm_projector.{name}": x for name, x in found.items()})
+
+
+def _write_processor(companions: Path, folder: Path, model: Spec) -> None:
+    """The image processor, and the tokenizer with `<image>`, if the companions have not said it all already."""
+    import transformers
+
+    if model.clip is None:
+        return
+    size = model.clip.vision.image_size
+    pads = model.image_mode == "pad"  # a square first, of the mean color
+    cls = transformers.LlavaImageProcessorPil if pads else transformers.CLIPImageProcessorPil
+    if not (companions / "preprocessor_config.json").exists():
+        sizes = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
+        cls(**sizes, **({"do_pad": True} if pads else {})).save_pretrained(folder)
+    if model.kind != "llava" or not any(companions.glob("tokenizer*")):
+        return
+    tokenizer = load_tokenizer(companions)
+    if tokenizer.convert_tokens_to_ids(IMAGE) != model.image_token_id:
+        tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE]})
+    found = tokenizer.convert_tokens_to_ids(IMAGE)
+    if found != model.image_token_id:
+        raise UserError(f"{companions}: the tokenizer puts {IMAGE} at {found}, the model at {model.image_token_id}")
+    assert isinstance(model.config, LlavaConfig)
+    processor = transformers.LlavaProcessor(
+        image_processor=cls.from_pretrained(folder),
+        tokenizer=tokenizer,
+        patch_size=model.clip.vision.patch_size,
+        vision_feature_select_strategy="full" if model.config.feature_select == "full" else "default",
+        num_additional_image_tokens=1,
+        chat_template=tokenizer.chat_template,
+    )
+    processor.save_pretrained(folder)
+
+
+def processor(folder: Path, model: Spec) -> Processor:
+    """folder: where the tokenizer lies, or a GGUF file. Raises UserError if there is none."""
+    tokenizer = gguf.tokenizer(folder) if folder.suffix == ".gguf" else load_tokenizer(folder)
+    stops = [tokenizer.eos_token_id, model.hub_fields.get("eos_token_id")]
+    path = folder / "generation_config.json"
+    if path.exists():
+        stops.append(read_json(path, "settings of generation").get("eos_token_id"))
+    ids = {i for stop in stops for i in (stop if isinstance(stop, list) else [stop]) if i is not None}
+    image = None
+    if model.clip is not None:
+        tokens = model.config.image_tokens if isinstance(model.config, LlavaConfig) else 0
+        image = ImageSpec(model.clip.vision.image_size, tokens, model.image_mode)
+    return Processor(tokenizer, image, tuple(sorted(ids)))

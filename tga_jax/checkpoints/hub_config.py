@@ -1,0 +1,345 @@
+"""The hub's `config.json` as our model configs, and back. transformers fills in what a sparse file leaves out, so that
+no default of ours stands in for a model's own; what is not understood is an error that names it.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from tga_jax.checkpoints.families import FAMILIES
+from tga_jax.checkpoints.spec import Spec
+from tga_jax.errors import UserError
+from tga_jax.models import presets
+from tga_jax.models.clip import ClipConfig, TextConfig, VisionConfig
+from tga_jax.models.layers import RopeScaling
+from tga_jax.models.llama import LlamaConfig
+from tga_jax.models.llava import LlavaConfig
+from tga_jax.workdir import read_json
+
+# What an exported LLM's config needs beside its shape.
+_KEPT = ("bos_token_id", "eos_token_id", "pad_token_id", "max_position_embeddings")
+# Fields that say nothing of the forward pass, and older spellings that transformers itself translates.
+_HARMLESS = {
+    "_attn_implementation_autoset", "_name_or_path", "is_llama_config", "pretraining_tp", "rope_scaling", "rope_theta",
+    "torch_dtype", "transformers.js_config", "transformers_version", "use_cache",
+}  # fmt: skip
+# Older files name these; only this value is what we compute.
+_FIXED = {"rope_interleaved": False, "partial_rotary_factor": 1.0}
+# LLaVA's own config: what concerns its training or its preprocessing of text.
+_LLAVA_HARMLESS = {
+    "freeze_mm_mlp_adapter", "freeze_mm_vision_resampler", "image_aspect_ratio", "image_grid_pinpoints",
+    "mm_hidden_size", "mm_projector_lr", "mm_resampler_type", "mm_use_im_patch_token", "mm_vision_tower",
+    "tokenizer_model_max_length", "tokenizer_padding_side", "tune_mm_mlp_adapter", "tune_mm_vision_resampler",
+    "unfreeze_mm_vision_tower", "use_mm_proj", "max_length", "max_sequence_length", "vision_tower_lr",
+}  # fmt: skip
+_LLAVA_FIXED = {"mm_use_im_start_end": (False,), "mm_patch_merge_type": ("flat", None)}
+
+
+def _refuse(where: str, raw: dict[str, Any], known: set[str], fixed: dict[str, tuple[Any, ...]]) -> None:
+    for name, values in fixed.items():
+        if raw.get(name, values[0]) not in values:
+            raise UserError(f"{where}: {name} is {raw[name]!r}, expected {values[0]!r}; nothing else is supported")
+    if unknown := sorted(raw.keys() - known - fixed.keys()):
+        raise UserError(f"{where}: unknown field {', '.join(unknown)}; what it means for the model is not known here")
+
+
+def _fields(cls: type) -> set[str]:
+    return {f.name for f in dataclasses.fields(cls)} | set(getattr(cls, "attribute_map", {}))
+
+
+def _check_fields(where: str, raw: dict[str, Any], cls: type, also: set[str] = frozenset()) -> None:  # pyright: ignore
+    common = set(transformers.PretrainedConfig().to_dict())
+    fixed = {name: (value,) for name, value in _FIXED.items()}
+    _refuse(where, raw, _fields(cls) | common | _HARMLESS | also, fixed)
+
+
+def _only(where: str, found: Any, expected: Any, name: str) -> None:
+    if found != expected:
+        raise UserError(f"{where}: {name} is {found!r}, expected {expected!r}; nothing else is supported")
+
+
+def _rope(where: str, parameters: dict[str, Any]) -> RopeScaling | None:
+    kind = parameters.get("rope_type", "default")
+    if kind == "default":
+        return None
+    names = {
+        "factor": "factor",
+        "low_freq_factor": "low_freq_factor",
+        "high_freq_factor": "high_freq_factor",
+        "original_max_position_embeddings": "original_length",
+    }
+    try:
+        return RopeScaling(kind, **{ours: parameters[hub] for hub, ours in names.items() if hub in parameters})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def llm_config(where: str, hf: Any) -> LlamaConfig:
+    """hf: a transformers config. Raises UserError for a family or a field that this decoder does not compute."""
+    if hf.model_type not in FAMILIES:
+        raise UserError(f"{where}: model_type {hf.model_type!r}, expected one of {', '.join(FAMILIES)}")
+    _only(where, hf.hidden_act, "silu", "hidden_act")
+    try:
+        own = FAMILIES[hf.model_type].read(hf)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
+    return LlamaConfig(
+        vocab_size=hf.vocab_size,
+        hidden_size=hf.hidden_size,
+        num_layers=hf.num_hidden_layers,
+        num_heads=hf.num_attention_heads,
+        num_kv_heads=hf.num_key_value_heads,
+        head_dim=getattr(hf, "head_dim", None) or hf.hidden_size // hf.num_attention_heads,
+        mlp_size=hf.intermediate_size,
+        rope_theta=hf.rope_parameters["rope_theta"],
+        rms_norm_eps=hf.rms_norm_eps,
+        tie_embeddings=hf.tie_word_embeddings,
+        rope_scaling=_rope(where, hf.rope_parameters),
+        **{"sliding_window": None, **own},
+    )
+
+
+def _tower(hf: Any) -> dict[str, Any]:
+    return {
+        "hidden_size": hf.hidden_size,
+        "num_layers": hf.num_hidden_layers,
+        "num_heads": hf.num_attention_heads,
+        "mlp_size": hf.intermediate_size,
+        "activation": hf.hidden_act,
+        "layer_norm_eps": hf.layer_norm_eps,
+    }
+
+
+def _vision(where: str, hf: Any) -> VisionConfig:
+    _only(where, hf.model_type, "clip_vision_model", "the vision tower's model_type")
+    _only(where, hf.num_channels, 3, "num_channels")
+    return VisionConfig(**_tower(hf), image_size=hf.image_size, patch_size=hf.patch_size)
+
+
+def clip_config(where: str, hf: Any) -> ClipConfig:
+    t = hf.text_config
+    # transformers takes 2, which early files hold by mistake, for "the largest id", where the end token stands.
+    end = t.vocab_size - 1 if t.eos_token_id == 2 else t.eos_token_id
+    text = TextConfig(**_tower(t), vocab_size=t.vocab_size, context_length=t.max_position_embeddings, eos_token_id=end)
+    return ClipConfig(_vision(where, hf.vision_config), text, hf.projection_dim)
+
+
+def _llava(where: str, raw: dict[str, Any], hf: Any) -> Spec:
+    for name in ("text_config", "vision_config"):
+        if isinstance(raw.get(name), dict):
+            # The vision config is CLIP's; older files left fields of the whole CLIP in it.
+            _check_fields(f"{where}: {name}", raw[name], type(getattr(hf, name)), {"vocab_size", "projection_dim"})
+    _only(where, hf.projector_hidden_act, "gelu", "projector_hidden_act")
+    _only(where, hf.multimodal_projector_bias, True, "multimodal_projector_bias")
+    if not isinstance(hf.vision_feature_layer, int):
+        raise UserError(f"{where}: vision_feature_layer is {hf.vision_feature_layer!r}, expected one number")
+    llm, image = llm_config(where, hf.text_config), hf.image_token_index
+    # transformers' conversion adds <image> and <pad> and pads the table to a multiple of 64: those rows are not words.
+    table_rows = None
+    if llm.vocab_size % 64 == 0 and 0 < llm.vocab_size - image <= 64:
+        table_rows = llm.vocab_size
+        llm = dataclasses.replace(llm, vocab_size=image)
+    config = LlavaConfig(
+        clip=ClipConfig(_vision(where, hf.vision_config), None, None),
+        llm=dataclasses.replace(llm, tie_embeddings=hf.tie_word_embeddings),
+        feature_layer=hf.vision_feature_layer,
+        feature_select={"default": "patch", "full": "full"}[hf.vision_feature_select_strategy],
+    )
+    hub_fields = _hub_fields(hf.text_config)
+    return Spec(
+        kind="llava",
+        config=config,
+        family=hf.text_config.model_type,
+        image_token_id=image,
+        hub_fields=hub_fields,
+        table_rows=table_rows,
+    )
+
+
+def _parsed(where: str, cls: Any, raw: dict[str, Any]) -> Any:
+    try:
+        return cls.from_dict(raw)
+    except Exception as error:  # transformers' strict configs raise types of their own
+        raise UserError(f"{where}: {str(error).splitlines()[0]}") from error
+
+
+def _original_llava(where: str, raw: dict[str, Any]) -> Spec:
+    """The config of LLaVA's own code: an LLM's with `mm_` fields in it."""
+    known_types = {name: family for family, row in FAMILIES.items() for name in row.llava}
+    family = known_types.get(raw.get("model_type", ""))
+    if family is None:
+        raise UserError(f"{where}: model_type {raw.get('model_type')!r}, expected one of {', '.join(known_types)}")
+    names = {"mm_projector_type", "mm_vision_select_layer", "mm_vision_select_feature"}
+    cls = FAMILIES[family].config
+    _refuse(
+        where,
+        {k: v for k, v in raw.items() if k not in _fields(cls) | set(transformers.PretrainedConfig().to_dict())},
+        names | _LLAVA_HARMLESS | _HARMLESS,
+        _LLAVA_FIXED,
+    )
+    own = {k: v for k, v in raw.items() if not k.startswith("mm_") and k not in _LLAVA_HARMLESS | {"model_type"}}
+    hf = _parsed(where, cls, own)
+    if not isinstance(raw.get("mm_vision_select_layer"), int):
+        raise UserError(f"{where}: mm_vision_select_layer {raw.get('mm_vision_select_layer')!r}, expected such as -2")
+    tower = raw["mm_vision_tower"]
+    name = tower.rstrip("/").split("/")[-1].replace("patch", "")
+    known = {f"clip-vit-{size}{patch}": ours for size, patch, ours in (
+        ("base-", "32", "clip-vit-b-32"), ("base-", "16", "clip-vit-b-16"),
+        ("large-", "14", "clip-vit-l-14"), ("large-", "14-336", "clip-vit-l-14-336"),
+    )}  # fmt: skip
+    if name not in known:
+        raise UserError(f"{where}: mm_vision_tower {tower!r}, expected one of openai's CLIP models")
+    kind = raw.get("mm_projector_type", "linear")
+    if kind not in ("linear", "mlp2x_gelu"):
+        raise UserError(f"{where}: mm_projector_type {kind!r}, expected linear or mlp2x_gelu")
+    select = {"patch": "patch", "cls_patch": "full"}.get(raw.get("mm_vision_select_feature", "patch"))
+    if select is None:
+        raise UserError(f"{where}: mm_vision_select_feature {raw['mm_vision_select_feature']!r}")
+    vision, llm = presets.CLIP[known[name]].vision, llm_config(where, hf)
+    config = LlavaConfig(ClipConfig(vision, None, None), llm, kind, None, raw["mm_vision_select_layer"], select)
+    aspect = raw.get("image_aspect_ratio", "square")
+    if aspect not in ("pad", "square"):
+        raise UserError(f"{where}: image_aspect_ratio {aspect!r}, expected pad or square")
+    return Spec(
+        kind="llava",
+        config=config,
+        family=family,
+        image_token_id=llm.vocab_size,
+        hub_fields=_hub_fields(hf),
+        image_mode="pad" if aspect == "pad" else "crop",
+    )
+
+
+def _hub_fields(hf: Any) -> dict[str, Any]:
+    return {name: getattr(hf, name) for name in _KEPT if getattr(hf, name, None) is not None}
+
+
+def read(folder: Path) -> Spec:
+    """What the checkpoint in a hub folder is. Raises UserError naming the file and what is not understood."""
+    path = folder / "config.json"
+    return describe(str(path), read_json(path, "the config of a hub checkpoint"))
+
+
+def describe(path: str, raw: dict[str, Any]) -> Spec:
+    """The same from a config's fields; path: names it in errors."""
+    if {"init", "steps"} <= raw.keys():
+        raise UserError(f"{path}: of a training, expected a checkpoint; `tga convert --from-run` makes one of it")
+    if "mm_vision_tower" in raw:
+        return _original_llava(path, raw)
+    family = raw.get("model_type")
+    if family not in (*FAMILIES, "clip", "clip_vision_model", "llava"):
+        supported = ", ".join((*FAMILIES, "clip", "clip_vision_model", "llava"))
+        raise UserError(f"{path}: model_type {family!r}, expected one of {supported}")
+    hf = _parsed(path, transformers.CONFIG_MAPPING[family], raw)
+    legacy = {"text_config_dict", "vision_config_dict", "logit_scale_init_value"}
+    _check_fields(path, raw, type(hf), legacy)
+    if family == "llava":
+        return _llava(path, raw, hf)
+    if family == "clip":
+        return Spec(kind="clip", config=clip_config(path, hf))
+    if family == "clip_vision_model":
+        return Spec(kind="clip", config=ClipConfig(_vision(path, hf), None, None))
+    return Spec(kind="llm", config=llm_config(path, hf), family=family, hub_fields=_hub_fields(hf))
+
+
+def _rope_parameters(config: LlamaConfig) -> dict[str, Any]:
+    scaling = config.rope_scaling
+    if scaling is None:
+        return {"rope_type": "default", "rope_theta": config.rope_theta}
+    fields = {
+        "factor": scaling.factor,
+        "low_freq_factor": scaling.low_freq_factor,
+        "high_freq_factor": scaling.high_freq_factor,
+        "original_max_position_embeddings": scaling.original_length,
+    }
+    return {
+        "rope_type": scaling.kind,
+        "rope_theta": config.rope_theta,
+        **{k: v for k, v in fields.items() if v is not None},
+    }
+
+
+def _hub_llm(model: Spec, vocab_size: int) -> Any:
+    c, family = model.llm, model.family
+    if c is None or family is None:
+        raise ValueError("expected a model with an LLM")
+    fields: dict[str, Any] = {
+        "vocab_size": vocab_size,
+        "hidden_size": c.hidden_size,
+        "intermediate_size": c.mlp_size,
+        "num_hidden_layers": c.num_layers,
+        "num_attention_heads": c.num_heads,
+        "num_key_value_heads": c.num_kv_heads,
+        "head_dim": c.head_dim,
+        "rms_norm_eps": c.rms_norm_eps,
+        "rope_parameters": _rope_parameters(c),
+        "tie_word_embeddings": c.tie_embeddings,
+    }
+    row = FAMILIES[family]
+    try:
+        fields |= row.write(c)
+    except ValueError as error:
+        raise UserError(f"export: {error}") from error
+    fields = {name: value for name, value in fields.items() if name not in row.lacks}
+    return row.config(**fields, **model.hub_fields, architectures=[row.architecture])
+
+
+def _hub_tower(config: VisionConfig | TextConfig) -> dict[str, Any]:
+    return {
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "intermediate_size": config.mlp_size,
+        "hidden_act": config.activation,
+        "layer_norm_eps": config.layer_norm_eps,
+    }
+
+
+def _hub_vision(config: VisionConfig) -> Any:
+    return transformers.CLIPVisionConfig(
+        **_hub_tower(config), image_size=config.image_size, patch_size=config.patch_size
+    )
+
+
+def to_hub(model: Spec, vocab_size: int | None = None) -> Any:
+    """The transformers config of an exported model; vocab_size: rows of the embedding table, with its padding.
+
+    Raises UserError for a shape that the hub's model of this family cannot have.
+    """
+    if isinstance(model.config, LlamaConfig):
+        return _hub_llm(model, vocab_size or model.config.vocab_size)
+    if isinstance(model.config, LlavaConfig):
+        c = model.config
+        if c.projector != "mlp2x_gelu" or c.projector_hidden not in (None, c.llm.hidden_size):
+            raise UserError(
+                f"export: projector {c.projector} of width {c.projector_hidden or c.llm.hidden_size}, expected "
+                f"mlp2x_gelu of the decoder's width {c.llm.hidden_size}, the only one of LlavaForConditionalGeneration"
+            )
+        return transformers.LlavaConfig(
+            vision_config=_hub_vision(c.clip.vision),
+            text_config=_hub_llm(model, vocab_size or c.llm.vocab_size),
+            image_token_index=model.image_token_id,  # pyright: ignore[reportArgumentType]
+            image_seq_length=c.image_tokens,
+            vision_feature_layer=c.feature_layer,
+            vision_feature_select_strategy="full" if c.feature_select == "full" else "default",
+            tie_word_embeddings=c.llm.tie_embeddings,
+            architectures=["LlavaForConditionalGeneration"],
+        )
+    vision, text = _hub_vision(model.config.vision), model.config.text
+    if text is None:
+        vision.architectures = ["CLIPVisionModel"]
+        return vision
+    hub_text = transformers.CLIPTextConfig(
+        **_hub_tower(text),
+        vocab_size=text.vocab_size,
+        max_position_embeddings=text.context_length,
+        eos_token_id=text.eos_token_id,
+    )
+    return transformers.CLIPConfig(
+        vision_config=vision.to_dict(),
+        text_config=hub_text.to_dict(),
+        projection_dim=model.config.embed_size,
+        architectures=["CLIPModel"],
+    )

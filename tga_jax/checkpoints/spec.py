@@ -1,0 +1,75 @@
+"""`model.json`: what a checkpoint of ours is, and the files of the hub that it keeps beside its parameters."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tga_jax import config
+from tga_jax.errors import UserError
+from tga_jax.models.clip import ClipConfig
+from tga_jax.models.llama import LlamaConfig
+from tga_jax.models.llava import LlavaConfig
+from tga_jax.workdir import read_json, write_json
+
+FILE = "model.json"
+HUB = "hub"  # the folder of companions
+_KINDS = {"llava": LlavaConfig, "llm": LlamaConfig, "clip": ClipConfig}
+_COMPANIONS = (
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "*.jinja",
+    "generation_config.json", "preprocessor_config.json", "processor_config.json", "chat_template*",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spec:
+    """What a checkpoint is.
+
+    kind: "llava", "llm" or "clip"; family: the LLM's model_type; image_token_id: what stands for an image in token ids,
+    if the checkpoint names none the first id after its words; hub_fields: of the LLM's config, what its shape does not
+    tell; image_mode: "pad" or "crop"; table_rows: of the hub's embedding table, where the last ones are no words.
+    """
+
+    kind: str
+    config: LlavaConfig | LlamaConfig | ClipConfig
+    family: str | None = None
+    image_token_id: int | None = None
+    hub_fields: dict[str, Any] = dataclasses.field(default_factory=dict)
+    image_mode: str = "crop"
+    table_rows: int | None = None
+
+    @property
+    def llm(self) -> LlamaConfig | None:
+        if isinstance(self.config, LlamaConfig):
+            return self.config
+        return self.config.llm if isinstance(self.config, LlavaConfig) else None
+
+    @property
+    def clip(self) -> ClipConfig | None:
+        if isinstance(self.config, ClipConfig):
+            return self.config
+        return self.config.clip if isinstance(self.config, LlavaConfig) else None
+
+
+def write(workdir: Path, model: Spec) -> None:
+    write_json(workdir / FILE, dataclasses.asdict(model))
+
+
+def read(workdir: Path) -> Spec:
+    """Raises UserError naming the file and the field that is wrong."""
+    path = workdir / FILE
+    raw = read_json(path, "a checkpoint's description", ("kind", "config"))
+    fields = {field.name for field in dataclasses.fields(Spec)}
+    if unknown := sorted(raw.keys() - fields):
+        raise UserError(f"{path}: unknown {', '.join(unknown)}, expected some of {', '.join(sorted(fields))}")
+    if raw["kind"] not in _KINDS:
+        raise UserError(f"{path}: kind {raw['kind']!r}, expected one of {', '.join(_KINDS)}")
+    return Spec(**{**raw, "config": config.build(_KINDS[raw["kind"]], raw["config"], str(path))})
+
+
+def copy_companions(source: Path, target: Path) -> None:
+    """The tokenizer's, processor's and generation's files of a hub folder."""
+    target.mkdir(parents=True, exist_ok=True)
+    for pattern in _COMPANIONS:
+        for file in source.glob(pattern):
+            shutil.copyfile(file, target / file.name)

@@ -1,0 +1,158 @@
+"""The demo's config, and what all its trainings share."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import rich.progress
+
+import tga_jax
+from tga_jax import guides
+from tga_jax.data.tokens import Vocabulary
+from tga_jax.demo.world import pictures, source, tasks
+from tga_jax.demo.world.concepts import COLORS, CONCEPTS, caption
+from tga_jax.demo.world.plan import EmojiScenesConfig
+from tga_jax.models import llava
+from tga_jax.train import loop, optim
+from tga_jax.train.config import TrainConfig
+
+STAGE_TASKS = ("caption", "asked", "visual")
+TRAINS = {
+    "projector": (("projector/.*", 1.0), ("llm/.*", 0.0)),
+    "projector_and_llm": (("projector/.*", 1.0), ("llm/.*", 1.0)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    steps: int
+    batch_size: int
+    optimizer: str  # "adam" or "muon"
+    learning_rate: float
+    weight_decay: float
+
+    def __post_init__(self):
+        if self.optimizer not in optim.KINDS:
+            raise ValueError(f"optimizer: {self.optimizer!r}, expected one of {', '.join(optim.KINDS)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class TextTraining(Training):
+    embedding_noise: float
+    mix: tasks.TextMix
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage(Training):
+    """One training of a row.
+
+    trains: "projector" or "projector_and_llm"; guide: whether the row's guide acts; guided: on "all" captioned pictures
+    or on "benign" ones only.
+    """
+
+    task: str
+    trains: str
+    lm: float
+    guide: bool
+    guided: str
+    text_share: float
+    retrieved_share: float
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, known in (("task", STAGE_TASKS), ("trains", tuple(TRAINS)), ("guided", source.GUIDED)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"stage.{name}: {getattr(self, name)!r}, expected one of {', '.join(known)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One way to align. `stages` run in the order of their names; `note` says in the report what the row is; `guide`
+    acts in the stages that say so."""
+
+    note: str
+    guide: guides.Guide | None
+    stages: dict[str, Stage]
+
+    def __post_init__(self):
+        last = self.stages[max(self.stages)].trains if self.stages else None
+        if last != "projector_and_llm":
+            raise ValueError(f"row.stages: the last one trains {last}, expected projector_and_llm")
+        if self.guide is None and any(stage.guide for stage in self.stages.values()):
+            raise ValueError("row.guide: None, and a stage is guided; expected a guide")
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoConfig:
+    """note: what a reader of the report has to know of this config before its rates."""
+
+    name: str
+    seed: int
+    model: str
+    scenes: dict[str, int]
+    clip: Training
+    text: TextTraining
+    rows: dict[str, Row]
+    new_tokens: int
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """What all trainings of a run share. Several threads may use it at once."""
+
+    config: DemoConfig
+    parts: Path
+    tokenizer: Path
+    vocabulary: Vocabulary
+    model: llava.LlavaConfig
+    bars: rich.progress.Progress  # of `loop.progress_bars`: what is being done
+    locks: dict[Path, threading.Lock] = dataclasses.field(default_factory=dict)  # of parts being made
+
+    @property
+    def data(self) -> Path:
+        return self.parts / "scenes"
+
+    @property
+    def scenes(self) -> dict[str, Any]:
+        return {**self.config.scenes, "seed": self.config.seed}
+
+    def split(self, name: str) -> pictures.EmojiSplit:
+        """A split of the pictures. The first call of a run draws them all unless they are there."""
+        with self.locks.setdefault(self.data, threading.Lock()):
+            config = EmojiScenesConfig(**self.scenes)
+            if not pictures.is_built(config, self.data):
+                with self.shows("drawing the emoji scenes"):
+                    pictures.build_aside(config, self.data)
+            return source.emoji_split(str(self.data), name, tuple(self.scenes.items()))
+
+    def caption_length(self) -> int:
+        """C: the begin token and the words of the longest caption."""
+        return 1 + max(len(self.vocabulary.encode(caption(c.name, color))) for c in CONCEPTS for color in COLORS)
+
+    def folder(self, name: str, config: Any) -> Path:
+        """The folder of a part: its name and a hash of everything it depends on, wherever `parts` lies."""
+        text = json.dumps([tga_jax.__version__, dataclasses.asdict(self.model), config], sort_keys=True)
+        text = text.replace(json.dumps(f"{self.parts}/")[:-1], '"/')  # only where a string starts with it
+        return self.parts / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+    def train(self, config: TrainConfig, title: str) -> Path:
+        """The folder of the training, which is trained unless it is there. title: to show."""
+        workdir = self.folder(config.name, dataclasses.asdict(config))
+        with self.locks.setdefault(workdir, threading.Lock()):  # rows with a training in common: one makes it
+            loop.run(config, workdir, bars=self.bars, title=title)
+        return workdir
+
+    @contextlib.contextmanager
+    def shows(self, what: str) -> Iterator[None]:
+        """Shows that `what` is being done, which has no steps to count."""
+        task = self.bars.add_task(what, total=None, shown="")
+        try:
+            yield
+        finally:
+            self.bars.remove_task(task)

@@ -1,0 +1,1 @@
+"""The demo's world: things, pictures, questions and answers."""

@@ -1,0 +1,1 @@
+"""A loaded checkpoint: answers, hidden states and embeddings."""

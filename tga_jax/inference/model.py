@@ -1,0 +1,227 @@
+"""The door for Python: a checkpoint as one object to run, to ask and to look into.
+
+Dimension letters: B batch, T positions, N pictures, I image size, L layers, D hidden size, V vocabulary, E embedding.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from tga_jax.checkpoints import convert, hub, spec
+from tga_jax.checkpoints.spec import Spec
+from tga_jax.data.batch import Batch
+from tga_jax.data.processor import Picture, Processor
+from tga_jax.errors import UserError
+from tga_jax.inference import embed
+from tga_jax.inference.decode import Decoding, generate_all, language_model, stream
+from tga_jax.inference.sampling import Sampling
+from tga_jax.models import clip, llama, llava
+
+Array = jax.Array
+
+
+class Output(NamedTuple):
+    logits: Array  # float32 [B, T, V]
+    # [L+1, B, T, D]: 0 is the input embeddings, i the output of block i, the last one before the final norm.
+    hidden_states: Array
+
+
+@partial(jax.jit, static_argnames="config")
+def _forward(config, params: dict, tokens: Array, valid: Array, image_mask: Array, pixels: Array | None) -> Output:
+    decoder = llama.bound(language_model(config), params["llm"], emit_states=True)
+    if pixels is None:
+        x = decoder(tokens, method="embed")
+    else:
+        features = clip.vision_features(
+            config.clip.vision, params["clip"]["vision"], pixels, config.feature_layer, config.feature_select
+        )
+        # All rows as one: the pictures fill the marked positions in order, however many a row has.
+        flat = tokens.reshape(1, -1), image_mask.reshape(1, -1)
+        x = llava.embed(config, params, *flat, features[None]).reshape(*tokens.shape, -1)
+    out = decoder(x, llama.positions(valid, left=True), valid)
+    return Output(decoder(out.hidden, method="logits"), out.states)
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A loaded checkpoint: LLaVA, a language model alone, or CLIP.
+
+    params: nested by part ("clip", "projector", "llm"); description: what the hub's config said. The decoder's blocks
+    are separate (`llama.separate_blocks`), or stacked as in training if `load` was told so.
+    """
+
+    description: Spec
+    params: dict[str, Any]
+    processor: Processor
+
+    @property
+    def config(self) -> llava.LlavaConfig | llama.LlamaConfig | clip.ClipConfig:
+        return self.description.config
+
+    def _language(self) -> Any:
+        if isinstance(self.config, clip.ClipConfig):
+            raise UserError("this checkpoint is a CLIP, expected one with a language model")
+        return self.config
+
+    def _towers(self) -> clip.ClipConfig:
+        if not isinstance(self.config, clip.ClipConfig) or self.config.text is None:
+            raise UserError("embedding needs both towers, expected a CLIP checkpoint")
+        return self.config
+
+    def forward(self, input_ids: Any, attention_mask: Any = None, pixel_values: Any = None) -> Output:
+        """Logits and all hidden states, as transformers' models take their input.
+
+        input_ids: int [B, T], with the checkpoint's image token at each position of a picture; attention_mask: 0 on
+        padding, on either side; pixel_values: float [N, 3, I, I], normalised. Raises UserError if the image tokens do
+        not match the pictures.
+        """
+        config = self._language()
+        tokens = np.asarray(input_ids, np.int32)
+        valid = np.ones(tokens.shape, bool) if attention_mask is None else np.asarray(attention_mask).astype(bool)
+        mask, pixels = np.zeros(tokens.shape, bool), None
+        if isinstance(config, llava.LlavaConfig):
+            mask = (tokens == self.description.image_token_id) & valid
+            count = 0 if pixel_values is None else len(pixel_values)
+            if mask.sum() != count * config.image_tokens:
+                raise UserError(
+                    f"{mask.sum()} image tokens and {count} pictures, expected {config.image_tokens} a picture"
+                )
+            if pixel_values is not None:
+                pixels = np.asarray(pixel_values, np.float32).transpose(0, 2, 3, 1)
+        elif pixel_values is not None:
+            raise UserError("this checkpoint has no vision tower, expected input without pixel_values")
+        return _forward(config, self.params, tokens, valid, mask, pixels)
+
+    def _ask(
+        self, prompts: Sequence[str], images: Sequence[Sequence[Picture]] | None, new_tokens: int, multiple: int = 1
+    ) -> Batch:
+        batch = self.processor.batch(prompts, images, multiple)
+        limit = self.description.hub_fields.get("max_position_embeddings")
+        longest = int(batch.valid.sum(1).max())
+        if limit is not None and longest + new_tokens > limit:
+            raise UserError(f"a prompt of {longest} tokens and {new_tokens} new ones, expected at most {limit}")
+        return batch
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        images: Sequence[Sequence[Picture]] | None = None,
+        *,
+        new_tokens: int = 256,
+        stop: Sequence[str] = (),
+        seed: int = 0,
+        batch_size: int | None = None,
+        multiple: int = 1,
+        numbers: Sequence[int] | None = None,
+        **sampling: Any,
+    ) -> list[str]:
+        """Answers to whole prompts; `.processor.chat` makes one of a conversation.
+
+        images: for every prompt, the pictures of its `<image>`; stop: texts at which an answer is cut; batch_size: how
+        many are answered at once, 16 or all if fewer by default, filled up if there are fewer; multiple: of which the
+        padded length is one; sampling: the fields of `Sampling`, greedy by default; numbers: of the prompts, from which
+        sampling's keys come. A row's answer does not depend on the others.
+        """
+        config, batch = self._language(), self._ask(prompts, images, new_tokens, multiple)
+        batch_size = min(16, len(prompts)) if batch_size is None else batch_size
+        how = self._how(sampling)
+        if stop:  # then the host has to look at the text every now and then
+            texts = [""] * len(prompts)
+            for ids in stream(config, self.params, batch, how, new_tokens=new_tokens, seed=seed, every=16):
+                texts = [self._text(row) for row in ids]
+                if all(any(s in text for s in stop) for text in texts):
+                    break
+            return [_cut(text, stop) for text in texts]
+        sizes = {"new_tokens": new_tokens, "batch_size": batch_size}
+        ids = generate_all(config, self.params, batch, how, **sizes, seed=seed, numbers=numbers)
+        return [self._text(row) for row in ids]
+
+    def _how(self, sampling: dict[str, Any]) -> Decoding:
+        return Decoding(self.processor.stop_ids, self.processor.pad_id, Sampling(**sampling))
+
+    def _text(self, ids: np.ndarray) -> str:
+        """Up to the first stop token: padding may be a word of its own."""
+        ends = np.flatnonzero(np.isin(ids, self.processor.stop_ids))
+        return self.processor.decode((ids[: ends[0]] if len(ends) else ids).tolist())
+
+    def stream(
+        self,
+        prompt: str,
+        images: Sequence[Picture] = (),
+        *,
+        new_tokens: int = 256,
+        stop: Sequence[str] = (),
+        seed: int = 0,
+        **sampling: Any,
+    ) -> Iterator[str]:
+        """The answer in pieces, as they come. Together they are what `generate` gives."""
+        batch = self._ask([prompt], [images], new_tokens)
+        told = ""
+        for ids in stream(self._language(), self.params, batch, self._how(sampling), new_tokens=new_tokens, seed=seed):
+            text = self._text(ids[0])
+            done = any(s in text for s in stop)
+            text = _cut(text, stop)
+            # Held back: half a character, and what may become a stop text.
+            safe = len(text) if done else len(text) - _held(text, stop)
+            if safe > len(told) and text.startswith(told):
+                yield text[len(told) : safe]
+                told = text[:safe]
+            if done:
+                return
+        final = _cut(self._text(ids[0]), stop)  # pyright: ignore[reportPossiblyUnboundVariable]
+        if final != told:
+            yield final[len(told) :]
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit CLIP embeddings float32 [N, E]; texts are cut at the tower's context, the end token kept."""
+        towers = self._towers()
+        assert towers.text is not None
+        length = towers.text.context_length
+        made = self.processor.tokenizer(list(texts), padding="max_length", truncation=True, max_length=length)
+        return embed.embed_texts(towers, self.params["clip"], made["input_ids"])
+
+    def embed_images(self, pictures: Sequence[Picture]) -> np.ndarray:
+        """Unit CLIP embeddings float32 [N, E]."""
+        return embed.embed_images(self._towers(), self.params["clip"], self.processor.pixels(pictures))
+
+
+def _cut(text: str, stop: Sequence[str]) -> str:
+    found = [at for s in stop if (at := text.find(s)) >= 0]
+    return text[: min(found)] if found else text
+
+
+def _held(text: str, stop: Sequence[str]) -> int:
+    """How many last characters may still change: of an unfinished character, or of the start of a stop text."""
+    if text.endswith("\N{REPLACEMENT CHARACTER}"):
+        return 1
+    return max((n for s in stop for n in range(1, len(s)) if text.endswith(s[:n])), default=0)
+
+
+def load(folder: str | Path, dtype: str | None = None, mesh: Mesh | None = None, *, stacked: bool = False) -> Model:
+    """A hub folder, or a checkpoint of ours, as a Model.
+
+    dtype: "float32" or "bfloat16", of parameters and computation; None: bfloat16 for a hub folder, as stored for ours.
+    mesh: where parameters lie; None: on one device. stacked: the decoder's blocks as one array for each parameter, as
+    training and patching take them, which compiles faster and generates slower. Raises UserError naming what is missing
+    or does not fit.
+    """
+    path = Path(folder)
+    if dtype not in (None, *convert.DTYPES):
+        raise UserError(f"dtype: {dtype!r}, expected one of {', '.join(convert.DTYPES)}")
+    if (path / spec.FILE).exists():
+        model = spec.read(path)
+        model = model if dtype is None else hub.with_dtype(model, dtype)
+        params = hub.load_params(path, model, mesh)
+        if "llm" in params and not stacked:
+            params["llm"] = llama.separate_blocks(params["llm"], free=True)
+        return Model(model, params, hub.processor(path / spec.HUB, model))
+    model, found = hub.open_hub(path)
+    model = hub.with_dtype(model, dtype or "bfloat16")
+    params = convert.load(model, found, str(path), dtype or "bfloat16", mesh, stacked)
+    return Model(model, params, hub.processor(path, model))

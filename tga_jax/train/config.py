@@ -1,0 +1,65 @@
+"""What a training is: the dataclasses that a config file becomes."""
+
+import dataclasses
+
+from tga_jax.data import sources
+from tga_jax.models import attention, layers
+from tga_jax.train import optim, step
+
+PARTS = ("clip", "projector", "llm")
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """data: copies of the model; fsdp: parameters, their moments and the batch are divided; tensor: each matrix product
+    is. -1, at one of them: what the other axes leave."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """One training, whichever of the four it is. Raises ValueError for a value that none knows.
+
+    init: where each part of the model starts from: a hub folder, a checkpoint of ours, the work folder of the training
+    that made it, or "" for random parameters. A part that is left out is not part of this training.
+    """
+
+    name: str
+    seed: int
+    model: str  # of `presets.LLAVA`
+    init: dict[str, str]
+    steps: int
+    batch_size: int  # of all devices together
+    loss: step.LossConfig
+    optim: optim.OptimConfig
+    data: sources.DataConfig
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    dtype: str = "float32"  # of the computation and of frozen parameters; or "bfloat16"
+    remat: str = "none"  # of the decoder: one of `layers.REMAT`
+    attention: str = "auto"  # the fastest that the mesh's devices have, or one of `attention.IMPLEMENTATIONS`
+    lora: layers.LoraConfig | None = None  # of the decoder, merged into it at the end
+    log_every: int = 20
+    checkpoint_every: int = 500
+    keep: int = 2  # the newest checkpoints
+    keep_every: int = 0  # and those whose step it divides; 0: none
+    wandb: str = ""  # the project at Weights & Biases that gets the metrics as well
+
+    def __post_init__(self):
+        if unknown := sorted(self.init.keys() - set(PARTS)):
+            raise ValueError(f"init: unknown part {unknown[0]!r}, expected {', '.join(PARTS)}")
+        known = {
+            "dtype": optim.DTYPES,
+            "remat": layers.REMAT,
+            "attention": ("auto", *attention.IMPLEMENTATIONS),
+        }
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name}: {getattr(self, name)!r}, expected one of {', '.join(values)}")
+        if self.optim.accumulate > 1 and self.loss.contrastive:
+            raise ValueError("optim.accumulate: the contrastive loss needs a whole batch, expected 1")
+        for name, least in (("log_every", 1), ("checkpoint_every", 1), ("keep", 1), ("keep_every", 0), ("steps", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: {getattr(self, name)}, expected at least {least}")

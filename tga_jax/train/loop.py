@@ -1,0 +1,277 @@
+"""The training loop: a config and a work folder in, trained parameters out. Can be stopped and resumed at any time."""
+
+import contextlib
+import dataclasses
+import math
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import rich.console
+import rich.progress
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from tga_jax.checkpoints import orbax_files
+from tga_jax.data import pipeline, sources
+from tga_jax.errors import UserError
+from tga_jax.models import llava, sharding
+from tga_jax.train import chips, flops, setup, step
+from tga_jax.train.config import TrainConfig
+from tga_jax.train.metrics import MetricsWriter, Speed
+from tga_jax.workdir import AnyPath, claim, holds
+
+# What a resumed run may have otherwise: where it runs, and what it writes.
+_MAY_CHANGE = ("mesh", "remat", "attention", "log_every", "checkpoint_every", "keep", "keep_every", "wandb")
+
+
+class Interrupted(KeyboardInterrupt):
+    """Someone, or the machine's scheduler, asked to stop; the state is saved. preempted: by SIGTERM."""
+
+    def __init__(self, message: str, preempted: bool):
+        super().__init__(message)
+        self.preempted = preempted
+
+
+_requests: list[int] | None = None  # of the `stop_requests` that is under way
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM instead of stopping in the middle of a step; a second one stops at once.
+
+    Within another one, also in another thread, it is that one: signals reach the main thread alone, which holds this
+    around trainings in several threads.
+    """
+    global _requests
+    if _requests is not None:
+        yield _requests
+        return
+    received: list[int] = []
+
+    def handler(number: int, _: Any) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    previous = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
+    _requests = received
+    try:
+        yield received
+    finally:
+        _requests = None
+        for number, old in previous.items():
+            signal.signal(number, old)
+
+
+def stop_if_asked() -> None:
+    """Raises Interrupted if the `stop_requests` that is under way has one. For long work that is no training."""
+    if _requests:
+        raise Interrupted("stopped; the same command continues there", _requests[0] == signal.SIGTERM)
+
+
+def _asked_to_stop(received: list[int], number: int, every: int, metrics: Any) -> int:
+    """The signal after which all processes stop after step `number`, 0 if none. metrics: of that step, to wait for.
+
+    One process sees its own at once; several tell each other every so many steps, so that they stop after the same.
+    """
+    own = received[0] if received else 0
+    if jax.process_count() == 1:
+        return own
+    if number % every:
+        return 0
+    jax.block_until_ready(metrics)  # on CPUs two programs that communicate at once would read each other's messages
+    return int(np.max(multihost_utils.process_allgather(np.array(own))))
+
+
+def _resumable(state: step.TrainState) -> dict[str, Any]:
+    """What a checkpoint holds; frozen parameters are read again from where they came."""
+    return {"step": state.step, "trainable": state.trainable, "opt_state": state.opt_state}
+
+
+def _check(metrics: dict[str, Any], number: int, saved: int | None) -> dict[str, float]:
+    """The step's metrics as floats. Raises UserError if the loss or its gradient is not finite.
+
+    A finite loss can have a gradient that is not, and its step would spoil every parameter.
+    """
+    values = {name: float(value) for name, value in metrics.items()}
+    wrong = [name for name, value in values.items() if not math.isfinite(value)]
+    for name in ("loss", "grad_norm"):
+        if name in wrong:
+            others = ", ".join(other for other in wrong if other != name)
+            kept = f"the checkpoint of step {saved} is kept" if saved else "no checkpoint was written yet"
+            raise UserError(
+                f"{name} is {values[name]} at step {number}{f' (so are {others})' if others else ''}; {kept}; "
+                "lower optim.learning_rate or check the data"
+            )
+    return values
+
+
+def progress_bars(console: rich.console.Console) -> rich.progress.Progress:
+    """To show trainings on, each by `run`; tasks have a field `shown`."""
+    return rich.progress.Progress(
+        rich.progress.TextColumn("{task.description:<22}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TextColumn("{task.fields[shown]}"),
+        rich.progress.TimeRemainingColumn(),
+        console=console,
+    )
+
+
+class _Ready(NamedTuple):
+    """What a training needs before its first step; found without writing anything."""
+
+    mesh: Mesh
+    model: llava.LlavaConfig
+    batches: Any  # an iterator of Batch, with a state
+    state: step.TrainState
+    guided: str | None  # a line on how many samples the guide acts
+
+
+def _ready(config: TrainConfig, console: rich.console.Console) -> _Ready:
+    """Raises UserError for a config, file or sample that does not fit, and for a guide without a sample to act on."""
+    vocabulary = sources.vocabulary(config.data)
+    mesh = setup.make_mesh(config)
+    chosen, reason = setup.choose_attention(config, mesh)
+    if reason is not None:
+        console.print(f"attention: {chosen}; {reason}", highlight=False)
+    model = setup.make_model(config, vocabulary.size, chosen)
+    records = sources.records(config.data, model.clip.vision.image_size, config.seed)
+    shape, host, hosts = config.data.shape(model.image_tokens), jax.process_index(), jax.process_count()
+    made = pipeline.Batches(records, vocabulary, shape, config.batch_size, config.seed, config.data.policy, host, hosts)
+    made[0]  # raises for a file or sample that does not fit
+    guided = setup.guided(config, made) if config.loss.guide else None
+    batches = iter(pipeline.iterate(made, config.data.threads))
+    with jax.set_mesh(mesh):
+        state = jax.block_until_ready(setup.init_state(config, model, mesh))
+    return _Ready(mesh, model, batches, state, guided)
+
+
+class _Log:
+    """Where the metrics of the steps go: into their file, onto the bar, and now and then to a console that is none."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        ready: _Ready,
+        start: int,
+        writer: MetricsWriter | None,
+        progress: rich.progress.Progress,
+        title: str,
+    ):
+        self.saved = start  # the step of the newest checkpoint
+        self.speed = Speed(config.batch_size, chips.peak(ready.mesh.devices.flat))
+        self._config, self._model, self._writer = config, ready.model, writer
+        self._progress, self._title, self._told = progress, title, time.monotonic()
+        self._task = progress.add_task(title, total=config.steps, completed=start, shown="")
+
+    def step(self, number: int, metrics: dict[str, Any], work: flops.Step | None) -> None:
+        """Raises UserError for a metric that is not finite."""
+        values, steps = _check(metrics, number, self.saved), self._config.steps
+        self.speed.step(values["tokens"], 0.0 if work is None else flops.step(self._model, work).model)
+        if number % self._config.log_every == 0 or number == steps:
+            if self._writer is not None:
+                self._writer.write(number, {**values, **self.speed.read()})
+            self._progress.update(self._task, shown=f"loss {values['loss']:.3f}")
+        self._progress.update(self._task, completed=number)
+        console = self._progress.console
+        if not console.is_terminal and time.monotonic() - self._told > 15:
+            self._told = time.monotonic()
+            console.print(f"{self._title}: step {number}/{steps}, loss {values['loss']:.3f}")
+
+    def flush(self) -> None:
+        if self._writer is not None:
+            self._writer.flush()
+
+
+def _steps(
+    config: TrainConfig,
+    ready: _Ready,
+    state: step.TrainState,
+    start: int,
+    store: orbax_files.Checkpoints,
+    log: _Log,
+    received: list[int],
+    title: str,
+) -> step.TrainState:
+    """The state after all steps. Raises Interrupted, with the state saved, once a signal was received."""
+    train_step = setup.make_step(config, ready.model, state)
+    key = jax.random.key(config.seed)
+    last: tuple[Any, ...] | None = None  # the metrics of the step before, read while this one runs
+    for number in range(start + 1, config.steps + 1):
+        with log.speed.waiting():
+            batch = next(ready.batches)
+        state, metrics = train_step(state, sharding.place_batch(batch, ready.mesh), key)
+        if last is not None:
+            log.step(number - 1, *last)
+        last = metrics, setup.work(config, ready.model, state, batch)
+        stopping = _asked_to_stop(received, number, config.log_every, metrics)
+        if stopping or number % config.checkpoint_every == 0 or number == config.steps:
+            log.step(number, *last)  # before the save, so that a resumed run has this step's line
+            last = None
+            log.flush()
+            store.save(number, _resumable(state), ready.batches.get_state())
+            log.saved = number
+        if stopping:
+            raise Interrupted(
+                f"stopped at step {number} of {title}; the same command continues there", stopping == signal.SIGTERM
+            )
+    return state
+
+
+def run(
+    config: TrainConfig,
+    workdir: AnyPath,
+    console: rich.console.Console | None = None,
+    *,
+    verbose: bool = False,
+    bars: rich.progress.Progress | None = None,
+    title: str = "",
+) -> None:
+    """Trains, or resumes, until `<workdir>/params` is written; returns at once if it is there.
+
+    verbose: prints the whole config, which `<workdir>/config.json` has too; bars: `progress_bars` under way, on
+    which to show this training beside others, and the console is theirs; title: to show instead of the config's name.
+    Trainings can run at once in several threads, with their own workdirs, if the main thread holds `stop_requests`.
+    Of several processes (`jax.distributed`) each runs this, with the same config and a workdir that all of them see.
+    Raises UserError for a bad config, workdir, file or a loss that is not finite, and Interrupted, with the state
+    saved, after SIGINT or SIGTERM.
+    """
+    host = jax.process_index()
+    console = bars.console if bars else console or rich.console.Console(quiet=host > 0)
+    title = title or config.name
+    described = dataclasses.asdict(config)
+    if holds(workdir, described, may_change=_MAY_CHANGE) and orbax_files.has_params(workdir):
+        return
+    ready = _ready(config, console)
+    if host == 0:  # only now: a config that is found wrong leaves nothing behind
+        claim(workdir, described, may_change=_MAY_CHANGE)
+    orbax_files.wait_for_all("the workdir is claimed")
+    if verbose:
+        console.print_json(data=described)
+        if ready.guided is not None:
+            console.print(ready.guided, highlight=False)
+    store = orbax_files.Checkpoints(workdir, config.keep, config.keep_every)
+    writer = None
+    try:
+        with jax.set_mesh(ready.mesh), stop_requests() as received:
+            state, start = ready.state, store.latest_step() or 0
+            if start:
+                saved_state, data_state = store.restore(start, _resumable(state))
+                state = state.replace(**saved_state)  # pyright: ignore[reportAttributeAccessIssue]
+                ready.batches.set_state(data_state)
+            if host == 0:
+                writer = MetricsWriter(workdir, start, config.name, config.wandb, described)
+            with contextlib.nullcontext(bars) if bars else progress_bars(console) as progress:
+                log = _Log(config, ready, start, writer, progress, title)
+                state = _steps(config, ready, state, start, store, log, received, title)
+            store.wait()
+            orbax_files.save_params(workdir, setup.trained_params(config, ready.model, state))
+    finally:
+        store.close()
+        if writer is not None:
+            writer.close()

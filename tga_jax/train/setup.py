@@ -1,0 +1,222 @@
+"""One training from its config: the model, the state and where it lies, and the compiled step. `train` is its loop.
+
+All but `init_state` works from shapes alone, on devices that need not be there (`tga bench aot`).
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh
+
+from tga_jax import guides
+from tga_jax.checkpoints import hub
+from tga_jax.data import pipeline
+from tga_jax.data.batch import Batch
+from tga_jax.errors import UserError
+from tga_jax.models import attention, llama, llava, presets, sharding
+from tga_jax.train import flops, optim, step
+from tga_jax.train.config import TrainConfig
+from tga_jax.workdir import located
+
+_LOOKED_AT = 1024  # samples at a time, to see whether the guide acts on some
+
+
+def make_mesh(config: TrainConfig, devices: Any = None) -> Mesh:
+    """devices: other ones than this process's own, such as those of a topology. Raises UserError if they do not fit the
+    config's mesh, or the mesh the batch."""
+    mesh = sharding.make_mesh(**dataclasses.asdict(config.mesh), devices=devices)
+    shards = mesh.shape["data"] * mesh.shape["fsdp"] * config.optim.accumulate
+    if config.batch_size < 1 or config.batch_size % shards:
+        raise UserError(
+            f"batch_size: {config.batch_size}, expected a multiple of data * fsdp of the mesh times optim.accumulate, "
+            f"which is {shards}"
+        )
+    return mesh
+
+
+def choose_attention(config: TrainConfig, mesh: Mesh) -> tuple[str, str | None]:
+    """(the implementation to use, why not the fastest of these devices or None)."""
+    if config.attention != "auto":
+        return config.attention, None
+    platform = mesh.devices.flat[0].platform
+    if platform == "tpu":
+        odd = [length for length in config.data.lengths if length % attention.SPLASH_BLOCK]
+        if not odd:
+            return "splash", None
+        return "blocks", f"splash: data.lengths has {odd[0]}, expected multiples of {attention.SPLASH_BLOCK}"
+    if platform in ("gpu", "cuda"):
+        if config.dtype != "bfloat16":
+            return "blocks", f"cudnn: dtype is {config.dtype}, expected bfloat16"
+        is_here = mesh.devices.flat[0] in jax.local_devices()
+        reason = attention.works("cudnn") if is_here else None
+        return ("blocks", f"cudnn: {reason}") if reason else ("cudnn", None)
+    return "blocks", None
+
+
+def make_model(config: TrainConfig, vocab_size: int | None, chosen: str = "xla") -> llava.LlavaConfig:
+    """The model, checked against the rest of the config.
+
+    vocab_size: of the tokenizer; chosen: an implementation of attention. Raises UserError.
+    """
+    model = presets.get(config.model, vocab_size)
+    if config.loss.guide is not None:
+        try:
+            config.loss.guide.on(model.llm.num_layers)
+        except ValueError as error:
+            raise UserError(f"loss.{error} of {config.model!r}") from error
+    vision = dataclasses.replace(model.clip.vision, dtype=config.dtype, attention=chosen)
+    text = None if model.clip.text is None else dataclasses.replace(model.clip.text, dtype=config.dtype)
+    llm = dataclasses.replace(model.llm, dtype=config.dtype, remat=config.remat, attention=chosen, lora=config.lora)
+    return dataclasses.replace(model, clip=dataclasses.replace(model.clip, vision=vision, text=text), llm=llm)
+
+
+def abstract_params(config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh) -> dict[str, Any]:
+    """Shapes, types and places of all parameters, nested."""
+    shapes = jax.eval_shape(lambda: llava.init(model, jax.random.key(config.seed), tuple(config.init)))
+    trainable, _ = optim.partition(config.optim, shapes)
+    places = _flat(sharding.shardings(shapes, mesh))
+
+    def placed(path: str, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+        dtype = config.optim.param_dtype if path in trainable else config.dtype
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=places[path])
+
+    return unflatten_dict({path: placed(path, x.shape) for path, x in _flat(shapes).items()}, sep="/")
+
+
+def _flat(tree: dict[str, Any]) -> optim.Flat:
+    return flatten_dict(tree, sep="/")
+
+
+def init_params(config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh) -> dict[str, Any]:
+    """The parameters that a training starts from, on the mesh. Raises UserError naming a part that cannot be loaded."""
+    like = abstract_params(config, model, mesh)
+    flat = {}
+    for part, folder in config.init.items():
+        if folder:
+            wanted = {path: x for path, x in _flat(like[part]).items() if "_lora/" not in path}
+            flat |= _flat({part: hub.load_part(located(folder), part, unflatten_dict(wanted, sep="/"))})
+    rest = {path: x for path, x in _flat(like).items() if path not in flat}
+
+    def fill() -> optim.Flat:
+        made = _flat(llava.init(model, jax.random.key(config.seed), tuple(config.init)))
+        return {path: made[path].astype(x.dtype) for path, x in rest.items()}
+
+    flat |= jax.jit(fill, out_shardings={path: x.sharding for path, x in rest.items()})()
+    return unflatten_dict(flat, sep="/")
+
+
+def init_state(config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh) -> step.TrainState:
+    """The state at step 0, on the mesh. Raises UserError naming a part that cannot be loaded."""
+    params = init_params(config, model, mesh)
+    abstract = abstract_state(config, model, mesh)
+
+    def start(params: dict[str, Any]) -> Any:
+        state = step.init_state(params, config.optim, config.steps)
+        return state.step, state.opt_state
+
+    places = jax.tree.map(lambda x: x.sharding, (abstract.step, abstract.opt_state))
+    number, opt_state = jax.jit(start, out_shardings=places)(params)
+    trainable, frozen = optim.partition(config.optim, params)
+    return step.TrainState(number, trainable, frozen, opt_state)
+
+
+def abstract_state(config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh) -> step.TrainState:
+    """Shapes, types and places of `init_state`'s arrays."""
+    params = abstract_params(config, model, mesh)
+    state = jax.eval_shape(lambda: step.init_state(_zeros(params), config.optim, config.steps))
+    placed = sharding.shardings(state, mesh)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, placed)
+
+
+def _zeros(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
+
+
+def abstract_batch(
+    config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh, bucket: int = -1, images: int = 1
+) -> Batch:
+    """A batch of the length data.lengths[bucket], with `images` images a row."""
+    rows, size, length = config.batch_size, model.clip.vision.image_size, config.data.lengths[bucket]
+
+    def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=sharding.of_batch(mesh))
+
+    return Batch(
+        tokens=array(jnp.int32, length),
+        valid=array(bool, length),
+        targets=array(bool, length),
+        image_mask=array(bool, length),
+        retrieved_mask=array(bool, length),
+        caption_tokens=array(jnp.int32, config.data.caption_length),
+        caption_mask=array(bool, config.data.caption_length),
+        images=array(jnp.uint8, images, size, size, 3) if images else None,
+        label_positions=array(jnp.int32, config.data.labels[bucket]) if config.data.labels else None,
+    )
+
+
+def make_step(config: TrainConfig, model: llava.LlavaConfig, state: step.TrainState) -> Any:
+    """The jitted step `(state, batch, key) -> (state, metrics)`; it takes the place of the state that it is given.
+
+    state: real or abstract, for where its arrays lie.
+    """
+
+    def train_step(state: step.TrainState, batch: Batch, key: jax.Array) -> tuple[step.TrainState, dict[str, Any]]:
+        return step.train_step(model, config.loss, config.optim, config.steps, state, batch, key)
+
+    places = jax.tree.map(lambda x: x.sharding, state)
+    return jax.jit(train_step, out_shardings=(places, None), donate_argnums=0)
+
+
+def guided(config: TrainConfig, batches: pipeline.Batches) -> str:
+    """A line that says how many samples the guide acts on, of the first that the training reads. Raises UserError if
+    it acts on none of all of them."""
+    assert config.loss.guide is not None
+    samples = config.steps * config.batch_size
+    for first in range(0, samples, _LOOKED_AT):
+        count = min(_LOOKED_AT, samples - first)
+        found = config.loss.guide.counts(batches.without_images(first, count))
+        if any(found.values()):
+            said = ", ".join(f"{name} {int(n):,}" for name, n in found.items())
+            return f"the guide acts on, of samples {first + 1:,} to {first + count:,}: {said}"
+    raise UserError(
+        f"loss.guide: acts on none of the {samples:,} samples of the training, expected some with a picture and "
+        "`image_caption` (`tga validate-data` counts them), or no guide"
+    )
+
+
+def work(config: TrainConfig, model: llava.LlavaConfig, state: step.TrainState, batch: Batch) -> flops.Step | None:
+    """What a step computes with a batch of these shapes, padding included; None for the contrastive training, which has
+    no decoder. state, batch: real or abstract."""
+    guide = config.loss.guide
+    if config.loss.contrastive:
+        return None
+    images = batch.images if batch.image_features is None else batch.image_features
+    pictures, length = 0 if images is None else images.shape[1], batch.tokens.shape[1]
+    last, cost = 0, guides.Cost()
+    if guide is not None and pictures:
+        last = max(guide.on(model.llm.num_layers).layers)
+        cost = guide.cost(length, batch.caption_tokens.shape[1], pictures * model.image_tokens)
+    labels = None if batch.label_positions is None else batch.label_positions.shape[1]
+    return flops.Step(
+        rows=config.batch_size,
+        positions=length,
+        caption=cost.text,
+        pictures=pictures,
+        labels=labels if config.loss.lm else 0,
+        blocks=model.llm.num_layers if config.loss.lm else last,
+        caption_blocks=last if cost.text else 0,
+        guided_words=cost.words,
+        tower=batch.image_features is None,
+        trains=frozenset("lora" if "_lora/" in path else path.split("/")[0] for path in state.trainable),
+    )
+
+
+def trained_params(config: TrainConfig, model: llava.LlavaConfig, state: step.TrainState) -> dict[str, Any]:
+    """The parts that were trained, whole, with LoRA merged into them."""
+    params = optim.combine(state.trainable, state.frozen)
+    if model.llm.lora is not None and "llm" in params:
+        params["llm"] = jax.jit(lambda p: llama.merge_lora(model.llm, p))(params["llm"])
+    return {part: params[part] for part in sorted({path.split("/")[0] for path in state.trainable})}

@@ -1,0 +1,241 @@
+"""The one train step: state and batch in, state and metrics out. Pure."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import chex
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from tga_jax import guides, losses
+from tga_jax.data.batch import Batch
+from tga_jax.models import clip, layers, llama, llava
+from tga_jax.train import optim
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Which losses are summed, with their weights. A weight of 0 leaves the computation out."""
+
+    lm: float = 1.0
+    contrastive: float = 0.0
+    guide: guides.Guide | None = None
+    # NEFTune (Jain et al., 2023): uniform noise of this size / sqrt(T D) on the decoder's input embeddings.
+    embedding_noise: float = 0.0
+
+
+@flax.struct.dataclass
+class TrainState:
+    step: Array  # int32 scalar: steps done
+    trainable: optim.Flat
+    frozen: optim.Flat
+    opt_state: Any
+
+
+class Counts(NamedTuple):
+    """What the means of the losses are over, of all rows of a step."""
+
+    labels: Array
+    guide: dict[str, Array]
+
+
+def init_state(params: dict, config: optim.OptimConfig, steps: int) -> TrainState:
+    trainable, frozen = optim.partition(config, params)
+    opt_state = optim.make_optimizer(config, steps, trainable).init(trainable)  # pyright: ignore[reportArgumentType]
+    return TrainState(jnp.zeros((), jnp.int32), trainable, frozen, opt_state)
+
+
+def _counts(config: LossConfig, batch: Batch) -> Counts:
+    return Counts(batch.targets[:, 1:].sum(), config.guide.counts(batch) if config.guide else {})
+
+
+def _contrastive(model: llava.LlavaConfig, params: dict, batch: Batch) -> tuple[Array, dict[str, Array]]:
+    pixels = llava.normalize_pixels(batch.images[:, 0])
+    image, text, scale = layers.apply(clip.Clip(model.clip), params["clip"], pixels, batch.tokens)
+    same = jnp.all(batch.tokens[:, None] == batch.tokens[None], axis=-1)
+    return losses.contrastive_loss(image, text, scale, same)
+
+
+class _Pass(NamedTuple):
+    """A pass of the decoder's first blocks."""
+
+    decoder: llama.Decoder
+    llm: dict  # parameters of these blocks
+    out: Any  # llama.DecoderOutput
+
+    def read(self, reads: guides.Means | guides.States, at: tuple[int, ...]) -> Array:
+        """[J, B, S, D] or [J, B, T, D]"""
+        states = self.out.states if isinstance(reads, guides.States) else self.out.means
+        return states[jnp.array(at)]
+
+
+def _run(
+    model: llava.LlavaConfig,
+    llm: dict,
+    blocks: int,
+    x: Array | None,
+    tokens: Array,
+    valid: Array,
+    reads: guides.Means | guides.States | None,
+) -> _Pass:
+    """x: input embeddings [B, T, D]; None: those of the tokens."""
+    decoder, llm = llama.first_blocks(model.llm, llm, blocks, isinstance(reads, guides.States))
+    if x is None:
+        x = layers.apply(decoder, llm, tokens, method="embed")
+    segments = reads.segments if isinstance(reads, guides.Means) else None
+    positions = llama.positions(valid)
+    return _Pass(decoder, llm, layers.apply(decoder, llm, x, positions, valid, segments))
+
+
+def _lm(run: _Pass, batch: Batch, count: Array) -> tuple[Array, dict[str, Array]]:
+    """Logits are computed where the batch says that they are needed; count: labels of the whole step."""
+    hidden = run.out.hidden  # after the final norm [B, T, D]
+    if batch.label_positions is None:
+        logits = layers.apply(run.decoder, run.llm, hidden, method="logits")[:, :-1]
+        return losses.lm_loss(logits, batch.tokens[:, 1:], batch.targets[:, 1:], count)
+    at = jnp.maximum(batch.label_positions, 0)
+    logits = layers.apply(run.decoder, run.llm, jnp.take_along_axis(hidden, at[..., None], axis=1), method="logits")
+    labels = jnp.take_along_axis(batch.tokens, at + 1, axis=1)
+    return losses.lm_loss(logits, labels, batch.label_positions >= 0, count)
+
+
+def _language(
+    model: llava.LlavaConfig,
+    config: LossConfig,
+    params: dict,
+    batch: Batch,
+    key: Array,
+    progress: Array,
+    counts: Counts,
+) -> tuple[Array, dict[str, Array]]:
+    """The language loss and the guide's."""
+    features = batch.image_features
+    if features is None and batch.images is not None:
+        features = llava.image_features(model, params["clip"], batch.images)
+    x = llava.embed(model, params, batch.tokens, batch.image_mask, features)
+    if config.embedding_noise:
+        size = config.embedding_noise * jax.lax.rsqrt(batch.valid.sum(1) * float(x.shape[-1]))
+        x += size[:, None, None] * jax.random.uniform(key, x.shape, x.dtype, -1.0, 1.0)
+    # A batch of text only has nothing to guide.
+    guide = None if features is None or config.guide is None else config.guide.on(model.llm.num_layers)
+    student = guide.student(batch) if guide else None
+    # Without the language loss nothing above the last guide layer is needed.
+    blocks = model.llm.num_layers if config.lm else max(guide.layers) if guide else 0
+    run = _run(model, params["llm"], blocks, x, batch.tokens, batch.valid, student)
+    loss, metrics = jnp.zeros(()), {}
+    if config.lm:
+        lm, extra = _lm(run, batch, counts.labels)
+        loss, metrics = config.lm * lm, {"lm": lm, **extra}
+    if guide and features is not None and student is not None:
+        text, constant = guide.teacher(batch), jax.lax.stop_gradient(params["llm"])
+        teacher = None
+        if text is not None:
+            second = _run(model, constant, max(guide.layers), None, text.tokens, text.valid, text.reads)
+            teacher = jax.lax.stop_gradient(second.read(text.reads, guide.layers))
+        seen = guides.Seen(
+            batch=batch,
+            student=run.read(student, guide.layers),
+            teacher=teacher,
+            inputs=x,
+            embeddings=constant["embed"]["embedding"],
+            image_tokens=features.shape[1] * model.image_tokens,
+            progress=progress,
+            counts=counts.guide,
+        )
+        value, extra = guide.loss(seen)
+        chex.assert_shape([value, *extra.values()], ())
+        loss, metrics = loss + value, {**metrics, "guide": value, **extra}
+    return loss, metrics
+
+
+def _check(batch: Batch) -> None:
+    """Shapes by the letters of `Batch`; static, so free in a compiled step."""
+    dims = chex.Dimensions(B=batch.tokens.shape[0], T=batch.tokens.shape[1], C=batch.caption_tokens.shape[1])
+    chex.assert_shape([batch.tokens, batch.valid, batch.targets, batch.image_mask, batch.retrieved_mask], dims["BT"])
+    chex.assert_shape([batch.caption_tokens, batch.caption_mask], dims["BC"])
+    for name, rank in (("images", 5), ("image_features", 4), ("label_positions", 2)):
+        if (array := getattr(batch, name)) is not None:
+            chex.assert_shape(array, (len(batch.tokens), *(None,) * (rank - 1)))
+
+
+def loss_fn(
+    model: llava.LlavaConfig,
+    config: LossConfig,
+    params: dict,
+    batch: Batch,
+    key: Array,
+    progress: Array,
+    counts: Counts | None = None,
+) -> tuple[Array, dict[str, Array]]:
+    """The sum of the configured losses.
+
+    key: of the embedding noise; progress: s = step / total steps; counts: of the whole step, if the batch is a part.
+    """
+    _check(batch)
+    loss, metrics = jnp.zeros(()), {}
+    if config.contrastive:
+        value, extra = _contrastive(model, params, batch)
+        loss, metrics = loss + config.contrastive * value, {**metrics, "contrastive": value, **extra}
+    if config.lm or config.guide:
+        counts = _counts(config, batch) if counts is None else counts
+        value, extra = _language(model, config, params, batch, key, progress, counts)
+        loss, metrics = loss + value, {**metrics, **extra}
+    return loss, {"loss": loss, **metrics}
+
+
+def _divided(batch: Batch, count: int) -> Batch:
+    """[B, ...] -> [A, B/A, ...]: every A-th row, so that rows stay on the devices that hold them."""
+    return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0), batch)
+
+
+def _norms(grads: optim.Flat) -> dict[str, Array]:
+    """The gradient's norm, and that of each part's."""
+    parts = sorted({path.split("/")[0] for path in grads})
+    by_part = {p: optax.global_norm([g for path, g in grads.items() if path.startswith(f"{p}/")]) for p in parts}
+    return {"grad_norm": optax.global_norm(grads), **{f"grad_norm/{part}": norm for part, norm in by_part.items()}}
+
+
+def train_step(
+    model: llava.LlavaConfig,
+    config: LossConfig,
+    optimizer: optim.OptimConfig,
+    steps: int,
+    state: TrainState,
+    batch: Batch,
+    key: Array,
+) -> tuple[TrainState, dict[str, Array]]:
+    """One step of any of the trainings. Only `state.trainable` is differentiated; `key` is folded with the step."""
+    key, progress = jax.random.fold_in(key, state.step), state.step / steps
+    counts = None if config.contrastive else _counts(config, batch)
+
+    def gradient(batch: Batch, key: Array) -> tuple[optim.Flat, dict[str, Array]]:
+        def loss_of(trainable: optim.Flat):
+            params = optim.combine(trainable, state.frozen)
+            return loss_fn(model, config, params, batch, key, progress, counts)
+
+        grads, metrics = jax.grad(loss_of, has_aux=True)(state.trainable)
+        return jax.tree.map(lambda g: g.astype(jnp.float32), grads), metrics
+
+    if optimizer.accumulate == 1:
+        grads, metrics = gradient(batch, key)
+    else:
+        batches = _divided(batch, optimizer.accumulate)
+        keys = jax.random.split(key, optimizer.accumulate)
+        found = jax.eval_shape(gradient, *jax.tree.map(lambda x: x[0], (batches, keys)))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), found)
+
+        def add(total, one):
+            return jax.tree.map(jnp.add, total, gradient(*one)), None
+
+        (grads, metrics), _ = jax.lax.scan(add, zeros, (batches, keys))
+    rounding = jax.random.fold_in(key, 1)
+    trainable, opt_state = optim.update(optimizer, steps, grads, state.opt_state, state.trainable, rounding)
+    metrics |= _norms(grads)
+    metrics["tokens"] = batch.valid.sum().astype(jnp.float32)
+    metrics["padding"] = 1 - batch.valid.mean()
+    metrics["skipped"] = (~batch.valid.any(1)).sum().astype(jnp.float32)  # rows whose image could not be read
+    return TrainState(state.step + 1, trainable, state.frozen, opt_state), metrics  # pyright: ignore
