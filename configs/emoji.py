@@ -31,11 +31,13 @@ def released(**fields) -> dict:
 
 
 def adam(learning_rate: float) -> dict:
-    return {"optimizer": "adam", "learning_rate": learning_rate, "weight_decay": 0.0}
+    return {**muon(learning_rate), "optimizer": "adam", "weight_decay": 0.0}
 
 
 def muon(learning_rate: float) -> dict:
-    return {"optimizer": "muon", "learning_rate": learning_rate, "weight_decay": 0.1}
+    """With four iterations after AOL's scaling: faster than the usual five, and these models learn as well."""
+    iterations = {"newton_schulz": 4, "preconditioning": "aol"}
+    return {"optimizer": "muon", "learning_rate": learning_rate, "weight_decay": 0.1, **iterations}
 
 
 def stage1(**fields) -> dict:

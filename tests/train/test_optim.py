@@ -157,6 +157,26 @@ def test_muon_turns_a_kernels_momentum_into_an_orthogonal_matrix_and_leaves_the_
             np.testing.assert_allclose(-np.sum(update / scale * (u @ v)), values.sum(), rtol=1e-3)
 
 
+@pytest.mark.parametrize("preconditioning", ["frobenius", "aol"])
+@pytest.mark.parametrize("steps", [1, 3, 5])
+def test_muons_iterations_are_those_of_its_definition(steps, preconditioning):
+    """X <- 3.4445 X - 4.775 X X' X + 2.0315 (X X')^2 X (Jordan, 2024), in float64; first X is scaled, by its norm, or
+    row i by sum_j |(X X')_ij|^-1/2 (AOL; Prach and Lampert, 2022)."""
+    grad = np.random.default_rng(1).normal(size=(6, 9))
+    fields = {"kind": "muon", "newton_schulz": steps, "preconditioning": preconditioning}
+    config = OptimConfig(1.0, ((".*", 1.0),), warmup=0.0, decay="constant", clip_norm=1e9, **fields)
+    params, grads = {"projector/up/kernel": jnp.zeros((6, 9))}, {"projector/up/kernel": jnp.asarray(grad, jnp.float32)}
+    optimizer = optim.make_optimizer(config, 10, params)
+    _, state = optimizer.update(grads, optimizer.init(params), params)  # the warm-up's first rate is 0
+    update, _ = optimizer.update(grads, state, params)
+    rows = np.sqrt(np.abs(grad @ grad.T).sum(1, keepdims=True))
+    x = grad / (rows if preconditioning == "aol" else np.linalg.norm(grad))
+    for _ in range(steps):
+        square = x @ x.T
+        x = 3.4445 * x - 4.775 * square @ x + 2.0315 * square @ square @ x
+    np.testing.assert_allclose(update["projector/up/kernel"], -0.2 * np.sqrt(9) * x, atol=1e-5)
+
+
 def test_an_unknown_kind_is_named():
     with pytest.raises(ValueError, match=r"optim.kind: 'sgd', expected one of adam, muon"):
         OptimConfig(1.0, (), kind="sgd")
@@ -206,6 +226,8 @@ def test_unfit_types_and_counts_are_named():
         ({"param_dtype": "float16"}, "optim.param_dtype: 'float16', expected one of float32, bfloat16"),
         ({"moment_dtype": "int8"}, "optim.moment_dtype: 'int8'"),
         ({"accumulate": 0}, "optim.accumulate: 0, expected at least 1"),
+        ({"preconditioning": "none"}, "optim.preconditioning: 'none', expected one of frobenius, aol"),
+        ({"newton_schulz": 0}, "optim.newton_schulz: 0, expected at least 1"),
     ):
         with pytest.raises(ValueError, match=named):
             OptimConfig(1.0, ((".*", 1.0),), **fields)

@@ -35,6 +35,8 @@ class Training:
     optimizer: str  # "adam" or "muon"
     learning_rate: float
     weight_decay: float
+    newton_schulz: int  # iterations of Muon
+    preconditioning: str
 
     def __post_init__(self):
         if self.optimizer not in optim.KINDS:

@@ -46,7 +46,15 @@ def _data(world: World, task: str, length: int, **fields: Any) -> sources.DataCo
 
 
 def _optimizer(c: Training, schedule: tuple[tuple[str, float], ...], warmup: float = 0.03) -> optim.OptimConfig:
-    return optim.OptimConfig(c.learning_rate, schedule, warmup, weight_decay=c.weight_decay, kind=c.optimizer)
+    return optim.OptimConfig(
+        c.learning_rate,
+        schedule,
+        warmup,
+        weight_decay=c.weight_decay,
+        kind=c.optimizer,
+        newton_schulz=c.newton_schulz,
+        preconditioning=c.preconditioning,
+    )
 
 
 def train_clip(world: World) -> Path:
