@@ -7,6 +7,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import chex
 import hub_support
 import jax
 import numpy as np
@@ -115,7 +116,7 @@ def test_bin_tensors_that_are_views_and_other_types(llava, folder, own):
     same(parameters(own), parameters(folder))
     torch.save({n: x.to(torch.bfloat16) for n, x in state.items()}, own / "pytorch_model.bin")
     half = parameters(own)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-8), half, parameters(folder))
+    chex.assert_trees_all_close(half, parameters(folder), rtol=2**-8, atol=0)
 
 
 def test_original_llava_config(llava, folder, own, tmp_path):
@@ -174,7 +175,7 @@ def test_lora_is_added_in(llava, folder, tmp_path, rslora):
     whole = Path(shutil.copytree(folder, tmp_path / "whole"))
     safetensors.torch.save_file({n: torch.tensor(x) for n, x in merged.items()}, whole / "model.safetensors")
     ours, expected = parameters(adapter, base=folder), parameters(whole)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, expected)
+    chex.assert_trees_all_close(ours, expected, rtol=1e-5, atol=1e-5)
     with pytest.raises(tga_jax.UserError, match="holds LoRA weights, expected --base"):
         parameters(adapter)
     (adapter / "adapter_config.json").write_text(json.dumps({"r": rank}))

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -312,4 +313,4 @@ def test_separate_blocks_give_the_same_tokens_and_states(name, media):
     inputs = (x, positions, positions < 4, segments)
     stacked = layers.apply(llama.Decoder(config.llm, emit_states=True), params["llm"], *inputs)
     found = layers.apply(llama.Decoder(config.llm, emit_states=True, separate=True), separate["llm"], *inputs)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, stacked)
+    chex.assert_trees_all_close(found, stacked, rtol=1e-4, atol=1e-4)

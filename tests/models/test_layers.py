@@ -1,5 +1,6 @@
 """The layers that have a gradient of their own."""
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -68,7 +69,7 @@ def test_a_layer_is_flaxs_and_its_gradients_are_those_of_float64(ours, flax, sha
     params = moved(params)
     loss = jax.grad(lambda p, x: jnp.sin(ours.apply({"params": p}, x)).sum(), argnums=(0, 1))
     found, wanted = (ours.apply({"params": params}, x), loss(params, x)), of_float64(flax, params, x)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), found, wanted)
+    chex.assert_trees_all_close(found, wanted, rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("ours", [layers.Dense(64, dtype=jnp.bfloat16), layers.LayerNorm(dtype=jnp.bfloat16)])

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import chex
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -262,7 +263,7 @@ def test_remat_leaves_the_gradients_alone():
 
     kept, recomputed = gradients("none"), gradients("full")
     assert all(np.abs(g).max() > 1e-4 for g in jax.tree.leaves(kept))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), kept, recomputed)
+    chex.assert_trees_all_close(kept, recomputed, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="remat: 'half'"):
         jax.eval_shape(lambda: run(dataclasses.replace(config, remat="half"), False, params, TOKENS, TOKENS, VALID))
 

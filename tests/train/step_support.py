@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
 
 from tga_jax.data.batch import Batch
 from tga_jax.guides import Instruction, Paper, Released, Tiled
@@ -96,10 +95,3 @@ def gradient(config: LossConfig, params: dict, batch: Batch):
 
 def largest(tree) -> float:
     return max(float(jnp.max(jnp.abs(x))) for x in jax.tree.leaves(tree))
-
-
-def assert_trees_close(a, b, **tolerance):
-    a, b = flatten_dict(a, sep="/"), flatten_dict(b, sep="/")
-    assert a.keys() == b.keys()
-    for name in a:
-        np.testing.assert_allclose(a[name], b[name], err_msg=name, **tolerance)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -107,6 +108,27 @@ def test_its_rate_is_that_of_the_flops_of_its_batches(whole, data):
     for line in found[1:]:
         counted = line["speed/tflop_per_second"] * 1e12 * line["speed/seconds_per_step"]
         assert any(counted == pytest.approx(value) for value in possible)
+
+
+def test_one_program_is_compiled_for_every_shape_of_a_batch(data, tmp_path, monkeypatch):
+    """Rows of two lengths, and of text alone: the second run may trace the step once for each shape of the first."""
+    config = train_support.config(data, steps=16, log_every=16, checkpoint_every=16)
+    lengths = sorted({len(row.tokens) for row in train_support.rows(config)})
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, lengths=(lengths[-2], lengths[-1])))
+    shapes = []
+    place = sharding.place_batch
+
+    def placed(batch, mesh):
+        shapes.append(tuple(np.shape(x) for x in batch))
+        return place(batch, mesh)
+
+    monkeypatch.setattr(sharding, "place_batch", placed)
+    run(config, tmp_path / "first")
+    assert len({tokens for tokens, *_ in shapes}) == 2
+    assert len(shapes) == 16 > 2 * len(set(shapes))
+    chex.clear_trace_counter()
+    monkeypatch.setattr(step, "train_step", chex.assert_max_traces(step.train_step, len(set(shapes))))
+    run(config, tmp_path / "second")
 
 
 def test_the_same_config_again_returns_at_once(whole, data, monkeypatch):

@@ -4,6 +4,7 @@ import dataclasses
 import io
 from pathlib import Path
 
+import chex
 import hub_support
 import jax
 import jax.numpy as jnp
@@ -71,7 +72,7 @@ def test_it_computes_what_the_trained_parts_and_the_first_ones_do(folders, tmp_p
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     jax.tree.map(np.testing.assert_array_equal, {part: found[part] for part in parts}, parts)
     # Random parameters are made again, within another compiled program.
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found["clip"], expected["clip"])
+    chex.assert_trees_all_close(found["clip"], expected["clip"], rtol=1e-5, atol=1e-6)
 
 
 def test_it_goes_on_to_the_hub(folders, tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +19,6 @@ from step_support import (
     STAGE_2,
     TILED,
     C,
-    assert_trees_close,
     batch_of,
     evaluate,
     every_guide,
@@ -103,7 +103,7 @@ def test_no_gradient_flows_through_the_caption(guide):
     batch, params = batch_of(), parameters()
     ours = gradient(LossConfig(lm=0.0, guide=guide), params, batch)
     constant = jax.jit(jax.grad(lambda p: pooled_by_hand(guide, p, params, batch)))(params)
-    assert_trees_close(ours, constant, rtol=1e-3, atol=1e-6)
+    chex.assert_trees_all_close(ours, constant, rtol=1e-3, atol=1e-6)
     through = jax.jit(jax.grad(lambda p: pooled_by_hand(guide, params, p, batch)))(params)
     assert largest(through["llm"]) > 1e-3
 
@@ -182,7 +182,7 @@ def test_no_gradient_flows_through_the_twin(guide):
     batch, params = take(batch_of(), [0, 1, 0, 1]), parameters()
     ours = gradient(LossConfig(lm=0.0, guide=guide), params, batch)
     constant = jax.jit(jax.grad(lambda p: by_token_by_hand(guide, p, params, batch)))(params)
-    assert_trees_close(ours, constant, rtol=1e-3, atol=1e-5)
+    chex.assert_trees_all_close(ours, constant, rtol=1e-3, atol=1e-5)
 
 
 @every_guide
@@ -206,7 +206,9 @@ def test_the_guide_gradient_reaches_what_trains(guide):
 def test_stop_gradient_leaves_the_language_gradient_as_it_is():
     params, batch = parameters(), batch_of()
     released = LossConfig(guide=dataclasses.replace(RELEASED, stop_gradient=True))
-    assert_trees_close(gradient(released, params, batch), gradient(LossConfig(), params, batch), rtol=1e-5, atol=1e-7)
+    chex.assert_trees_all_close(
+        gradient(released, params, batch), gradient(LossConfig(), params, batch), rtol=1e-5, atol=1e-7
+    )
 
 
 @pytest.mark.parametrize("guide", [RELEASED, TILED], ids=["released", "tiled"])

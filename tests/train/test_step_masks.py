@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -10,7 +11,6 @@ from step_support import (
     RELEASED,
     ROWS,
     C,
-    assert_trees_close,
     batch_of,
     evaluate,
     every_guide,
@@ -44,7 +44,9 @@ def test_what_stands_in_padding_does_not_matter(config):
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
     for name in ("lm", "guide", "accuracy"):
         np.testing.assert_allclose(found[name], metrics[name], rtol=1e-6)
-    assert_trees_close(gradient(config, params, spoiled), gradient(config, params, batch), rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(
+        gradient(config, params, spoiled), gradient(config, params, batch), rtol=1e-4, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("config", EVERYTHING, ids=GUIDES)

@@ -15,6 +15,7 @@ from tga_jax.checkpoints import orbax_files
 from tga_jax.data import sources
 from tga_jax.data.llava_source import LlavaSource
 from tga_jax.data.sources import DataConfig
+from tga_jax.data.tokens import Tokens, tokenize
 from tga_jax.demo.world import tasks
 from tga_jax.guides import Released
 from tga_jax.models import clip, llama, llava, presets, sharding
@@ -77,6 +78,13 @@ def config(folder: Path, **fields) -> TrainConfig:
         "checkpoint_every": 3,
     }
     return TrainConfig(**{**defaults, **fields})
+
+
+def rows(config: TrainConfig) -> list[Tokens]:
+    """The first samples of a training, tokenised."""
+    vocabulary = sources.vocabulary(config.data)
+    records = sources.records(config.data, 8, config.seed)
+    return [tokenize(records[i], vocabulary, 4) for i in range(32)]  # pyright: ignore[reportArgumentType]
 
 
 def trained(workdir: Path, config: TrainConfig) -> dict[str, np.ndarray]:
