@@ -39,7 +39,6 @@ def test_one_panel(path):
     check(path, 720, 680, ["#E69F00", "#56B4E9"])
 
 
-@pytest.mark.parametrize("answer", ["a dog", "a face with symbols on mouth on a yellow background and $x$ " * 4])
 def test_no_global_state():
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
 

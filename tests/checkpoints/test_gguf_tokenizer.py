@@ -422,9 +422,9 @@ import sys
 sys.modules["torch"] = sys.modules["accelerate"] = None
 from pathlib import Path
 import tga_jax
-from tga_jax.checkpoints import checkpoint
+from tga_jax.checkpoints import hub
 source, folder = map(Path, sys.argv[1:])
-checkpoint.import_hub(source, folder, "float32")
+hub.import_hub(source, folder, "float32")
 for model in (tga_jax.load(folder), tga_jax.load(source, dtype="float32")):
     print(model.processor.tokenizer.encode("abab"))
     print(model.generate(["ab"], new_tokens=3))

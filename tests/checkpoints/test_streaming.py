@@ -11,7 +11,7 @@ import pytest
 EIGHT = """
 import sys, jax, numpy as np
 import tga_jax
-from tga_jax import sharding
+from tga_jax.models import sharding
 assert jax.device_count() == 8
 mesh = sharding.make_mesh(data=1, fsdp=2, tensor=4)
 alone = tga_jax.load(sys.argv[1], "float32")

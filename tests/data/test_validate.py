@@ -131,7 +131,7 @@ def test_which_problems_stop_a_training(tmp_path, pictures, tokenizer, name):
     write(path, [*GOOD, BAD[name]])
     report = validate.validate(path, Checks(pictures, True, tokenizer, image_tokens=4, length=20))
     assert list(problems(report)) == [name]
-    assert report["fit_for_training"] == (name in ("duplicate_ids", "same_captions"))
+    assert report["fit_for_training"] == (name in ("duplicate_ids", "toxic_ids", "same_captions"))
 
 
 def test_pictures_are_not_looked_for_without_a_store_nor_read_unless_asked(tmp_path, pictures):

@@ -38,6 +38,7 @@ def test_examples(path, image):
     check(path, 2032, 1270, ["#005A9C", "#A34700", "#3A3A3A"])
 
 
+@pytest.mark.parametrize("answer", ["a dog", "a face with symbols on mouth on a yellow background and $x$ " * 4])
 def test_overview(path, image, answer):
     plots.plot_overview(
         image,

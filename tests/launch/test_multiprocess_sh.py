@@ -41,7 +41,7 @@ import sys
 if sys.argv[1] == "help":
     sys.exit()
 sys.path.insert(0, {root!r})
-from tga_jax import distributed
+from tga_jax.train import distributed
 distributed.initialize()
 import jax, numpy as np
 from jax.experimental import multihost_utils

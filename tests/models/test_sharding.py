@@ -22,7 +22,8 @@ import dataclasses, json, sys
 import jax, jax.numpy as jnp, numpy as np
 from functools import partial
 from flax.traverse_util import flatten_dict
-from tga_jax import optim, sharding, step
+from tga_jax.models import sharding
+from tga_jax.train import optim, step
 from tga_jax.data.batch import Batch
 from tga_jax.guides import Instruction, Paper, Released, Tiled
 from tga_jax.models import clip, layers, llama, llava

@@ -278,14 +278,14 @@ def test_one_text_alone(data, clip, capsys):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ([], "--data: missing, expected --data and --images and --clip and --to"),
+        ([], "--data: missing, expected --data and --clip and --to"),
         (["--data=a", "--images=b", "--to=c"], "--clip: missing"),
         (["--query=w3"], "--clip: missing, expected --clip"),
         (["--method=fast"], "--method=fast: value should be one of <auto|exact|flat|ivf>"),
         (["--query=w3", "--clip=nowhere", "--neighbours=0"], "--neighbours: 0, expected at least 1"),
         (["--query=w3", "--clip=nowhere"], "nowhere/config.json: no such file"),
         (["--data=a", "--images=b", "--clip=c", "--to=d.json"], "d.json: expected a name in .jsonl"),
-        (["--data=a", "--images=b", "--clip=c", "--to=d.jsonl"], "b: cannot be read (No such file or directory)"),
+        (["--data=a.jsonl", "--images=b", "--clip=c", "--to=d.jsonl"], "b: cannot be read (No such file or directory)"),
         (
             ["--data=a", "--images=b", "--clip=c", "--to=d.jsonl", "--near-duplicate=1.5"],
             "--near-duplicate: 1.5, expected a cosine above 0 and up to 1",
@@ -294,6 +294,7 @@ def test_one_text_alone(data, clip, capsys):
 )
 def test_bad_flags(capsys, flags, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.jsonl").write_text("{}\n")
     assert cli.run(["retrieve", *flags]) == 2
     error = capsys.readouterr().err
     assert said in error

@@ -88,4 +88,4 @@ def test_what_cannot_caption_is_named(data, checkpoint, capsys):
     assert caption(data, checkpoint, "--template=plain") == 2
     assert "--template: 'plain', expected one of vicuna_v1, llama_2" in capsys.readouterr().err
     assert cli.run(["caption", f"--data={data / 'rows.json'}"]) == 2
-    assert capsys.readouterr().err.strip() == "tga caption: --images: missing"
+    assert capsys.readouterr().err.strip() == "tga caption: --checkpoint: missing"

@@ -74,7 +74,7 @@ def test_the_others_do_not_come(process):
         address = f"127.0.0.1:{server.getsockname()[1]}"  # free, once the server is closed
     code = """
 import os
-from tga_jax import distributed
+from tga_jax.train import distributed
 try:
     distributed.initialize(timeout=1)
 except distributed.UserError as error:

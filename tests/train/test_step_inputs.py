@@ -62,6 +62,8 @@ def test_the_contrastive_loss_by_hand():
     batch = take(batch_of(), [0, 1, 2])
     tokens = np.where(np.arange(12) == 5, 2, batch.tokens[:, :12]).astype(np.int32)
     tokens[2] = tokens[0]  # a repeated caption
+    fields = ("valid", "targets", "image_mask", "retrieved_mask")
+    batch = batch._replace(**{name: getattr(batch, name)[:, :12] for name in fields})
     batch = batch._replace(tokens=tokens, images=images, image_features=None)
     loss, metrics = evaluate(LossConfig(lm=0.0, contrastive=2.0), params, batch)
     pixels = llava.normalize_pixels(images[:, 0])

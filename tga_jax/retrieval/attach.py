@@ -8,7 +8,7 @@ import rich.console
 import rich.progress
 
 from tga_jax.data import llava_json
-from tga_jax.data.open_samples import open_pictures
+from tga_jax.data.open_samples import open_pictures, open_samples
 from tga_jax.data.rewrite import check_target, rewrite
 from tga_jax.errors import UserError
 from tga_jax.retrieval import corpus
@@ -43,12 +43,13 @@ def run(
     Raises UserError naming the file, line and sample; `target` is then not there.
     """
     check_target(target)
+    file = open_samples(data)
+    store = open_pictures(pictures, file)
+    if store is None:
+        raise UserError("--images: missing, expected where the pictures lie")
     further = [text for path in corpora for text in corpus.read_texts(path)]
     with rich.progress.Progress(console=console) as bar:
-        samples = corpus.read_samples(data, bar)
-        store = open_pictures(pictures, samples.file)
-        if store is None:
-            raise UserError("--images: missing, expected where the pictures lie")
+        samples = corpus.read_samples(file, bar)
         texts = list(dict.fromkeys([*samples.captions, *further]))
         if len(texts) < 2:
             raise UserError(f"{data}: one caption and no other text, expected at least two; --corpus adds some")

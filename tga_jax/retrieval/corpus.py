@@ -6,7 +6,7 @@ from pathlib import Path
 import rich.progress
 
 from tga_jax.data import llava_json
-from tga_jax.data.open_samples import Samples, open_samples
+from tga_jax.data.open_samples import Samples
 from tga_jax.errors import UserError
 
 
@@ -22,12 +22,12 @@ class PicturedSamples:
     places: list[str] = dataclasses.field(default_factory=list)  # for messages: the sample that names each first
 
 
-def read_samples(path: Path, bar: rich.progress.Progress) -> PicturedSamples:
+def read_samples(file: Samples, bar: rich.progress.Progress) -> PicturedSamples:
     """A sample's caption is its `image_caption`, or else its answer if it has only one, as caption data have.
 
-    Raises UserError as `open_samples` and `parse` do, and for a sample with an image that has neither.
+    Raises UserError as `Samples` and `parse` do, and for a sample with an image that has neither.
     """
-    samples, numbers = PicturedSamples(open_samples(path)), {}
+    samples, numbers = PicturedSamples(file), {}
     for i in bar.track(range(len(samples.file)), description="samples read"):
         where = samples.file.where(i)
         sample = llava_json.parse(samples.file[i], where)
@@ -48,7 +48,7 @@ def read_samples(path: Path, bar: rich.progress.Progress) -> PicturedSamples:
         samples.captions.append(caption.strip())
         samples.pictures.append(numbers[name])
     if not samples.rows:
-        raise UserError(f"{path}: no sample with an image, expected some to retrieve a text for")
+        raise UserError(f"{file.path}: no sample with an image, expected some to retrieve a text for")
     return samples
 
 

