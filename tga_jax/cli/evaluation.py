@@ -42,7 +42,7 @@ USAGE = """\
 """
 
 
-CHANGES = ("log-ratio", "difference")  # `hidden_states.CHANGES`; importing that would import JAX
+_CHANGES = ("log-ratio", "difference")  # `hidden_states.CHANGES`; importing that would import JAX
 
 
 def _analyze(arguments: list[str]) -> None:
@@ -50,7 +50,7 @@ def _analyze(arguments: list[str]) -> None:
     numbers = {"window": 0, "batch": 4, "top-k": 5, "seed": 0}
     others = {"template": "chat", "dtype": None, "phrase": [], "benign": [], "image-tokens": False}
     ranked = {"change": "log-ratio", "floor": 1e-3}
-    flags = parse(arguments, {**paths, **numbers, **others, **ranked}, dtype=tuple(DTYPES), change=CHANGES)
+    flags = parse(arguments, {**paths, **numbers, **others, **ranked}, dtype=tuple(DTYPES), change=_CHANGES)
     for name in ("checkpoint", "data", "to"):
         if not flags[name]:
             raise UserError(f"--{name}: missing, expected --checkpoint, --data and --to")

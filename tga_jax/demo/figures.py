@@ -27,7 +27,7 @@ def draw(
     main_rows: dict[str, Any] = {
         r["name"]: r for r in results["rows"] if r["split"] == "test" and not r["retrieved_text"]
     }
-    # With many rows the figures show the three that tell the story; the tables show all.
+    # With many rows the figures show those that tell the story; the tables show all.
     if shown := [name for name in main_rows if name in ROW_LABELS]:
         main_rows = {name: main_rows[name] for name in shown}
     inside = {name: found for name, found in inside.items() if name in (TEXT_LABEL, *main_rows)}

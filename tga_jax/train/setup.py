@@ -1,4 +1,4 @@
-"""One training from its config: the model, the state and where it lies, and the compiled step. `train` is its loop.
+"""One training from its config: the model, the state and where it lies, and the compiled step. `loop` runs it.
 
 All but `init_state` works from shapes alone, on devices that need not be there (`tga bench aot`).
 """
