@@ -10,10 +10,12 @@ import functools
 import jax
 import jax.numpy as jnp
 import pytest
+from flax.traverse_util import flatten_dict
+from jax.sharding import AbstractMesh
 
 from tga_jax.data.batch import Batch
 from tga_jax.guides import Released, Tiled
-from tga_jax.models import attention, clip, layers, llama, llava, presets
+from tga_jax.models import attention, clip, layers, llama, llava, presets, sharding
 from tga_jax.models.llava import ResamplerConfig
 from tga_jax.train import flops, optim, step
 
@@ -180,3 +182,19 @@ def test_figures_of_clip_l_and_mistral_7b(t, c, stage2, recomputed, stage1):
     assert both.model / 1e12 == pytest.approx(stage2, rel=0.002)
     assert both.hardware / 1e12 == pytest.approx(recomputed, rel=0.002)
     assert projector.model / 1e12 == pytest.approx(stage1, rel=0.002)
+
+
+def divided(model: llava.LlavaConfig) -> int:
+    """Numbers in the projector's arrays that the rules divide over fsdp."""
+    params = jax.eval_shape(lambda: llava.init(model, jax.random.key(0), ("projector",)))
+    places = flatten_dict(sharding.shardings(params, AbstractMesh((1, 8, 1), sharding.AXES)))
+    return sum(x.size for path, x in flatten_dict(params).items() if "fsdp" in places[path].spec)
+
+
+@pytest.mark.parametrize("queries", [10, 16])
+def test_what_is_gathered_of_a_projector_is_what_is_divided(queries):
+    shape = flops.Step(8, 776, 128, trains=PARTS["projector"])
+    resampler = dataclasses.replace(MISTRAL, projector=ResamplerConfig(queries, 3, 8), projector_hidden=512)
+    found = flops.gathered(MISTRAL, shape, itemsize=1) - flops.gathered(resampler, shape, itemsize=1)
+    assert found == pytest.approx(divided(MISTRAL) - divided(resampler), rel=1e-9)
+    assert divided(resampler) > 0

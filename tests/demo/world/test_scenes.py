@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -409,3 +410,14 @@ print(sorted({{"tensorflow", "qtpy", "PySide6", "PyQt5", "PyQt6", "qtawesome", "
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "[]\n", "nothing else is printed either"
+
+
+def killed(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_drawing_process_that_is_killed_is_a_user_error(tmp_path, monkeypatch):
+    """As the kernel does when memory runs out."""
+    monkeypatch.setattr(pictures, "_build", killed)
+    with pytest.raises(UserError, match="the process that draws the emoji scenes was killed"):
+        pictures.build_aside(SMALL, tmp_path)

@@ -13,6 +13,7 @@ import os
 import signal
 from collections.abc import Iterator
 from concurrent import futures
+from concurrent.futures import process
 from pathlib import Path
 
 import grain
@@ -162,12 +163,18 @@ def build(config: EmojiScenesConfig, data_dir: str | Path) -> EmojiScenes:
 
 
 def build_aside(config: EmojiScenesConfig, data_dir: str | Path) -> None:
-    """`build` in a process of its own: drawing holds Python's lock, and other threads of this one would wait for it."""
+    """`build` in a process of its own: drawing holds Python's lock, and other threads of this one would wait for it.
+
+    Raises UserError as `build` does, and if something kills that process.
+    """
     context = multiprocessing.get_context("spawn")
     # Ctrl-C reaches both processes; this one decides what it means.
     ignore = (signal.SIGINT, signal.SIG_IGN)
     with futures.ProcessPoolExecutor(1, context, initializer=signal.signal, initargs=ignore) as pool:
-        pool.submit(_build, config, data_dir).result()
+        try:
+            pool.submit(_build, config, data_dir).result()
+        except process.BrokenProcessPool as error:
+            raise UserError("the process that draws the emoji scenes was killed; free some memory and rerun") from error
 
 
 def _build(config: EmojiScenesConfig, data_dir: str | Path) -> None:
