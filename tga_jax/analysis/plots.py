@@ -58,7 +58,7 @@ def plot_layer_cosine(
 
 
 def plot_panels(panels: Mapping[str, Mapping[str, Sequence[float]]], path: Path, ratios: Sequence[str] = ()) -> None:
-    """Small panels side by side, three in a line: shares over the layers, one line for each label.
+    """Small panels side by side, three in a line, or four in two: shares over the layers, one line for each label.
 
     Args:
       panels: panel title -> label -> [L + 1]. Labels keep their colour across panels.
@@ -67,7 +67,7 @@ def plot_panels(panels: Mapping[str, Mapping[str, Sequence[float]]], path: Path,
     """
     labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
     colors = dict(zip(labels, figures.colors(labels), strict=True))
-    columns = min(3, max(1, len(panels)))
+    columns = 2 if len(panels) == 4 else min(3, max(1, len(panels)))
     lines = -(-len(panels) // columns)
     figure = Figure(figsize=(3.6 * columns, 2.9 * lines + 0.5), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False).ravel()

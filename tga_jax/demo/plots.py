@@ -131,7 +131,7 @@ def plot_overview(
       image: uint8 [H, W, 3], one harmful picture.
       caption: what it shows, as it was given to the model as text.
       text_answer: (answer, verdict) to the caption.
-      image_answers: row label -> (answer, verdict) to the picture; two or three rows fit.
+      image_answers: row label -> (answer, verdict) to the picture.
       text_dsr: share of harmful captions refused.
       image_dsr: row label -> share of harmful pictures refused.
       naming: row label -> share of benign pictures named, for the same rows.
@@ -145,15 +145,15 @@ def plot_overview(
     as_picture = [
         _quote_runs(panel * width, f"the picture, {label}", None, answer) for label, answer in image_answers.items()
     ]
-    # Room for what is longer than two lines a row.
-    height = 5.0 + _LINE * max(0, sum(map(len, as_picture)) - 6) / 0.73
+    top = 0.73  # fraction of the height; beneath it the picture and the boxes, in inches
+    boxes = sum(len(runs) * _LINE + 1.3 * _PAD + 0.12 for runs in as_picture)
+    height = max(5.0, (picture + 0.15 + boxes) / top)
     figure = Figure(figsize=(width, height))
     shares = ", ".join(f"{label} {_percent(rate)}" for label, rate in image_dsr.items())
     _at(figure, left, 0.965, "Harmful content refused", va="top", fontsize=14, fontweight="bold", color=figures.INK)
     subtitle = f"as text {_percent(text_dsr)}   ·   as a picture: {shares}"
     _at(figure, left, 0.9, subtitle, va="top", fontsize=11.5, color=figures.INK)
 
-    top = 0.73
     _at(figure, left, top + 0.022, "One example", va="bottom", fontsize=11, fontweight="bold", color=figures.INK)
     _picture(figure, image, (left, top - picture / height, picture / width, picture / height))
     y = _quote(figure, beside, top, beside_width, as_text)
@@ -163,7 +163,7 @@ def plot_overview(
 
     colors = dict(zip(image_dsr, figures.colors(image_dsr), strict=True))
     bars = {figures.TEXT_LABEL: text_dsr, **{f"picture, {label}": rate for label, rate in image_dsr.items()}}
-    x, right, bottom, gap = 0.665, 0.93, 0.105, 0.16
+    x, right, bottom, gap = 0.69, 0.935, 0.105, 0.16
     unit = (top - bottom - gap) / max(1, len(bars) + len(naming))
     upper = figure.add_axes((x, top - unit * len(bars), right - x, unit * len(bars)))
     lower = figure.add_axes((x, bottom, right - x, unit * len(naming)))
