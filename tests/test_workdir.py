@@ -122,3 +122,14 @@ def test_a_file_or_folder_takes_its_name_only_when_whole(tmp_path):
     with pytest.raises(UserError, match="b: not empty, expected a new folder"), workdir.new_folder(tmp_path / "b"):
         pass
     assert (tmp_path / "b" / "whole").read_text() == "whole"
+
+
+def test_of_many_differences_a_few_are_named(tmp_path):
+    old = {"long": "x" * 400, **{f"f{i}": i for i in range(9)}}
+    workdir.claim(tmp_path / "run", old)
+    with pytest.raises(UserError) as error:
+        workdir.holds(tmp_path / "run", {"long": 1, **{f"f{i}": -1 for i in range(9)}})
+    said = str(error.value).partition("holds another run: ")[2]
+    assert said.startswith("config.f0 is 0 there and -1 now, config.f1 is 1")
+    assert said.endswith("config.f4 is 4 there and -1 now, and 5 more; choose another --workdir")
+    assert workdir.differences(old, {**old, "long": 1})[0] == f'config.long is "{"x" * 55} ... there and 1 now'

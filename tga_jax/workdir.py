@@ -15,6 +15,7 @@ from etils import epath
 from tga_jax.errors import UserError
 
 AnyPath = Path | epath.Path  # the second where it begins with "gs://"
+_NAMED = 5  # differences from an earlier run that a message names
 
 
 def located(text: str) -> AnyPath:
@@ -114,12 +115,17 @@ def write_json(path: AnyPath, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:56]} ..."
+
+
 def differences(old: Any, new: Any, name: str = "config") -> list[str]:
-    """The fields in which two JSON values differ, each with both values."""
+    """The fields in which two JSON values differ, each with both values; long values are cut."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted({*old, *new})
         return [found for key in keys for found in differences(old.get(key), new.get(key), f"{name}.{key}")]
-    return [] if old == new else [f"{name} is {json.dumps(old)} there and {json.dumps(new)} now"]
+    return [] if old == new else [f"{name} is {_short(old)} there and {_short(new)} now"]
 
 
 def holds(workdir: AnyPath, config: dict[str, Any], flag: str = "--workdir", may_change: Collection[str] = ()) -> bool:
@@ -135,7 +141,8 @@ def holds(workdir: AnyPath, config: dict[str, Any], flag: str = "--workdir", may
         new = json.loads(json.dumps(config))
         old, new = ({k: v for k, v in x.items() if k not in may_change} for x in (old, new))
         if found := differences(old, new):
-            raise UserError(f"{workdir} holds another run: {', '.join(found)}; choose another {flag}")
+            more = f", and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+            raise UserError(f"{workdir} holds another run: {', '.join(found[:_NAMED])}{more}; choose another {flag}")
         return True
     if has_files:
         raise UserError(f"{workdir}: not empty and without config.json, expected an empty folder or an earlier run's")

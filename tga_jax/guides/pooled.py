@@ -4,6 +4,8 @@ At layer j, of one sample: I_j is the mean state of the image tokens of the mult
 retrieved text's tokens there, and C_j that of the caption's tokens, read as text alone by the same decoder; s is the
 share of the training that is done. No gradient flows through C_j. A sample without an image or a caption has no term,
 one without R no second term; means are over the samples that have the term.
+
+Shapes: I_j, C_j and R_j [J, B, D], of J guide layers, B samples and D the decoder's width; cosines [J, B].
 """
 
 import abc
