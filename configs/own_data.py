@@ -38,7 +38,7 @@ def get_config(variant: str = "fit") -> ConfigDict:
     # More sources may stand here, each with a `weight`. `plain` describes a picture, the others answer questions.
     template = "mistral_instruct" if variant == "stage2" else "plain"
     config.data = {
-        "source": {"own": {"kind": "llava", "path": "", "images": "", "template": template}},
+        "source": {"own": {"kind": "llava", "path": "", "images": "", "template": template, "toxic": ""}},
         "lengths": (64,),
         "caption_length": 32,
         "tokenizer": "runs/parts/tokenizer",

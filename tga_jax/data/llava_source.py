@@ -21,9 +21,10 @@ class LlavaSource(Source):
 
     path: `.json` or `.jsonl`, or a folder that `tga build-data` wrote, which holds its images too; images: the folder,
     `.zip` or `.tar` that they lie in; template: one of `templates.TEMPLATES`, of which `plain` reads nothing but the
-    first answer. toxic: what a sample with a picture is whose id contains "tox", which TGA's released code takes for
-    toxic text and trains with a blank picture and no guide: "text", the text alone; "picture", as any other; "" refuses
-    it.
+    first answer.
+
+    toxic: TGA's released code takes a sample whose id contains "tox" for toxic text: it blanks the picture and leaves
+    the guide out. "text" leaves the picture out of such samples, "picture" keeps it; "" stops at one that has a picture.
     """
 
     path: str
