@@ -87,7 +87,7 @@ def get_config(variant: str, model: str, template: str, llm: str, clip: str) -> 
         "images": "data/llava-pretrain" if first else "data/llava-mix665k",
         "template": "plain" if first else template,
         "retrieved_in_prompt": variant in ("stage2", "released_stage2"),
-        "toxic": "",  # "text" for the authors' files, whose ids with "tox" are text alone
+        "toxic": "",  # "text" for TGA's own files
     }
     config.data = {
         "tokenizer": llm,

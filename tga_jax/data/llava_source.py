@@ -24,7 +24,7 @@ class LlavaSource(Source):
     first answer.
 
     toxic: TGA's released code takes a sample whose id contains "tox" for toxic text: it blanks the picture and leaves
-    the guide out. "text" leaves the picture out of such samples, "picture" keeps it; "" stops at one that has a picture.
+    the guide out. "text" leaves the picture out of such samples, "picture" keeps it; "" stops at one that has one.
     """
 
     path: str
