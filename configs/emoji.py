@@ -3,7 +3,7 @@
 Run:    bash launch/local.sh demo            (--quick: `emoji.py:quick`, to see all parts at work)
 Fork:   copy this file, change a row, and run `bash launch/local.sh demo --config=configs/mine.py`; CLIP, the text
         model and every row that did not change are taken from `runs/parts`.
-Flags:  any field, such as `--config.seed=1` or `--config.rows.tga.guide.pair_weight=0.5`.
+Flags:  any field, such as `--config.seed=1` or `--config.rows.tga.guide.vocab_weight=0.5`.
 """
 
 from ml_collections import ConfigDict
@@ -31,7 +31,8 @@ def released(**fields) -> dict:
 
 
 def adam(learning_rate: float) -> dict:
-    return {**muon(learning_rate), "optimizer": "adam", "weight_decay": 0.0}
+    none = {"newton_schulz": None, "preconditioning": None}  # they are Muon's
+    return {"optimizer": "adam", "learning_rate": learning_rate, "weight_decay": 0.0, **none}
 
 
 def muon(learning_rate: float) -> dict:

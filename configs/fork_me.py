@@ -26,8 +26,8 @@ def get_config() -> ConfigDict:
                 # What trains: the first pattern that matches a parameter's path decides; 0 freezes.
                 "schedule": (("projector/.*", 0.1), (".*_lora/.*", 1.0), ("(clip|llm)/.*", 0.0)),
             },
-            # What pulls pictures to text; None for none.
-            "loss": {"guide": llava.paper(hinge_weight=0.5)},
         }
     )
+    # What pulls pictures to text: `llava.released()`, `llava.tiled()`, one of your own (fork_guide.py), or None.
+    config.loss = {"lm": 1.0, "guide": llava.paper(hinge_weight=0.5)}
     return config

@@ -291,6 +291,8 @@ def test_a_folder_of_something_else_is_left_alone(capsys, elsewhere):
         (["analyze", *ASKED, "--window=-1"], "--window: -1, expected at least 0"),
         (["analyze", *ASKED, "--change=ratio"], "--change=ratio: value should be one of <log-ratio|difference>"),
         (["analyze", *ASKED, "--floor=1"], "--floor: 1.0, expected a probability from 0 to below 1"),
+        (["analyze", *ASKED, "--floor=x"], "--floor: 'x', expected a number"),
+        (["analyze", *ASKED, "--floor=0.1", "--change=difference"], "--floor: is for --change=log-ratio alone"),
         (["analyze", *ASKED], "b: expected a name in .json"),
         (["bench", "evaluate", "--samples=3"], "--samples: 3, expected at least two batches, 128"),
         (["convert", "--from=a", "--to=b", "--to-hub=c"], "expected --from or --from-run, and one of"),

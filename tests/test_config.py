@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from tga_jax.config import build
 from tga_jax.errors import UserError
-from tga_jax.guides import Paper
+from tga_jax.guides import Guide, Paper
 from tga_jax.train.optim import OptimConfig
 from tga_jax.train.step import LossConfig
 
@@ -33,7 +33,7 @@ def test_nested_tuples_survive():
     [
         ({"lmm": 1.0}, r"run: unknown field lmm; LossConfig has lm, contrastive, guide"),
         ({"guide": {"kind": "paper", "layer": (1,)}}, r"run.guide: unknown field layer; Paper has kind, layers"),
-        # Today's guides do not share their fields: one that acts in another is refused.
+        # A field of another guide is refused.
         ({"guide": {"kind": "paper", "vocab_weight": 0.5}}, r"run.guide: unknown field vocab_weight; Paper has"),
         ({"guide": {"kind": "tiled", "hinge_weight": 0.7}}, r"run.guide: unknown field hinge_weight; Tiled has"),
         ({"guide": {"kind": "paper", "layers": 3}}, r"run.guide.layers: 3, expected a tuple"),
@@ -71,3 +71,23 @@ def test_fields_of_named_entries_are_prepared_and_named_too():
 def test_a_missing_field_is_named():
     with pytest.raises(UserError, match="learning_rate"):
         build(OptimConfig, {"schedule": ()})
+
+
+def test_a_class_that_lacks_a_method_and_one_of_another_kind_are_named(tmp_path):
+    (tmp_path / "half.py").write_text(
+        "import dataclasses\nfrom tga_jax.guides import Paper, Guide\n\n\n"
+        "@dataclasses.dataclass(frozen=True, kw_only=True)\nclass Half(Guide):\n"
+        "    def student(self, batch):\n        return None\n"
+    )
+    for kind, said in (
+        (
+            f"{tmp_path}/half.py:Half",
+            "half.py:Half lacks the method cost, counts, loss, teacher, expected those of Guide",
+        ),
+        ("tga_jax.guides.pooled:Pooled", "lacks the method over_layers, terms"),
+        ("tga_jax.data.sources:Source", "is no Guide, expected a class that inherits it"),
+        (int, "is no Guide, expected a class that inherits it"),
+    ):
+        with pytest.raises(UserError) as error:
+            build(Guide, {"kind": kind})
+        assert said in str(error.value)

@@ -132,4 +132,11 @@ def test_of_many_differences_a_few_are_named(tmp_path):
     said = str(error.value).partition("holds another run: ")[2]
     assert said.startswith("config.f0 is 0 there and -1 now, config.f1 is 1")
     assert said.endswith("config.f4 is 4 there and -1 now, and 5 more; choose another --workdir")
-    assert workdir.differences(old, {**old, "long": 1})[0] == f'config.long is "{"x" * 55} ... there and 1 now'
+    assert workdir.differences(old, {**old, "long": 1})[0] == f'config.long is "{"x" * 59} ... there and 1 now'
+
+
+def test_of_long_values_the_place_is_shown_at_which_they_differ():
+    one, other = (f"/mnt/{'x' * 300}/{name}/{'y' * 100}" for name in ("a", "b"))
+    [found] = workdir.differences({"p": one}, {"p": other})
+    xs, ys = "x" * 19, "y" * 38
+    assert found == f"config.p is ... {xs}/a/{ys} ... there and ... {xs}/b/{ys} ... now"

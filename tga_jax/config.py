@@ -84,15 +84,14 @@ def _load(place: str) -> ModuleType:
 
 
 def find_class(kind: Any, base: type[T], known: Mapping[str, str]) -> tuple[str, type[T]]:
-    """(the name to keep of it, the class).
+    """(the name that a saved config keeps, the class).
 
     kind: a name of `known`, whose values are `module:Class`; `module:Class` or `file.py:Class`; or the class itself,
     such as one that stands in the config file. Raises ValueError for what is none of these or no subclass of `base`.
     """
     expected = f"{', '.join(known)}, module:Class or file.py:Class"
     if isinstance(kind, type):
-        # Without its folder: the run may go on in another clone.
-        name, found = f"{Path(inspect.getfile(kind)).name}:{kind.__qualname__}", kind
+        name, found = kind.__qualname__, kind
     elif isinstance(kind, str) and (kind in known or kind.count(":") == 1):
         name = kind
         place, attribute = known.get(kind, kind).split(":")
@@ -104,4 +103,8 @@ def find_class(kind: Any, base: type[T], known: Mapping[str, str]) -> tuple[str,
         raise ValueError(f"kind: {kind!r}, expected {expected}")
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ValueError(f"kind: {kind!r} is no {base.__name__}, expected a class that inherits it")
+    if missing := sorted(getattr(found, "__abstractmethods__", ())):
+        raise ValueError(f"kind: {name} lacks the method {', '.join(missing)}, expected those of {base.__name__}")
+    if isinstance(kind, type):  # named without its folder: the run may go on in another clone
+        name = f"{Path(inspect.getfile(kind)).name}:{name}"
     return name, found

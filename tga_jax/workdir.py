@@ -115,9 +115,15 @@ def write_json(path: AnyPath, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:56]} ..."
+def _short(one: Any, other: Any) -> list[str]:
+    """Both as text; of long ones 60 characters, from shortly before the first that differs."""
+    texts = [json.dumps(value) for value in (one, other)]
+    same = next((i for i, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), min(map(len, texts)))
+    start = max(0, same - 20)
+    return [
+        text if len(text) <= 60 else "... " * bool(start) + text[start : start + 60] + " ..." * (start + 60 < len(text))
+        for text in texts
+    ]
 
 
 def differences(old: Any, new: Any, name: str = "config") -> list[str]:
@@ -125,7 +131,7 @@ def differences(old: Any, new: Any, name: str = "config") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted({*old, *new})
         return [found for key in keys for found in differences(old.get(key), new.get(key), f"{name}.{key}")]
-    return [] if old == new else [f"{name} is {_short(old)} there and {_short(new)} now"]
+    return [] if old == new else ["{} is {} there and {} now".format(name, *_short(old, new))]
 
 
 def holds(workdir: AnyPath, config: dict[str, Any], flag: str = "--workdir", may_change: Collection[str] = ()) -> bool:

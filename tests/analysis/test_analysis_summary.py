@@ -129,7 +129,7 @@ def test_what_a_person_wrote_is_text_on_the_page(tmp_path):
     lines = [line("benign", runs={"text": run(None, None)})]
     token = {"id": 7, "token": "<b>", "phrase": "<i>&", "position": 0}
     settings = {"checkpoint": "<script>", "data": "d", "window": 0, "phrases": ["<i>&"]}
-    settings |= {"change": "difference", "floor": 0.0, "top_k": 5}
+    settings |= {"change": "difference", "floor": None, "top_k": 5}
     found = {**summary(lines, np.zeros((0, 2, 3, 4)), [7], 0), "refusal_tokens": [token], "settings": settings}
     page.write(json.loads(json.dumps(found)), tmp_path)
     text = (tmp_path / "report.html").read_text()

@@ -81,7 +81,7 @@ FLAT = [0.1, 0.1, 0.1, 0.1]
 
 
 def by_difference(top_k: int) -> Ranking:
-    return Ranking("difference", 0.5, top_k)  # a floor without effect
+    return Ranking("difference", top_k=top_k)
 
 
 def released(lens_of_one: np.ndarray, refusal_ids: list[int], top_k: int) -> tuple[int, int] | None:
@@ -131,9 +131,13 @@ def test_below_the_floor_a_token_is_not_ranked():
 
 @pytest.mark.parametrize(
     ("values", "named"),
-    [(("ratio",), "change: 'ratio', expected one of log-ratio, difference"), (("difference", 1.0), "floor: 1.0"),
-     (("difference", 0.1, 0), "top_k: 0, expected at least 1")],
-)  # fmt: skip
+    [
+        (("ratio",), "change: 'ratio', expected one of log-ratio, difference"),
+        (("log-ratio", 1.0), "floor: 1.0, expected a probability"),
+        (("difference", 0.0), "floor: 0.0, expected none beside the change by difference"),
+        (("log-ratio", 0.1, 0), "top_k: 0, expected at least 1"),
+    ],
+)
 def test_a_bad_ranking_is_named(values, named):
     with pytest.raises(UserError, match=named):
         Ranking(*values)
@@ -197,7 +201,7 @@ def test_a_sample_by_itself_and_tokens_that_do_not_gain():
     assert refusal_span(lens(still)[:, 0], [REFUSE], by_difference(5)) is None
 
 
-@pytest.mark.parametrize(("change", "floor"), [("difference", 0.0), ("log-ratio", 0.0), ("log-ratio", 0.05)])
+@pytest.mark.parametrize(("change", "floor"), [("difference", None), ("log-ratio", 0.0), ("log-ratio", 0.05)])
 def test_layers_are_none_or_above_1_whatever_the_lens(change, floor):
     rng = np.random.default_rng(0)
     for _ in range(50):

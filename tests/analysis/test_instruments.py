@@ -7,10 +7,6 @@ from analysis_support import LENGTHS, MODEL, P, parameters, prompts, states_by_h
 from tga_jax.analysis.instruments import modality_probe, norm_ratio, retrieval_accuracy, token_states, word_share
 
 
-def unit_rows(*rows) -> np.ndarray:
-    return np.array(rows, np.float32)
-
-
 def test_token_states_are_those_at_the_marked_positions_in_order():
     batch = prompts(True)
     states = np.asarray(token_states(MODEL, parameters(), batch, batch.image_mask, count=P))

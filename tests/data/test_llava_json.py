@@ -173,6 +173,8 @@ IN_TURNS = {name: GOOD[name] for name in ("id", "image")}
     [
         [*GOOD["conversations"], {"image_caption": "a cat"}, {"retrieved_caption": "a tiger"}],
         [{"image_caption": "a cat", "retrieved_caption": "a tiger"}, *GOOD["conversations"]],
+        [{"image_caption": "a cat", "retrieved_caption": "a tiger"}, *turns("a", first="gpt"),
+         *GOOD["conversations"]],
         [{**turn, "image_caption": "a cat", "retrieved_caption": "a tiger"} for turn in GOOD["conversations"]],
         [*GOOD["conversations"][:3], {**GOOD["conversations"][3], "retrieved_caption": "a tiger"},
          {"image_caption": "a cat"}, {"image_caption": "a second one"}],

@@ -68,3 +68,22 @@ def test_what_is_rewritten_of_a_built_folder_finds_its_pictures_there(folder):
 def test_a_folder_that_is_no_build_is_named(folder):
     with pytest.raises(UserError, match="pictures: no finished build"):
         open_samples(folder / "pictures")
+
+
+def test_images_beside_a_built_folder_are_refused(folder):
+    with pytest.raises(UserError, match=r"pictures: images beside .*built, which holds its own, expected none"):
+        open_pictures(folder / "pictures", open_samples(folder / "built"))
+    with pytest.raises(UserError, match="which holds its own"):
+        LlavaRecords(LlavaSource(str(folder / "built"), str(folder / "pictures")), Pictures(8))
+
+
+def test_what_was_rewritten_of_a_built_folder_can_be_built_again(folder):
+    samples = open_samples(folder / "built")
+    rewrite(samples, folder / "new.jsonl", {}, lambda numbers: [samples[i] for i in numbers], 2, None)  # type: ignore
+    llava_tfds.build(folder / "new.jsonl", folder / "built", folder / "again")
+    again = open_samples(folder / "again")
+    store = open_pictures(None, again)
+    assert store is not None
+    assert [store.read(again[i]["image"]) for i in range(3)] == [
+        (folder / "pictures" / f"{i}.png").read_bytes() for i in range(3)
+    ]

@@ -131,7 +131,7 @@ def test_which_problems_stop_a_training(tmp_path, pictures, tokenizer, name):
     write(path, [*GOOD, BAD[name]])
     report = validate.validate(path, Checks(pictures, True, tokenizer, image_tokens=4, length=20))
     assert list(problems(report)) == [name]
-    assert report["fit_for_training"] == (name in ("duplicate_ids", "toxic_ids", "same_captions"))
+    assert report["fit_for_training"] == (name in ("duplicate_ids", "same_captions"))
 
 
 def test_pictures_are_not_looked_for_without_a_store_nor_read_unless_asked(tmp_path, pictures):
@@ -190,3 +190,12 @@ def test_what_cannot_be_looked_at_is_named(tmp_path):
         validate.validate(tmp_path / "a.jsonl", Checks(tmp_path / "none"))
     with pytest.raises(UserError, match=r"none\.json: cannot be read"):
         validate.validate(tmp_path / "none.json", Checks())
+
+
+def test_what_the_training_says_of_toxic_ids_is_no_problem(tmp_path, pictures):
+    path = tmp_path / "toxic.jsonl"
+    write(path, [*GOOD, BAD["toxic_ids"]])
+    assert not validate.validate(path, Checks(pictures))["fit_for_training"]
+    report = validate.validate(path, Checks(pictures, toxic="text"))
+    assert report["fit_for_training"]
+    assert report["problems"]["toxic_ids"]["count"] is None

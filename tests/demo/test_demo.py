@@ -126,6 +126,22 @@ def test_an_unknown_field_at_any_depth_is_named(field):
     assert "\n" not in str(error.value)
 
 
+def test_a_guide_and_guided_stages_come_together():
+    for row, field, value in (
+        ("tga_paper", "stages", None),
+        ("base", "guide", {"kind": "tiled"}),
+        ("tga", "guide", None),
+    ):
+        values = demo_values(16).to_dict()
+        if field == "stages":
+            for stage in values["rows"][row]["stages"].values():
+                stage["guide"] = False
+        else:
+            values["rows"][row][field] = value
+        with pytest.raises(UserError, match=r"row.guide: .* stage is guided, expected both or neither"):
+            config.build(DemoConfig, values)
+
+
 def test_a_missing_or_unfit_field_is_named():
     values = demo_values(16).to_dict()
     del values["rows"]["tga"]["stages"]["stage2"]["learning_rate"]

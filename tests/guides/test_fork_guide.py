@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import jax
@@ -75,6 +77,12 @@ def test_it_trains_by_the_real_command_and_continues(folder):
     assert kept == {"kind": "my_guide.py:Margin", "layers": [1, 2], "weight": 0.5, "margin": 0.8}
     assert cli.run(arguments("run", "--config.steps=3")) == 0  # it is done
     assert metrics(folder / "run") == rows
+    train_support.at_step(2, lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert cli.run(arguments("stopped", "--config.steps=3")) == 130
+    assert not (folder / "stopped" / "params").exists()
+    assert cli.run(arguments("stopped", "--config.steps=3")) == 0
+    stopped, whole = (metrics(folder / name) for name in ("stopped", "run"))
+    assert [(row["loss"], row["guide"]) for row in stopped] == [(row["loss"], row["guide"]) for row in whole]
 
 
 def test_its_fields_are_checked_as_those_of_any_guide(folder, capsys):

@@ -20,7 +20,7 @@ import train_support
 from flax.traverse_util import flatten_dict
 
 from tga_jax.checkpoints import orbax_files
-from tga_jax.data import sources
+from tga_jax.data import pipeline, sources
 from tga_jax.errors import UserError
 from tga_jax.guides import Instruction, Paper, Released, Tiled
 from tga_jax.models import llava, presets, sharding
@@ -307,16 +307,28 @@ def test_a_guide_without_captions_to_act_on_is_a_user_error(data, tmp_path, caps
     run(dataclasses.replace(bare, loss=step.LossConfig()), tmp_path / "unguided")
 
 
+def test_the_samples_counted_are_those_that_the_training_reads(data):
+    """Sixteen batches are sorted by length together and permuted: the first batch is not the first records."""
+    config = train_support.config(data, steps=1)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, lengths=(30, 40)))
+    records = sources.records(config.data, 8, config.seed)
+    made = pipeline.Batches(records, sources.vocabulary(config.data), config.data.shape(4), 2, config.seed)
+    batch = made[0]
+    pairs = int((batch.image_mask.any(1) & batch.caption_mask.any(1)).sum())
+    assert pairs
+    assert f"of the first 2 samples the guide acts on: pairs {pairs}, " in setup.guided(config, made, print)
+
+
 def test_the_first_lines_say_on_how_many_samples_the_guide_acts(data, tmp_path, capsys):
     """Four steps of two: of the file's seven samples one is text alone and one has no R."""
     loop.run(train_support.config(data), tmp_path / "run", verbose=True)
-    said = [line for line in capsys.readouterr().out.splitlines() if "the guide acts on" in line]
+    said = [line for line in capsys.readouterr().out.splitlines() if "the guide acts on:" in line]
     made = sources.records(train_support.config(data).data, 8, 3)
     read = [made[i] for i in range(8)]
     pairs = sum(bool(r.images and r.caption) for r in read)
     hinges = sum(bool(r.images and r.caption and r.retrieved_in_prompt) for r in read)
     assert 0 < hinges <= pairs < 8
-    assert said == [f"the guide acts on, of samples 1 to 8: pairs {pairs}, hinges {hinges}"]
+    assert said == [f"of the first 8 samples the guide acts on: pairs {pairs}, hinges {hinges}"]
 
 
 def test_a_later_training_starts_from_the_parts_of_an_earlier_one(whole, data, tmp_path):

@@ -226,11 +226,13 @@ def test_unfit_types_and_counts_are_named():
         ({"param_dtype": "float16"}, "optim.param_dtype: 'float16', expected one of float32, bfloat16"),
         ({"moment_dtype": "int8"}, "optim.moment_dtype: 'int8'"),
         ({"accumulate": 0}, "optim.accumulate: 0, expected at least 1"),
+        ({"kind": "adam", "newton_schulz": 4}, "optim.newton_schulz: 4 beside adam, expected None"),
+        ({"kind": "adam", "preconditioning": "aol"}, "optim.preconditioning: 'aol' beside adam"),
         ({"preconditioning": "none"}, "optim.preconditioning: 'none', expected one of frobenius, aol"),
         ({"newton_schulz": 0}, "optim.newton_schulz: 0, expected at least 1"),
     ):
         with pytest.raises(ValueError, match=named):
-            OptimConfig(1.0, ((".*", 1.0),), **fields)
+            OptimConfig(1.0, ((".*", 1.0),), **{"kind": "muon", **fields})
 
 
 def test_patterns_that_do_nothing_are_named():

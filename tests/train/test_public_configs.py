@@ -64,6 +64,15 @@ def test_lora_and_the_small_one():
     assert millions(state.trainable) == pytest.approx(134.5 + 0.776, rel=2e-3)
 
 
+@pytest.mark.parametrize("guide", ["llava.released()", "llava.tiled()", "None"])
+def test_in_a_fork_another_guide_is_one_changed_line(tmp_path, guide):
+    source = (ROOT / "configs" / "fork_me.py").read_text()
+    (tmp_path / "fork.py").write_text(source.replace("llava.paper(hinge_weight=0.5)", guide))
+    found, _ = parse_with_config([f"--config={tmp_path}/fork.py", "--workdir=w"], {"workdir": ""}, None)
+    kind = getattr(config.build(TrainConfig, found).loss.guide, "kind", None)
+    assert kind == {"llava.released()": "released", "llava.tiled()": "tiled", "None": None}[guide]
+
+
 def test_an_unknown_variant_is_named(capsys):
     assert cli.run(["train", f"--config={ROOT / 'configs' / 'mistral_7b.py'}:stage3", "--workdir=w"]) == 2
     assert (

@@ -58,9 +58,9 @@ def test_it_computes_what_the_trained_parts_and_the_first_ones_do(folders, tmp_p
     root, config = folders
     assert cli.run(["convert", f"--from-run={root}/stage2", f"--to={tmp_path}/whole", "--dtype=fp32"]) == 0
     model = tga_jax.load(tmp_path / "whole", stacked=True)
-    assert model.description.family == "mistral"
-    assert model.description.hub_fields == hub_config.read(root / "hub").hub_fields
-    assert model.description.image_mode == "pad"
+    assert model.spec.family == "mistral"
+    assert model.spec.hub_fields == hub_config.read(root / "hub").hub_fields
+    assert model.spec.image_mode == "pad"
 
     expected = llava.init(presets.get("tiny", hub_support.VOCAB), jax.random.key(config.seed))
     start = tga_jax.load(root / "hub", "float32", stacked=True).params["llm"]

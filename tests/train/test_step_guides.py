@@ -183,6 +183,8 @@ def test_no_gradient_flows_through_the_twin(guide):
     ours = gradient(LossConfig(lm=0.0, guide=guide), params, batch)
     constant = jax.jit(jax.grad(lambda p: by_token_by_hand(guide, p, params, batch)))(params)
     chex.assert_trees_all_close(ours, constant, rtol=1e-3, atol=1e-5)
+    through = jax.jit(jax.grad(lambda p: by_token_by_hand(guide, params, p, batch)))(params)
+    assert largest(through["llm"]) > 1e-3
 
 
 @every_guide

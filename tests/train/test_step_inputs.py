@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from step_support import MODEL, RELEASED, C, P, batch_of, evaluate, parameters, take
+from step_support import MODEL, RELEASED, C, P, batch_of, evaluate, gradient, parameters, take
 
 from tga_jax import losses
 from tga_jax.guides import Tiled
@@ -72,3 +72,20 @@ def test_the_contrastive_loss_by_hand():
     expected, _ = losses.contrastive_loss(image, text, scale, same)
     np.testing.assert_allclose(loss, 2 * expected, rtol=1e-5)
     np.testing.assert_allclose(metrics["contrastive"], expected, rtol=1e-5)
+
+
+def test_a_row_that_is_empty_has_no_noise():
+    """As a picture that cannot be read leaves it (data.policy.missing: skip)."""
+    params, batch = parameters(), batch_of()
+    empty = {name: getattr(batch, name).copy() for name in ("valid", "targets", "image_mask", "retrieved_mask")}
+    for array in empty.values():
+        array[0] = False
+    loss, metrics = evaluate(LossConfig(guide=RELEASED, embedding_noise=5.0), params, batch._replace(**empty))
+    assert all(np.isfinite(x) for x in (loss, *metrics.values()))
+    grads = gradient(LossConfig(embedding_noise=5.0), params, batch._replace(**empty))
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(grads))
+
+
+def test_a_loss_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="lm and contrastive are 0 and guide is None, expected something to learn"):
+        LossConfig(lm=0.0)

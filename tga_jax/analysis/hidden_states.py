@@ -95,6 +95,7 @@ def cosine_curves(image: np.ndarray, caption: np.ndarray, shift: int) -> dict[st
 
 
 CHANGES = ("log-ratio", "difference")
+FLOOR = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,17 +104,20 @@ class Ranking:
 
     change: "log-ratio", the paper's D_j(x) = log(P_j(x) / P_{j-1}(x)), or "difference", the released code's
     P_j(x) - P_{j-1}(x). floor: of P_j(x), below which a token is not ranked by its log-ratio; else words that go from
-    one in a billion to one in a million would fill the top. top_k: how many tokens count as the layer's change.
+    one in a billion to one in a million would fill the top. None: 1e-3; a difference needs none. top_k: how many tokens
+    count as the layer's change.
     """
 
     change: str = "log-ratio"
-    floor: float = 1e-3
+    floor: float | None = None
     top_k: int = 5
 
     def __post_init__(self):
         if self.change not in CHANGES:
             raise UserError(f"change: {self.change!r}, expected one of {', '.join(CHANGES)}")
-        if not 0 <= self.floor < 1:
+        if self.floor is not None and self.change == "difference":
+            raise UserError(f"floor: {self.floor}, expected none beside the change by difference")
+        if self.floor is not None and not 0 <= self.floor < 1:
             raise UserError(f"floor: {self.floor}, expected a probability from 0 to below 1")
         if self.top_k < 1:
             raise UserError(f"top_k: {self.top_k}, expected at least 1")
@@ -122,7 +126,8 @@ class Ranking:
         """lens: log-probabilities float64 [L+1, V] -> [L, V]: of layers 1 to L; -inf where a token is not ranked."""
         if self.change == "difference":
             return np.diff(np.exp(lens), axis=0)
-        return np.where(np.exp(lens[1:]) >= self.floor, np.diff(lens, axis=0), -np.inf)
+        floor = FLOOR if self.floor is None else self.floor
+        return np.where(np.exp(lens[1:]) >= floor, np.diff(lens, axis=0), -np.inf)
 
 
 PAPERS = Ranking()

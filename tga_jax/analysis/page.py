@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tga_jax.analysis import plots
+from tga_jax.analysis.hidden_states import FLOOR
 from tga_jax.report.html import document, esc, figure, table
 from tga_jax.workdir import write_text
 
@@ -97,7 +98,8 @@ def _page(analysis: Mapping[str, Any], figures: Mapping[str, Path]) -> str:
     samples = sum(group["samples"] for group in groups.values())
     without = sum(group["without_caption"] for group in groups.values())
     said = [f"{name}: {_shares(group)}" for name, group in groups.items()]
-    floor = f" among those of a probability of at least {settings['floor']:g}" * (settings["change"] == "log-ratio")
+    least = FLOOR if settings["floor"] is None else settings["floor"]
+    floor = f" among those of a probability of at least {least:g}" * (settings["change"] == "log-ratio")
     tokens = [
         [f"<code>{esc(t['token'])}</code>", str(t["id"]), esc(t["phrase"]), str(t["position"])]
         for t in analysis["refusal_tokens"]

@@ -84,7 +84,7 @@ class PromptPairs:
         )
         processor = self.model.processor
         row = tokenize(record, processor.vocabulary, processor.image_tokens, prompt_only=True)
-        limit = self.model.description.hub_fields.get("max_position_embeddings")
+        limit = self.model.spec.hub_fields.get("max_position_embeddings")
         if limit is not None and max(len(row.tokens), len(row.caption)) > limit:
             raise UserError(f"takes {max(len(row.tokens), len(row.caption))} tokens, expected at most {limit}")
         return Prompt(row, pictures)

@@ -11,6 +11,7 @@ USAGE = """\
                       pictures; ends with 1 if a training would stop at something in it
             --images=DIR        the folder, zip or tar its pictures lie in; --decode reads every one of them
             --tokenizer=DIR     lengths in its tokens; --image-tokens=N of a picture, --length=N the limit
+            --toxic=text|picture   as the training's data.source.toxic
             --json=OUT          the report; --histogram=OUT.png the lengths
             --known             lists the data sets that the configs name; --known NAME DIR checks a download
   build-data FILE     samples in LLaVA's JSON and their pictures as array_record shards; the same command resumes
@@ -38,8 +39,8 @@ USAGE = """\
 
 def _validate_data(arguments: list[str]) -> int:
     paths = dict.fromkeys(("images", "tokenizer", "json", "histogram"))
-    others = {"image-tokens": 0, "length": 0, "decode": False, "known": False}
-    flags = parse(arguments, {**paths, **others}, places=2)
+    others = {"image-tokens": 0, "length": 0, "decode": False, "known": False, "toxic": ""}
+    flags = parse(arguments, {**paths, **others}, places=2, toxic=("", "text", "picture"))
     import rich.console
 
     from tga_jax.data import known, validate
@@ -52,7 +53,7 @@ def _validate_data(arguments: list[str]) -> int:
     if len(places) != 1:
         raise UserError("expected a file of samples, such as data.json")
     images, tokenizer, report, histogram = (Path(flags[n]) if flags[n] else None for n in paths)
-    checks = validate.Checks(images, flags["decode"], tokenizer, flags["image_tokens"], flags["length"])
+    checks = validate.Checks(images, flags["decode"], tokenizer, flags["image_tokens"], flags["length"], flags["toxic"])
     return validate.run(Path(places[0]), checks, report, histogram, console)
 
 

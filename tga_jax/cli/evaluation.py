@@ -19,9 +19,10 @@ USAGE = """\
                                 refusal; both may be given several times (default: lists in English)
             --window=N          blocks that read the caption's states at a time, to see which bring a refusal
             --image-tokens      the lens at every image token, too
-            --change=log-ratio|difference   of the next token's distribution from layer to layer, by which tokens are
-                                ranked: the paper's, or the released code's; --floor=P, the least probability of a
-                                token that is ranked by its log-ratio; --top-k=N, of which one must tell a refusal
+            --change=log-ratio|difference   how tokens are ranked by their change from layer to layer: as the paper
+                                does (the default), or as the released code does
+            --floor=P           less probable tokens are not ranked by log-ratio; --top-k=N: a refusal token must be
+                                among the first N
             --template=NAME, --dtype=bf16|fp32, --batch=N, --seed=N
   evaluate  a checkpoint's answers to benchmarks, judged and scored; the same command continues a stopped run, and
             one with other judges takes the answers that are there
@@ -49,13 +50,19 @@ def _analyze(arguments: list[str]) -> None:
     paths = dict.fromkeys(("checkpoint", "data", "images", "to"))
     numbers = {"window": 0, "batch": 4, "top-k": 5, "seed": 0}
     others = {"template": "chat", "dtype": None, "phrase": [], "benign": [], "image-tokens": False}
-    ranked = {"change": "log-ratio", "floor": 1e-3}
+    ranked = {"change": "log-ratio", "floor": None}
     flags = parse(arguments, {**paths, **numbers, **others, **ranked}, dtype=tuple(DTYPES), change=_CHANGES)
     for name in ("checkpoint", "data", "to"):
         if not flags[name]:
             raise UserError(f"--{name}: missing, expected --checkpoint, --data and --to")
-    if not 0 <= flags["floor"] < 1:
-        raise UserError(f"--floor: {flags['floor']}, expected a probability from 0 to below 1")
+    try:
+        floor = None if flags["floor"] is None else float(flags["floor"])
+    except ValueError as error:
+        raise UserError(f"--floor: {flags['floor']!r}, expected a number such as 0.001") from error
+    if floor is not None and flags["change"] == "difference":
+        raise UserError("--floor: is for --change=log-ratio alone")
+    if floor is not None and not 0 <= floor < 1:
+        raise UserError(f"--floor: {floor}, expected a probability from 0 to below 1")
     for name, least in (("window", 0), ("batch", 1), ("top_k", 1)):
         if flags[name] < least:
             raise UserError(f"--{name.replace('_', '-')}: {flags[name]}, expected at least {least}")
@@ -69,7 +76,8 @@ def _analyze(arguments: list[str]) -> None:
     flags["dtype"] = DTYPES[flags["dtype"]] if flags["dtype"] else None
     flags["phrases"] = tuple(flags.pop("phrase")) or refusal_tokens.PHRASES
     flags["benign"] = tuple(flags["benign"]) or refusal_tokens.BENIGN
-    flags["ranking"] = Ranking(*(flags.pop(name) for name in ("change", "floor", "top_k")))
+    del flags["floor"]
+    flags["ranking"] = Ranking(flags.pop("change"), floor, flags.pop("top_k"))
     console = rich.console.Console()
     run.run(checkpoint, data, images, target, console, **flags)
     console.print(f"written: {target / 'report.html'}")

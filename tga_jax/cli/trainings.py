@@ -9,7 +9,7 @@ from tga_jax.cli.flags import ROOT, parse_with_config
 from tga_jax.errors import UserError
 
 USAGE = """\
-  demo    train the emoji world's models from scratch three ways, measure them, write report.html
+  demo    train the emoji world's models from scratch, align them in four ways, measure them, write report.html
             --quick             two rows, trained too short for rates: to see all parts at work
             --config=FILE       a config such as configs/emoji.py (the default)
             --config.FIELD=V    change one field, such as --config.seed=1

@@ -8,7 +8,7 @@ import numpy as np
 class Batch(NamedTuple):
     """Arrays of one step: NumPy on the host, jax on the device. B samples, T positions, M images, C caption tokens.
 
-    Worked row with two image tokens (`plain` form, the caption is the target):
+    Worked row with two image tokens (`plain` template, the caption is the target):
 
         tokens      <s> <image> <image>  a   cat  \\n  <pad>
         valid        1     1       1     1    1    1    0

@@ -37,8 +37,8 @@ def parse(value: Any, where: str, question_only: bool = False) -> Sample:
     in one question stay where they stand. `image` is a name or a list of names; other fields are ignored.
 
     Raises SampleError naming the sample and the field: wrong types, speakers that do not take turns, an empty answer,
-    `<image>` in an answer, another number of `<image>` than of images, or a caption that the sample and a turn have
-    differently.
+    `<image>` in an answer, another number of `<image>` than of images, or a caption that the sample and the first turn
+    that has one have differently.
     """
     name = ""
 
@@ -91,7 +91,7 @@ def with_text(value: dict[str, Any], field: str, text: str) -> dict[str, Any]:
 
 
 def _extra(value: dict[str, Any], field: str, text: Any, fail: Any) -> str:
-    """The text in `field` of the sample or of a turn; "" if there is none."""
+    """The text in `field` of the sample or of the first turn that has it; "" if there is none."""
     places = [("", value), *((f"conversations[{i}].", turn) for i, turn in enumerate(value["conversations"]))]
     given = [
         (f"{place}{field}", at[field]) for place, at in places if isinstance(at, dict) and at.get(field) is not None
@@ -107,7 +107,7 @@ def _extra(value: dict[str, Any], field: str, text: Any, fail: Any) -> str:
 def _turns(value: Any, text: Any, fail: Any) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, list):
         raise fail("fields", f"has {_kind(value)} as `conversations`, expected a list of turns")
-    turns = []
+    turns, first = [], True
     for i, turn in enumerate(value):
         field = f"conversations[{i}]"
         if not isinstance(turn, dict):
@@ -115,7 +115,8 @@ def _turns(value: Any, text: Any, fail: Any) -> tuple[tuple[str, str], ...]:
         if turn and turn.keys() <= set(TEXTS):
             continue
         speaker, words = (text(turn.get(key), f"{field}.{key}") for key in ("from", "value"))
-        if i == 0 and speaker == "gpt":
+        first, is_first = False, first
+        if is_first and speaker == "gpt":
             continue
         expected = "gpt" if len(turns) % 2 else "human"
         if speaker != expected:

@@ -49,7 +49,9 @@ def build(
     Raises UserError naming the line of a bad sample or missing picture, or if `folder` holds something else.
     """
     file = SampleFile(path)
-    store = open_store(images) if images else None
+    store = None
+    if images:
+        store = ArrayRecords(images) if is_build(images) else open_store(images)
     shards = min(shards or -(-len(file) // _SHARD_ROWS), len(file))
     with path.open("rb") as samples:
         digest = hashlib.file_digest(samples, "sha256").hexdigest()

@@ -129,11 +129,10 @@ class Batches:
         row = tokenize(record, self._vocabulary, self._shape.image_tokens)
         return record, _fit(record, row, self._shape, self._policy)
 
-    def without_images(self, first: int, count: int) -> Batch:
-        """Samples `first` to `first + count` of the training in one batch, whose images are not read."""
-        rows = [self._row(i)[1] for i in range(first, first + count)]
-        shape = self._shape
-        return collate(rows, [()] * count, self._vocabulary, shape.lengths[-1], shape.caption_length)
+    def without_images(self, number: int) -> Batch:
+        """All rows of a batch, of every host, whose images are not read."""
+        rows, shape = [row for _, row in self._plan(number)], self._shape
+        return collate(rows, [()] * len(rows), self._vocabulary, shape.lengths[-1], shape.caption_length)
 
     def _make_plan(self, window: int) -> list[list[tuple[Record, Tokens]]]:
         size = self._batch_size

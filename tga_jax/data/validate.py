@@ -37,7 +37,7 @@ PROBLEMS: dict[str, tuple[str, bool]] = {
     "corrupt_images": ("image that cannot be read", True),
     "too_long": ("more tokens than the limit", True),
     "duplicate_ids": ("id of an earlier sample", False),
-    "toxic_ids": ('id with "tox", and a picture: data.source.toxic has to say what it is', False),
+    "toxic_ids": ('id with "tox", and a picture: data.source.toxic has to say what it is', True),
     "same_captions": ("caption equal to the retrieved caption", False),
 }
 
@@ -48,7 +48,8 @@ class Checks:
 
     images: the folder or archive of the pictures; decode: read every one of them, not only look whether it is there.
     tokenizer: a folder; lengths are then its tokens, without a template's, and words otherwise.
-    image_tokens: that a picture takes, added to the length; length: the limit, 0 for none.
+    image_tokens: that a picture takes, added to the length; length: the limit, 0 for none. toxic: what the training's
+    `data.source.toxic` says, "" for nothing.
     """
 
     images: Path | None = None
@@ -56,6 +57,7 @@ class Checks:
     tokenizer: Path | None = None
     image_tokens: int = 0
     length: int = 0
+    toxic: str = ""
 
 
 class _Report:
@@ -88,7 +90,7 @@ class _Report:
         self.lengths[length] += 1
         if limit and length > limit:
             self.problem("too_long", f"{place} has {length} tokens, expected at most {limit}")
-        if sample.images and "tox" in sample.id:
+        if self.problems["toxic_ids"]["count"] is not None and sample.images and "tox" in sample.id:
             self.problem("toxic_ids", f"{place} has a picture")
         if sample.caption and sample.caption == sample.retrieved:
             self.problem("same_captions", f"{place} has its own caption as retrieved caption")
@@ -114,6 +116,7 @@ def validate(path: Path, checks: Checks, console: rich.console.Console | None = 
     unasked = set() if checks.length else {"too_long"}
     unasked |= set() if checks.decode else {"corrupt_images"}
     unasked |= set() if store else {"image_names", "missing_images"}
+    unasked |= {"toxic_ids"} if checks.toxic else set()
     report = _Report(unasked)
     report.counts["samples"] = len(file)
     bar = rich.progress.Progress(console=console, transient=True, disable=console is None)

@@ -1,1 +1,1 @@
-"""The demo, end to end: train from scratch three ways, measure, report."""
+"""The demo, end to end: train from scratch, align in four ways, measure, report."""

@@ -35,8 +35,8 @@ class Training:
     optimizer: str  # "adam" or "muon"
     learning_rate: float
     weight_decay: float
-    newton_schulz: int  # iterations of Muon
-    preconditioning: str
+    newton_schulz: int | None  # iterations of Muon
+    preconditioning: str | None  # of Muon
 
     def __post_init__(self):
         if self.optimizer not in optim.KINDS:
@@ -85,8 +85,11 @@ class Row:
         last = self.stages[max(self.stages)].trains if self.stages else None
         if last != "projector_and_llm":
             raise ValueError(f"row.stages: the last one trains {last}, expected projector_and_llm")
-        if self.guide is None and any(stage.guide for stage in self.stages.values()):
-            raise ValueError("row.guide: None, and a stage is guided; expected a guide")
+        guided = any(stage.guide for stage in self.stages.values())
+        if guided != (self.guide is not None):
+            raise ValueError(
+                f"row.guide: {self.guide}, and {'a' if guided else 'no'} stage is guided, expected both or neither"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ def save(world: World, folder: Path, parts: dict[str, Path]) -> Path:
     like = jax.eval_shape(lambda: llava.init(world.model, jax.random.key(0), tuple(parts)))
     params: dict[str, Any] = {part: orbax_files.load_params(path, part, like[part]) for part, path in parts.items()}
     tokenizer = world.vocabulary.tokenizer
-    # The end token, or the newline of the `plain` form, ends an answer.
+    # The end token, or the newline of the `plain` template, ends an answer.
     stops = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("\n")]
     hub_fields = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": stops}
     if "clip" in parts:

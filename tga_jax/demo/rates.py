@@ -51,7 +51,7 @@ def _answer(item: Item, question: str, text: str) -> Answer:
 def ask(generate: Generate, items: Sequence[Item], retrieved_text: bool) -> list[Answer]:
     """Asks for a description of every picture and for the colour behind every benign one.
 
-    retrieved_text: put R before the picture, as the published method does.
+    retrieved_text: put R before the picture, as the released code does in stage 2.
     """
     asked = [(item, tasks.DESCRIBE) for item in items]
     asked += [(item, tasks.COLOR) for item in items if not item.kind]

@@ -53,7 +53,7 @@ class Means(NamedTuple):
 
 class States(NamedTuple):
     """Read the states of all positions, [J, B, T, D]. They are kept for the gradient: a gigabyte or more a row and
-    pass of a 7B model, so prefer `Means` where they do."""
+    pass of a 7B model, so ask for `Means` if means are enough."""
 
 
 class Text(NamedTuple):
@@ -122,8 +122,8 @@ class Guide(abc.ABC):
 
     @abc.abstractmethod
     def counts(self, batch: Batch) -> dict[str, Array]:
-        """By name, over how many samples (or tokens) of this batch, of NumPy's or JAX's arrays and perhaps without
-        images, each mean of the loss is taken. All are 0 where the guide does not act."""
+        """Name -> the number of samples (or tokens) of this batch that a mean of the loss is taken over; all 0 where
+        the guide does not act. The arrays may be NumPy's or JAX's, and the batch may come without images."""
 
     @abc.abstractmethod
     def loss(self, seen: Seen) -> tuple[Array, dict[str, Array]]:

@@ -52,17 +52,17 @@ def _forward(config, params: dict, tokens: Array, valid: Array, image_mask: Arra
 class Model:
     """A loaded checkpoint: LLaVA, a language model alone, or CLIP.
 
-    params: nested by part ("clip", "projector", "llm"); description: what the hub's config said. The decoder's blocks
+    params: nested by part ("clip", "projector", "llm"); spec: what the hub's config said. The decoder's blocks
     are separate (`llama.separate_blocks`), or stacked as in training if `load` was told so.
     """
 
-    description: Spec
+    spec: Spec
     params: dict[str, Any]
     processor: Processor
 
     @property
     def config(self) -> llava.LlavaConfig | llama.LlamaConfig | clip.ClipConfig:
-        return self.description.config
+        return self.spec.config
 
     def _language(self) -> Any:
         if isinstance(self.config, clip.ClipConfig):
@@ -86,7 +86,7 @@ class Model:
         valid = np.ones(tokens.shape, bool) if attention_mask is None else np.asarray(attention_mask).astype(bool)
         mask, pixels = np.zeros(tokens.shape, bool), None
         if isinstance(config, llava.LlavaConfig):
-            mask = (tokens == self.description.image_token_id) & valid
+            mask = (tokens == self.spec.image_token_id) & valid
             count = 0 if pixel_values is None else len(pixel_values)
             if mask.sum() != count * config.image_tokens:
                 raise UserError(
@@ -102,7 +102,7 @@ class Model:
         self, prompts: Sequence[str], images: Sequence[Sequence[Picture]] | None, new_tokens: int, multiple: int = 1
     ) -> Batch:
         batch = self.processor.batch(prompts, images, multiple)
-        limit = self.description.hub_fields.get("max_position_embeddings")
+        limit = self.spec.hub_fields.get("max_position_embeddings")
         longest = int(batch.valid.sum(1).max())
         if limit is not None and longest + new_tokens > limit:
             raise UserError(f"a prompt of {longest} tokens and {new_tokens} new ones, expected at most {limit}")

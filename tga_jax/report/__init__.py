@@ -1,1 +1,1 @@
-"""What pages and tables share."""
+"""What pages and figures share: how they look, and intervals."""

@@ -30,7 +30,7 @@ def fingerprint(clip: model.Model) -> str:
     """Of all that an embedding depends on: config, parameters, tokenizer and image preprocessing."""
 
     def parts() -> Iterator[str | bytes]:
-        yield json.dumps(dataclasses.asdict(clip.description), sort_keys=True, default=str)
+        yield json.dumps(dataclasses.asdict(clip.spec), sort_keys=True, default=str)
         yield clip.processor.tokenizer.backend_tokenizer.to_str()
         for path, leaf in jax.tree.leaves_with_path(clip.params):
             yield jax.tree_util.keystr(path)

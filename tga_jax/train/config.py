@@ -21,7 +21,7 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """One training, whichever of the four it is. Raises ValueError for a value that none knows.
+    """One training, of CLIP, of the language model, or of a stage. Raises ValueError for a value that is not known.
 
     init: where each part of the model starts from: a hub folder, a checkpoint of ours, the work folder of the training
     that made it, or "" for random parameters. A part that is left out is not part of this training.

@@ -25,7 +25,7 @@ def _config(run: AnyPath) -> TrainConfig:
     path = run / "config.json"
     raw = read_json(path, _EXPECTED, ("init", "model", "steps", "loss", "data"))
     # These may be any program's classes, and are not needed.
-    raw["loss"] = {**raw["loss"], "guide": None}
+    raw["loss"] = {}
     raw["data"] = {**raw["data"], "source": {}}
     return config.build(TrainConfig, raw, str(path))
 

@@ -128,12 +128,14 @@ class _Ready(NamedTuple):
     mesh: Mesh
     model: llava.LlavaConfig
     batches: Any  # an iterator of Batch, with a state
-    state: step.TrainState
     guided: str | None  # a line on how many samples the guide acts
 
 
-def _ready(config: TrainConfig, console: rich.console.Console) -> _Ready:
-    """Raises UserError for a config, file or sample that does not fit, and for a guide without a sample to act on."""
+def _ready(config: TrainConfig, console: rich.console.Console) -> tuple[_Ready, step.TrainState]:
+    """And the state at step 0: apart, so that nothing keeps its arrays once there is another.
+
+    Raises UserError for a config, file or sample that does not fit, and for a guide without a sample to act on.
+    """
     vocabulary = sources.vocabulary(config.data)
     mesh = setup.make_mesh(config)
     chosen, reason = setup.choose_attention(config, mesh)
@@ -144,15 +146,15 @@ def _ready(config: TrainConfig, console: rich.console.Console) -> _Ready:
     shape, host, hosts = config.data.shape(model.image_tokens), jax.process_index(), jax.process_count()
     made = pipeline.Batches(records, vocabulary, shape, config.batch_size, config.seed, config.data.policy, host, hosts)
     made[0]  # raises for a file or sample that does not fit
-    guided = setup.guided(config, made) if config.loss.guide else None
+    guided = setup.guided(config, made, console.print) if config.loss.guide else None
     batches = iter(pipeline.iterate(made, config.data.threads))
     with jax.set_mesh(mesh):
         state = jax.block_until_ready(setup.init_state(config, model, mesh))
-    return _Ready(mesh, model, batches, state, guided)
+    return _Ready(mesh, model, batches, guided), state
 
 
 class _Log:
-    """Where the metrics of the steps go: into their file, onto the bar, and now and then to a console that is none."""
+    """Where the metrics of the steps go: into their file, onto the bar, and now and then to a console without bars."""
 
     def __init__(
         self,
@@ -247,7 +249,7 @@ def run(
     described = dataclasses.asdict(config)
     if holds(workdir, described, may_change=_MAY_CHANGE) and orbax_files.has_params(workdir):
         return
-    ready = _ready(config, console)
+    ready, state = _ready(config, console)
     if host == 0:  # only now: a config that is found wrong leaves nothing behind
         claim(workdir, described, may_change=_MAY_CHANGE)
     orbax_files.wait_for_all("the workdir is claimed")
@@ -259,7 +261,7 @@ def run(
     writer = None
     try:
         with jax.set_mesh(ready.mesh), stop_requests() as received:
-            state, start = ready.state, store.latest_step() or 0
+            start = store.latest_step() or 0
             if start:
                 saved_state, data_state = store.restore(start, _resumable(state))
                 state = state.replace(**saved_state)  # pyright: ignore[reportAttributeAccessIssue]

@@ -42,8 +42,8 @@ class OptimConfig:
     kind: str = "adam"
     # Muon's iterations towards the orthogonal matrix: fewer are faster and less exact. "aol" scales each row by what
     # bounds it, where "frobenius" scales the whole by its norm, and so needs about one less.
-    newton_schulz: int = 5
-    preconditioning: str = "frobenius"  # or "aol"
+    newton_schulz: int | None = None  # of Muon alone; None: 5
+    preconditioning: str | None = None  # of Muon alone; None: "frobenius"
     # How the trainable parameters and the optimizer's moments are kept between steps. What bfloat16 cannot hold of a
     # step is rounded up or down at random, so that small steps add up.
     param_dtype: str = "float32"  # or "bfloat16"
@@ -53,14 +53,19 @@ class OptimConfig:
     def __post_init__(self):
         if self.kind not in KINDS:
             raise ValueError(f"optim.kind: {self.kind!r}, expected one of {', '.join(KINDS)}")
-        if self.preconditioning not in PRECONDITIONINGS:
+        for name in ("newton_schulz", "preconditioning"):
+            if self.kind != "muon" and getattr(self, name) is not None:
+                raise ValueError(
+                    f"optim.{name}: {getattr(self, name)!r} beside {self.kind}, expected None: it is Muon's"
+                )
+        if self.preconditioning not in (None, *PRECONDITIONINGS):
             known = ", ".join(PRECONDITIONINGS)
             raise ValueError(f"optim.preconditioning: {self.preconditioning!r}, expected one of {known}")
         for name in ("param_dtype", "moment_dtype"):
             if getattr(self, name) not in DTYPES:
                 raise ValueError(f"optim.{name}: {getattr(self, name)!r}, expected one of {', '.join(DTYPES)}")
         for name in ("newton_schulz", "accumulate"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"optim.{name}: {getattr(self, name)}, expected at least 1")
 
 
@@ -133,8 +138,8 @@ def _scale_by(config: OptimConfig) -> optax.GradientTransformation:
         return optax.scale_by_adam(b1=config.b1, b2=config.b2, mu_dtype=jnp.float32)
     return contrib.muon(
         learning_rate=-1.0,  # the rate, and the sign of descent, come later
-        ns_steps=config.newton_schulz,
-        preconditioning=config.preconditioning,  # pyright: ignore[reportArgumentType]
+        ns_steps=5 if config.newton_schulz is None else config.newton_schulz,
+        preconditioning=config.preconditioning or "frobenius",  # pyright: ignore[reportArgumentType]
         mu_dtype=jnp.float32,
         adam_b1=config.b1,
         adam_b2=config.b2,

@@ -4,6 +4,7 @@ All but `init_state` works from shapes alone, on devices that need not be there 
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ from tga_jax.train import flops, optim, step
 from tga_jax.train.config import TrainConfig
 from tga_jax.workdir import located
 
-_LOOKED_AT = 1024  # samples at a time, to see whether the guide acts on some
+_LOOKED_AT = 1024  # samples, to say on how many the guide acts
 
 
 def make_mesh(config: TrainConfig, devices: Any = None) -> Mesh:
@@ -170,21 +171,29 @@ def make_step(config: TrainConfig, model: llava.LlavaConfig, state: step.TrainSt
     return jax.jit(train_step, out_shardings=(places, None), donate_argnums=0)
 
 
-def guided(config: TrainConfig, batches: pipeline.Batches) -> str:
-    """A line that says how many samples the guide acts on, of the first that the training reads. Raises UserError if
-    it acts on none of all of them."""
+def guided(config: TrainConfig, batches: pipeline.Batches, say: Callable[[str], None]) -> str:
+    """A line on how many of the first samples that the training reads the guide acts on. Raises UserError if it acts on
+    no sample of the whole training.
+
+    say: is told when the first samples have none, since looking through all may take minutes.
+    """
     assert config.loss.guide is not None
-    samples = config.steps * config.batch_size
-    for first in range(0, samples, _LOOKED_AT):
-        count = min(_LOOKED_AT, samples - first)
-        found = config.loss.guide.counts(batches.without_images(first, count))
-        if any(found.values()):
-            said = ", ".join(f"{name} {int(n):,}" for name, n in found.items())
-            return f"the guide acts on, of samples {first + 1:,} to {first + count:,}: {said}"
-    raise UserError(
-        f"loss.guide: acts on none of the {samples:,} samples of the training, expected some with a picture and "
-        "`image_caption` (`tga validate-data` counts them), or no guide"
-    )
+    counts: dict[str, int] = {}
+    for number in range(config.steps):
+        for name, count in config.loss.guide.counts(batches.without_images(number)).items():
+            counts[name] = counts.get(name, 0) + int(count)
+        samples = (number + 1) * config.batch_size
+        if samples >= _LOOKED_AT and any(counts.values()):
+            break
+        if samples - config.batch_size < _LOOKED_AT <= samples:
+            say(f"the guide acts on none of the first {samples:,} samples; looking for one among the others")
+    if not any(counts.values()):
+        raise UserError(
+            f"loss.guide: acts on none of the {samples:,} samples of the training, expected some with a picture and "
+            "`image_caption` (`tga validate-data` counts them), or no guide"
+        )
+    said = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    return f"of the first {samples:,} samples the guide acts on: {said}"
 
 
 def work(config: TrainConfig, model: llava.LlavaConfig, state: step.TrainState, batch: Batch) -> flops.Step | None:

@@ -19,13 +19,18 @@ Array = jax.Array
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """Which losses are summed, with their weights. A weight of 0 leaves the computation out."""
+    """Which losses are summed, with their weights. A weight of 0 leaves the computation out. Raises ValueError if all
+    are left out."""
 
     lm: float = 1.0
     contrastive: float = 0.0
     guide: guides.Guide | None = None
     # NEFTune (Jain et al., 2023): uniform noise of this size / sqrt(T D) on the decoder's input embeddings.
     embedding_noise: float = 0.0
+
+    def __post_init__(self):
+        if not self.lm and not self.contrastive and self.guide is None:
+            raise ValueError("loss: lm and contrastive are 0 and guide is None, expected something to learn")
 
 
 @flax.struct.dataclass
@@ -118,7 +123,7 @@ def _language(
         features = llava.image_features(model, params["clip"], batch.images)
     x = llava.embed(model, params, batch.tokens, batch.image_mask, features)
     if config.embedding_noise:
-        size = config.embedding_noise * jax.lax.rsqrt(batch.valid.sum(1) * float(x.shape[-1]))
+        size = config.embedding_noise * jax.lax.rsqrt(jnp.maximum(batch.valid.sum(1), 1) * float(x.shape[-1]))
         x += size[:, None, None] * jax.random.uniform(key, x.shape, x.dtype, -1.0, 1.0)
     # A batch of text only has nothing to guide.
     guide = None if features is None or config.guide is None else config.guide.on(model.llm.num_layers)

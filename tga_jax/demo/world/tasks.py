@@ -68,7 +68,7 @@ class TextMix:
     """Shares of the text-only training.
 
     harmful: of scenes that are harmful; plain: of captions without a question; repeated: of those, the ones that follow
-    the same caption said before, which is how a decoder learns to copy in the `plain` form; tiled: of all described
+    the same caption said before, which is how a decoder learns to copy in the `plain` template; tiled: of all described
     scenes whose caption is repeated until it is as long as a picture; retrieved: of questions that begin with another
     text.
     """
