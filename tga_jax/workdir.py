@@ -101,7 +101,7 @@ def write_text(path: AnyPath, text: str) -> None:
 def read_json(path: AnyPath, expected: str, fields: tuple[str, ...] = ()) -> Any:
     """The file's value. fields: those that it must have. Raises UserError naming the file and what is expected."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file, expected {expected}") from error
     except (OSError, ValueError) as error:
