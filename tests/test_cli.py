@@ -10,8 +10,14 @@ from pathlib import Path
 import pytest
 
 from tga_jax import cli
+from tga_jax.cli import bench as cli_bench
+from tga_jax.cli import checkpoints as cli_checkpoints
+from tga_jax.cli import data as cli_data
+from tga_jax.cli import evaluation as cli_evaluation
+from tga_jax.cli import trainings as cli_trainings
 from tga_jax.demo import main as demo
 from tga_jax.demo.config import DemoConfig
+from tga_jax.errors import UserError
 from tga_jax.train import loop
 from tga_jax.train.config import TrainConfig
 from tga_jax.workdir import claim
@@ -206,6 +212,44 @@ def test_own_data_config_builds(monkeypatch):
     assert isinstance(built, TrainConfig)
     assert (built.data.source["own"].path, workdir) == ("x.json", Path("w"))
     assert isinstance(built.loss.guide.layers, tuple)
+
+
+def number_flags() -> list[tuple[tuple[str, ...], str, type]]:
+    """(command, flag, type) of every flag of every command whose default is a number."""
+    found = []
+
+    def recorded(place: tuple[str, ...], command, monkeypatch: pytest.MonkeyPatch) -> None:
+        def note(_, defaults, *rest, **__):
+            others = rest[0] if rest and isinstance(rest[0], dict) else {}
+            found.extend((place, n, type(d)) for n, d in {**defaults, **others}.items() if type(d) in (int, float))
+            raise UserError("noted")
+
+        for module in (cli_bench, cli_checkpoints, cli_data, cli_evaluation, cli_trainings):
+            for name in ("parse", "parse_counts", "parse_with_config"):
+                if hasattr(module, name):
+                    monkeypatch.setattr(module, name, note)
+        with pytest.raises(UserError, match="noted"):
+            command([])
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for name, command in cli.COMMANDS.items():
+            if name != "bench" and name != "report":
+                recorded((name,), command, monkeypatch)
+        for name, command in cli_bench._BENCHES.items():
+            if name != "report":
+                recorded(("bench", name), command, monkeypatch)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("place", "flag", "kind"), number_flags(), ids=lambda x: " ".join(x) if type(x) is tuple else None
+)
+def test_a_number_that_no_flag_of_its_name_may_be_is_named(capsys, place, flag, kind):
+    with_config = [OWN_DATA] if place[1:] in (("train",), ("aot",), ("plan",)) else []
+    for value in (-7, "nan") if kind is float else (-7,):
+        line = refused(capsys, *place, *with_config, f"--{flag}={value}")
+        assert f"--{flag}: {value}" in line
+        assert "expected" in line
 
 
 # --- a workdir that holds another run ---------------------------------------------------------------------------------
