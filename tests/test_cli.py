@@ -300,6 +300,29 @@ def test_a_config_found_wrong_leaves_no_folder(capsys, elsewhere):
     assert list(elsewhere.iterdir()) == []
 
 
+@pytest.mark.parametrize("place", ["thesis.txt", "thesis.txt/below"])
+def test_a_file_in_a_folders_place_is_left_alone(capsys, elsewhere, place):
+    (elsewhere / "thesis.txt").write_text("mine")
+    (elsewhere / "rows.jsonl").write_text(
+        '{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}'
+    )
+    for command in (
+        ["demo", f"--workdir={place}"],
+        ["demo", "--workdir=w", f"--parts={place}"],
+        ["train", OWN_DATA, f"--workdir={place}"],
+        ["build-data", "rows.jsonl", f"--to={place}"],
+        ["validate-data", "rows.jsonl", f"--json={place}/report.json"],
+        ["validate-data", "rows.jsonl", f"--histogram={place}/report.png"],
+    ):
+        assert call(*command) == 2
+        line = capsys.readouterr().err
+        assert "thesis.txt" in line
+        assert "is a file, or lies below one, expected a folder" in line
+        assert line.count("\n") == 1
+    assert (elsewhere / "thesis.txt").read_text() == "mine"
+    assert {p.name for p in elsewhere.iterdir()} == {"thesis.txt", "rows.jsonl"}
+
+
 def test_a_folder_of_something_else_is_left_alone(capsys, elsewhere):
     (elsewhere / "w").mkdir()
     (elsewhere / "w" / "thesis.txt").write_text("mine")

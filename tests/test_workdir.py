@@ -133,3 +133,26 @@ def test_of_many_differences_a_few_are_named(tmp_path):
     assert said.startswith("config.f0 is 0 there and -1 now, config.f1 is 1")
     assert said.endswith("config.f4 is 4 there and -1 now, and 5 more; choose another --workdir")
     assert workdir.differences(old, {**old, "long": 1})[0] == f'config.long is "{"x" * 55} ... there and 1 now'
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "file/far/below"])
+def test_a_file_in_a_folders_place_is_named(tmp_path, place):
+    (tmp_path / "file").write_text("mine")
+
+    def made_new():
+        with workdir.new_folder(tmp_path / place):
+            pass
+
+    makers = [made_new, lambda: workdir.claim(tmp_path / place, {"a": 1})]
+    makers += [lambda: workdir.write_text(tmp_path / place / "name.json", "{}")]
+    for make in makers:
+        with pytest.raises(UserError, match=r"is a file, or lies below one, expected a folder$"):
+            make()
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_in_a_files_place_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"is a folder, expected the name of a file$"):
+        workdir.write_text(tmp_path, "{}")
+    assert not list(tmp_path.iterdir())
