@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 OWN_DATA = f"--config={ROOT / 'configs' / 'own_data.py'}"
 
 
+TEXT_ROW = {"id": "1", "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}
 ASKED = ("--checkpoint=a", "--data=b", "--to=c")
 
 
@@ -212,6 +213,32 @@ def test_own_data_config_builds(monkeypatch):
     assert isinstance(built, TrainConfig)
     assert (built.data.source["own"].path, workdir) == ("x.json", Path("w"))
     assert isinstance(built.loss.guide.layers, tuple)
+
+
+def started(*arguments: str, **environment: str) -> subprocess.Popen:
+    command = [sys.executable, "-c", "from tga_jax.cli import main; main()", *arguments]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", **environment}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
+
+
+@pytest.mark.parametrize("arguments", [("help",), ("evaluate", "--list"), ("validate-data", "rows.jsonl")])
+def test_a_reader_that_goes_away_is_no_error(elsewhere, arguments):
+    (elsewhere / "rows.jsonl").write_text(json.dumps(TEXT_ROW) + "\n")
+    with started(*arguments) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() != 2
+
+
+def test_a_console_of_another_encoding_gets_what_it_can_show(elsewhere):
+    (elsewhere / "絵.jsonl").write_text(json.dumps({**TEXT_ROW, "id": "é漢"}) + "\n" + json.dumps({"id": "漢"}) + "\n")
+    with started("validate-data", "絵.jsonl", PYTHONIOENCODING="cp1252") as process:
+        out, error = process.communicate()
+    assert error == b""
+    assert process.returncode == 1
+    assert "?.jsonl: line 2: sample '?' has nothing as `conversations`" in out.decode("cp1252")
 
 
 def number_flags() -> list[tuple[tuple[str, ...], str, type]]:
