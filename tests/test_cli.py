@@ -10,8 +10,14 @@ from pathlib import Path
 import pytest
 
 from tga_jax import cli
+from tga_jax.cli import bench as cli_bench
+from tga_jax.cli import checkpoints as cli_checkpoints
+from tga_jax.cli import data as cli_data
+from tga_jax.cli import evaluation as cli_evaluation
+from tga_jax.cli import trainings as cli_trainings
 from tga_jax.demo import main as demo
 from tga_jax.demo.config import DemoConfig
+from tga_jax.errors import UserError
 from tga_jax.train import loop
 from tga_jax.train.config import TrainConfig
 from tga_jax.workdir import claim
@@ -20,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 OWN_DATA = f"--config={ROOT / 'configs' / 'own_data.py'}"
 
 
+TEXT_ROW = {"id": "1", "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}
 ASKED = ("--checkpoint=a", "--data=b", "--to=c")
 
 
@@ -208,6 +215,70 @@ def test_own_data_config_builds(monkeypatch):
     assert isinstance(built.loss.guide.layers, tuple)
 
 
+def started(*arguments: str, **environment: str) -> subprocess.Popen:
+    command = [sys.executable, "-c", "from tga_jax.cli import main; main()", *arguments]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", **environment}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
+
+
+@pytest.mark.parametrize("arguments", [("help",), ("evaluate", "--list"), ("validate-data", "rows.jsonl")])
+def test_a_reader_that_goes_away_is_no_error(elsewhere, arguments):
+    (elsewhere / "rows.jsonl").write_text(json.dumps(TEXT_ROW) + "\n")
+    with started(*arguments) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() != 2
+
+
+def test_a_console_of_another_encoding_gets_what_it_can_show(elsewhere):
+    (elsewhere / "絵.jsonl").write_text(json.dumps({**TEXT_ROW, "id": "é漢"}) + "\n" + json.dumps({"id": "漢"}) + "\n")
+    with started("validate-data", "絵.jsonl", PYTHONIOENCODING="cp1252") as process:
+        out, error = process.communicate()
+    assert error == b""
+    assert process.returncode == 1
+    assert "?.jsonl: line 2: sample '?' has nothing as `conversations`" in out.decode("cp1252")
+
+
+def number_flags() -> list[tuple[tuple[str, ...], str, type]]:
+    """(command, flag, type) of every flag of every command whose default is a number."""
+    found = []
+
+    def recorded(place: tuple[str, ...], command, monkeypatch: pytest.MonkeyPatch) -> None:
+        def note(_, defaults, *rest, **__):
+            others = rest[0] if rest and isinstance(rest[0], dict) else {}
+            found.extend((place, n, type(d)) for n, d in {**defaults, **others}.items() if type(d) in (int, float))
+            raise UserError("noted")
+
+        for module in (cli_bench, cli_checkpoints, cli_data, cli_evaluation, cli_trainings):
+            for name in ("parse", "parse_counts", "parse_with_config"):
+                if hasattr(module, name):
+                    monkeypatch.setattr(module, name, note)
+        with pytest.raises(UserError, match="noted"):
+            command([])
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for name, command in cli.COMMANDS.items():
+            if name != "bench" and name != "report":
+                recorded((name,), command, monkeypatch)
+        for name, command in cli_bench._BENCHES.items():
+            if name != "report":
+                recorded(("bench", name), command, monkeypatch)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("place", "flag", "kind"), number_flags(), ids=lambda x: " ".join(x) if type(x) is tuple else None
+)
+def test_a_number_that_no_flag_of_its_name_may_be_is_named(capsys, place, flag, kind):
+    with_config = [OWN_DATA] if place[1:] in (("train",), ("aot",), ("plan",)) else []
+    for value in (-7, "nan") if kind is float else (-7,):
+        line = refused(capsys, *place, *with_config, f"--{flag}={value}")
+        assert f"--{flag}: {value}" in line
+        assert "expected" in line
+
+
 # --- a workdir that holds another run ---------------------------------------------------------------------------------
 
 
@@ -254,6 +325,29 @@ def test_a_config_found_wrong_leaves_no_folder(capsys, elsewhere):
     ):
         assert named in refused(capsys, "demo", "--workdir=w", f"--config.{field}")
     assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["thesis.txt", "thesis.txt/below"])
+def test_a_file_in_a_folders_place_is_left_alone(capsys, elsewhere, place):
+    (elsewhere / "thesis.txt").write_text("mine")
+    (elsewhere / "rows.jsonl").write_text(
+        '{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}'
+    )
+    for command in (
+        ["demo", f"--workdir={place}"],
+        ["demo", "--workdir=w", f"--parts={place}"],
+        ["train", OWN_DATA, f"--workdir={place}"],
+        ["build-data", "rows.jsonl", f"--to={place}"],
+        ["validate-data", "rows.jsonl", f"--json={place}/report.json"],
+        ["validate-data", "rows.jsonl", f"--histogram={place}/report.png"],
+    ):
+        assert call(*command) == 2
+        line = capsys.readouterr().err
+        assert "thesis.txt" in line
+        assert "is a file, or lies below one, expected a folder" in line
+        assert line.count("\n") == 1
+    assert (elsewhere / "thesis.txt").read_text() == "mine"
+    assert {p.name for p in elsewhere.iterdir()} == {"thesis.txt", "rows.jsonl"}
 
 
 def test_a_folder_of_something_else_is_left_alone(capsys, elsewhere):

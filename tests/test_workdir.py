@@ -140,3 +140,26 @@ def test_of_long_values_the_place_is_shown_at_which_they_differ():
     [found] = workdir.differences({"p": one}, {"p": other})
     xs, ys = "x" * 19, "y" * 38
     assert found == f"config.p is ... {xs}/a/{ys} ... there and ... {xs}/b/{ys} ... now"
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "file/far/below"])
+def test_a_file_in_a_folders_place_is_named(tmp_path, place):
+    (tmp_path / "file").write_text("mine")
+
+    def made_new():
+        with workdir.new_folder(tmp_path / place):
+            pass
+
+    makers = [made_new, lambda: workdir.claim(tmp_path / place, {"a": 1})]
+    makers += [lambda: workdir.write_text(tmp_path / place / "name.json", "{}")]
+    for make in makers:
+        with pytest.raises(UserError, match=r"is a file, or lies below one, expected a folder$"):
+            make()
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_in_a_files_place_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"is a folder, expected the name of a file$"):
+        workdir.write_text(tmp_path, "{}")
+    assert not list(tmp_path.iterdir())

@@ -39,7 +39,8 @@ def absolute(path: AnyPath) -> AnyPath:
 
 @contextlib.contextmanager
 def disk_errors(folder: AnyPath) -> Iterator[None]:
-    """Turns a full or read-only disk, or a bucket that cannot be reached, into a UserError that names the folder.
+    """Turns a full or read-only disk, a file in a folder's place, or a bucket that cannot be reached, into a UserError
+    that names the folder.
 
     Storage libraries wrap the system's error in types of their own, so its words are recognised too.
     """
@@ -53,6 +54,8 @@ def disk_errors(folder: AnyPath) -> Iterator[None]:
             raise UserError(f"{folder}: no space left on the disk; free some and run the same command again") from error
         if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.EROFS):
             raise UserError(f"{folder}: cannot write here, expected a writable folder") from error
+        if isinstance(error, NotADirectoryError | FileExistsError):
+            raise UserError(f"{folder}: is a file, or lies below one, expected a folder") from error
         if is_remote(folder):  # whatever the network, the credentials and the service's libraries raise
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             raise UserError(f"{folder}: {reason}; expected a bucket that can be read and written") from error
@@ -66,6 +69,8 @@ def replacing(path: AnyPath) -> Iterator[Any]:
         if is_remote(path):  # there a file is seen once it is whole, and folders are only names
             yield path
             return
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder, expected the name of a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f".{path.name}.{os.getpid()}")
         try:
@@ -78,8 +83,9 @@ def replacing(path: AnyPath) -> Iterator[Any]:
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """Where to write a folder that is called `folder` once the block ends. Raises UserError if that has files."""
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder}: not empty, expected a new folder")
+    with disk_errors(folder):
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(f"{folder}: not empty, expected a new folder")
     aside = folder.with_name(f".{folder.name}.unfinished")
     with disk_errors(folder.parent):
         shutil.rmtree(aside, ignore_errors=True)
@@ -101,7 +107,7 @@ def write_text(path: AnyPath, text: str) -> None:
 def read_json(path: AnyPath, expected: str, fields: tuple[str, ...] = ()) -> Any:
     """The file's value. fields: those that it must have. Raises UserError naming the file and what is expected."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file, expected {expected}") from error
     except (OSError, ValueError) as error:
@@ -141,6 +147,8 @@ def holds(workdir: AnyPath, config: dict[str, Any], flag: str = "--workdir", may
     """
     path = workdir / "config.json"
     with disk_errors(workdir):
+        if not is_remote(workdir) and any(parent.is_file() for parent in workdir.parents):
+            raise NotADirectoryError(workdir)  # told before anything is computed for it
         is_run, has_files = path.exists(), workdir.exists() and any(workdir.iterdir())
     if is_run:
         old = read_json(path, "a run's config; choose another folder or remove this one")

@@ -1,5 +1,6 @@
 """Files of samples: every row as json reads it, one at a time, and errors that name the line."""
 
+import codecs
 import json
 import pickle
 import tracemalloc
@@ -32,13 +33,16 @@ def folder(tmp_path_factory):
     chunk=st.integers(1, 40),
     indent=st.sampled_from([None, 1]),
     ascii_only=st.booleans(),
+    mark=st.sampled_from([b"", codecs.BOM_UTF8]),
     around=st.sampled_from(["", " ", "\n\n", "\r\n\t"]),
 )
-def test_rows_are_those_of_json_wherever_the_file_is_cut(folder, rows, chunk, indent, ascii_only, around):
+def test_rows_are_those_of_json_wherever_the_file_is_cut(
+    folder, rows, chunk, indent, ascii_only, mark, around
+):  # fmt: skip
     listed, lines = folder / "a.json", folder / "a.jsonl"
     text = around + json.dumps(rows, indent=indent, ensure_ascii=ascii_only) + around
-    listed.write_bytes(text.encode())
-    lines.write_bytes("".join(json.dumps(r, ensure_ascii=ascii_only) + f"\n{around}" for r in rows).encode())
+    listed.write_bytes(mark + text.encode())
+    lines.write_bytes(mark + "".join(json.dumps(r, ensure_ascii=ascii_only) + f"\n{around}" for r in rows).encode())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(samples, "_CHUNK", chunk)
         files = SampleFile(listed), SampleFile(lines)

@@ -1,7 +1,9 @@
 """`tga <command>`: thin; what a command needs is imported when it runs."""
 
+import io
 import os
 import re
+import signal
 import sys
 
 from tga_jax.cli import bench, checkpoints, data, evaluation, trainings
@@ -42,8 +44,16 @@ def run(arguments: list[str]) -> int:
 
 
 def main() -> None:
-    """Entry point of `tga`."""
-    status = run(sys.argv[1:])
+    """Entry point of `tga`. What a console cannot show is replaced. If the reader goes away (`tga help | head`), the
+    command ends without a word, with the status that a shell's own commands have then."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    try:
+        status = run(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os._exit(128 + signal.SIGPIPE)
     if status:
         sys.stdout.flush()
         sys.stderr.flush()

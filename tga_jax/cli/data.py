@@ -61,8 +61,6 @@ def _build_data(arguments: list[str]) -> None:
     flags = parse(arguments, {"images": None, "to": None, "shards": 0}, places=1)
     if not flags["places"] or not flags["to"]:
         raise UserError("expected a file of samples, such as data.json, and --to with a folder for the shards")
-    if flags["shards"] < 0:
-        raise UserError(f"--shards: {flags['shards']}, expected at least 1")
     import rich.console
 
     from tga_jax.data import llava_tfds
@@ -81,10 +79,6 @@ def _retrieve(arguments: list[str]) -> None:
     needed = ("clip",) if flags["query"] else ("data", "clip", "to")
     if missing := [name for name in needed if not flags[name]]:
         raise UserError(f"--{missing[0]}: missing, expected --{' and --'.join(needed)}")
-    if flags["neighbours"] < 1:
-        raise UserError(f"--neighbours: {flags['neighbours']}, expected at least 1")
-    if not 0 < flags["near_duplicate"] <= 1:
-        raise UserError(f"--near-duplicate: {flags['near_duplicate']}, expected a cosine above 0 and up to 1")
     import rich.console
 
     clip, cache, dtype = Path(flags["clip"]), Path(flags["cache"]), DTYPES[flags["dtype"]]
@@ -110,9 +104,6 @@ def _caption(arguments: list[str]) -> None:
     for name in ("data", "checkpoint", "to"):
         if not flags[name]:
             raise UserError(f"--{name}: missing")
-    for name in ("new_tokens", "batch"):
-        if flags[name] < 1:
-            raise UserError(f"--{name.replace('_', '-')}: {flags[name]}, expected at least 1")
     import rich.console
 
     from tga_jax.retrieval import captioner

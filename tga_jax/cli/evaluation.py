@@ -63,9 +63,6 @@ def _analyze(arguments: list[str]) -> None:
         raise UserError("--floor: is for --change=log-ratio alone")
     if floor is not None and not 0 <= floor < 1:
         raise UserError(f"--floor: {floor}, expected a probability from 0 to below 1")
-    for name, least in (("window", 0), ("batch", 1), ("top_k", 1)):
-        if flags[name] < least:
-            raise UserError(f"--{name.replace('_', '-')}: {flags[name]}, expected at least {least}")
     import rich.console
 
     from tga_jax.analysis import refusal_tokens, run
@@ -131,11 +128,6 @@ def _evaluate(arguments: list[str]) -> None:
         return
     if missing := [name for name in ("checkpoint", "suite", "data", "to") if not flags[name]]:
         raise UserError(f"--{missing[0]}: missing, expected --checkpoint, --suite, --data and --to")
-    if flags["batch"] < 1:
-        raise UserError(f"--batch: {flags['batch']}, expected at least 1")
-    for name in ("new_tokens", "limit"):
-        if flags[name] < 0:
-            raise UserError(f"--{name.replace('_', '-')}: {flags[name]}, expected at least 0")
     if (flags["defence"] == "detector") != bool(flags["calibration"]):
         raise UserError("--defence=detector and --calibration: expected both or neither")
     import jax

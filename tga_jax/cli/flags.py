@@ -9,6 +9,22 @@ from tga_jax.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
+# What a flag of this name may be beside its default, whichever command it belongs to.
+_NUMBERS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "seed": (lambda n: 0 <= n < 2**32, "a whole number from 0 to 2^32 - 1"),
+    "temperature": (lambda t: 0 <= t < float("inf"), "0 or more"),
+    "top-p": (lambda p: 0 < p <= 1, "more than 0, at most 1"),
+    "top-k": (lambda n: n >= 1, "at least 1"),
+    "new-tokens": (lambda n: n >= 1, "at least 1"),
+    "batch": (lambda n: n >= 1, "at least 1"),
+    "limit": (lambda n: n >= 1, "at least 1"),
+    "image-tokens": (lambda n: n >= 0, "at least 0"),
+    "length": (lambda n: n >= 1, "at least 1"),
+    "window": (lambda n: n >= 0, "at least 0"),
+    "shards": (lambda n: n >= 1, "at least 1"),
+    "neighbours": (lambda n: n >= 1, "at least 1"),
+    "near-duplicate": (lambda c: 0 < c <= 1, "a cosine above 0 and up to 1"),
+}
 
 
 def _reason(error: BaseException) -> str:
@@ -29,6 +45,14 @@ def _define(values: Any, name: str, default: Any) -> None:
     define: dict[type, Callable[..., Any]] = {bool: flags.DEFINE_boolean, int: flags.DEFINE_integer}
     define |= {float: flags.DEFINE_float, list: flags.DEFINE_multi_string}
     define.get(type(default), flags.DEFINE_string)(name, default, name, flag_values=values)
+
+
+def _check_numbers(values: Any, defaults: dict[str, Any]) -> None:
+    """Raises UserError naming a number that none of its name may be."""
+    for name, default in defaults.items():
+        good, expected = _NUMBERS.get(name, (None, ""))
+        if good is not None and values[name].value != default and not good(values[name].value):
+            raise UserError(f"--{name}: {values[name].value}, expected {expected}")
 
 
 def parse_with_config(arguments: list[str], defaults: dict[str, Any], config: Path | None):
@@ -58,6 +82,7 @@ def parse_with_config(arguments: list[str], defaults: dict[str, Any], config: Pa
         raise UserError(f"unknown argument {rest[0]!r}, expected flags such as --config.seed=1")
     if found is None:
         raise UserError("--config: missing, expected a config file such as configs/own_data.py")
+    _check_numbers(values, defaults)
     return found, values
 
 
@@ -65,8 +90,8 @@ def parse(
     arguments: list[str], defaults: dict[str, Any], places: int = 0, **choices: tuple[str, ...]
 ) -> dict[str, Any]:
     """Values of a command without a config, of the types of their defaults (None: text); choices: all that a flag may
-    be; places: how many arguments may be no flags, found as "places". Raises UserError for an unknown flag or a value
-    of another type."""
+    be; places: how many arguments may be no flags, found as "places". Raises UserError for an unknown flag, a value of
+    another type, or a number that none of this name may be."""
     from absl import flags
 
     values = flags.FlagValues()
@@ -82,6 +107,7 @@ def parse(
         raise UserError(str(error).splitlines()[0]) from error
     if len(rest) > places:
         raise UserError(f"unknown argument {rest[places]!r}, expected flags such as --seed=1")
+    _check_numbers(values, defaults)
     return {name.replace("-", "_"): values[name].value for name in defaults} | ({"places": rest} if places else {})
 
 

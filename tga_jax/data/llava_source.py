@@ -52,6 +52,10 @@ class LlavaRecords:
     """
 
     def __init__(self, source: LlavaSource, pictures: Pictures):
+        if not source.path:
+            raise UserError(
+                "data.source.path: empty, expected a file of samples or a folder that `tga build-data` wrote"
+            )
         self._file = open_samples(Path(source.path))
         self._store = open_pictures(Path(source.images) if source.images else None, self._file)
         self._source, self._pictures = source, pictures

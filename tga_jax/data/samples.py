@@ -22,7 +22,7 @@ class SampleFile:
 
     Making one reads the file once and keeps 12 bytes a row; a row is parsed when it is asked for. A list is checked
     whole at once, since nothing behind an error in it can be found; a bad line of JSON lines is an error when it is
-    read. May be pickled and read by several threads.
+    read. A byte order mark in front is skipped. May be pickled and read by several threads.
 
     Raises UserError naming the file and the line: missing, empty, not a list, not JSON, not UTF-8, or cut off.
     """
@@ -67,9 +67,17 @@ class SampleFile:
         return f"{self.path}: line {self._rows['line'][index]}" + (f", item {index + 1}" if self._is_list else "")
 
 
+def _bom(file: BinaryIO) -> int:
+    """How many bytes of a UTF-8 byte order mark the file begins with: 3 or 0. Leaves the file behind them."""
+    file.seek(0)
+    size = len(codecs.BOM_UTF8) if file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8 else 0
+    file.seek(size)
+    return size
+
+
 def _line_rows(file: BinaryIO) -> Iterator[tuple[int, int]]:
     """(offset, number) of every line that is not blank, and of the end."""
-    offset = number = 0
+    offset, number = _bom(file), 0
     for number, line in enumerate(file, 1):
         if not line.isspace():
             yield offset, number
@@ -83,7 +91,7 @@ def _list_rows(file: BinaryIO, path: Path) -> Iterator[tuple[int, int]]:
     decode = json.JSONDecoder().raw_decode
     utf8 = codecs.getincrementaldecoder("utf-8")()
     text, at = "", 0  # what is held of the file, and how far it is done with
-    start, line = 0, 1  # offset in the file of the text's first character; line of the character `at`
+    start, line = _bom(file), 1  # offset in the file of the text's first character; line of the character `at`
 
     def fail(place: int, what: str) -> UserError:
         return UserError(f"{path}: line {line + text.count(chr(10), at, place)}: {what}")

@@ -45,7 +45,7 @@ def read(path: Path) -> list[QuestionLine]:
 def json_lines(path: Path, expected: str) -> Iterator[tuple[str, Any]]:
     """(file and line, value) of the lines that are not blank, whatever the file is called."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file, expected {expected}") from error
     except (OSError, UnicodeDecodeError) as error:
