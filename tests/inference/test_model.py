@@ -190,3 +190,34 @@ def test_loaded_in_half_precision(pair, tmp_path):
     assert {x.dtype.name for x in jax.tree.leaves(half.params)} == {"bfloat16"}
     ids = np.array([[1, 5, 6, 7]])
     np.testing.assert_allclose(half.forward(ids).logits, ours.forward(ids).logits, atol=0.3)
+
+
+def test_a_model_is_shown_on_a_few_lines(pair):
+    shown = repr(pair[1])
+    assert len(shown) < 500
+    assert shown.startswith("Model(llava of the family mistral\n")
+    projector = sum(p.numel() for p in pair[0].model.multi_modal_projector.parameters())
+    assert f"  projector: {projector:,} parameters in float32\n" in shown
+    assert "28 pixels, 4 tokens, mode crop" in shown
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda m: m.generate("w5"), "prompts: a string, expected a list of prompts"),
+        (lambda m: next(m.stream(["w5"])), "prompt: list, expected a string"),
+        (lambda m: m.forward([1, 2, 3]), r"input_ids: of shape \[3\], expected \[rows, positions\]"),
+        (
+            lambda m: m.generate(["w5"], max_new_tokens=3),
+            "max_new_tokens: unknown, .*; transformers' max_new_tokens is new_t",
+        ),
+        (lambda m: m.generate(["w5"], do_sample=True), "do_sample: unknown, .*; here a temperature above 0 samples"),
+        (lambda m: m.generate(["w5"], heat=3), "heat: unknown, expected one of repetition_penalty, temperature, top_k"),
+        (lambda m: m.generate(["w5"], temperature=-1.0), "temperature: -1.0, expected 0 or more"),
+        (lambda m: m.generate(["w5"], top_k="many"), "top_k|not supported between"),
+    ],
+)
+def test_a_call_that_does_not_fit_is_one_clear_error(pair, call, said):
+    with pytest.raises(tga_jax.UserError, match=said) as error:
+        call(pair[1])
+    assert "\n" not in str(error.value)

@@ -26,6 +26,16 @@ from tga_jax.models import clip, llama, llava
 Array = jax.Array
 
 
+# Arguments of transformers' `generate`, and what stands for them here.
+_THEIRS = {
+    "max_new_tokens": "transformers' max_new_tokens is new_tokens here",
+    "max_length": "transformers' max_length is new_tokens here, without the prompt's",
+    "do_sample": "here a temperature above 0 samples",
+    "num_beams": "there is no beam search here",
+    "stop_strings": "transformers' stop_strings is stop here",
+}
+
+
 class Output(NamedTuple):
     logits: Array  # float32 [B, T, V]
     # [L+1, B, T, D]: 0 is the input embeddings, i the output of block i, the last one before the final norm.
@@ -60,6 +70,19 @@ class Model:
     params: dict[str, Any]
     processor: Processor
 
+    def __repr__(self) -> str:
+        """One line a part: sizes, and how many numbers of which type its parameters are."""
+        lines = []
+        for part, tree in self.params.items():
+            leaves = jax.tree.leaves(tree)
+            count, types = sum(x.size for x in leaves), ", ".join(sorted({x.dtype.name for x in leaves}))
+            lines.append(f"  {part}: {count:,} parameters in {types}\n")
+        family = f" of the family {self.spec.family}" if self.spec.family else ""
+        image = self.processor.image
+        seen = f"  pictures: {image.size} pixels, {image.tokens} tokens, mode {image.mode}\n" if image else ""
+        words = f"  vocabulary: {self.spec.llm.vocab_size:,}\n" if self.spec.llm else ""
+        return f"Model({self.spec.kind}{family}\n{''.join(lines)}{words}{seen})"
+
     @property
     def config(self) -> llava.LlavaConfig | llama.LlamaConfig | clip.ClipConfig:
         return self.spec.config
@@ -83,6 +106,8 @@ class Model:
         """
         config = self._language()
         tokens = np.asarray(input_ids, np.int32)
+        if tokens.ndim != 2:
+            raise UserError(f"input_ids: of shape {list(tokens.shape)}, expected [rows, positions]")
         valid = np.ones(tokens.shape, bool) if attention_mask is None else np.asarray(attention_mask).astype(bool)
         mask, pixels = np.zeros(tokens.shape, bool), None
         if isinstance(config, llava.LlavaConfig):
@@ -128,9 +153,11 @@ class Model:
         padded length is one; sampling: the fields of `Sampling`, greedy by default; numbers: of the prompts, from which
         sampling's keys come. A row's answer does not depend on the others.
         """
+        if isinstance(prompts, str):
+            raise UserError("prompts: a string, expected a list of prompts")
+        how = self._how(sampling)
         config, batch = self._language(), self._ask(prompts, images, new_tokens, multiple)
         batch_size = min(16, len(prompts)) if batch_size is None else batch_size
-        how = self._how(sampling)
         if stop:  # then the host has to look at the text every now and then
             texts = [""] * len(prompts)
             for ids in stream(config, self.params, batch, how, new_tokens=new_tokens, seed=seed, every=16):
@@ -143,7 +170,16 @@ class Model:
         return [self._text(row) for row in ids]
 
     def _how(self, sampling: dict[str, Any]) -> Decoding:
-        return Decoding(self.processor.stop_ids, self.processor.pad_id, Sampling(**sampling))
+        """Raises UserError for a name that `Sampling` has not, and for a value that it cannot have."""
+        known = [field.name for field in dataclasses.fields(Sampling)]
+        for name in sampling:
+            if name not in known:
+                meant = f"; {_THEIRS[name]}" if name in _THEIRS else ""
+                raise UserError(f"{name}: unknown, expected one of {', '.join(known)}{meant}")
+        try:
+            return Decoding(self.processor.stop_ids, self.processor.pad_id, Sampling(**sampling))
+        except (ValueError, TypeError) as error:
+            raise UserError(str(error)) from error
 
     def _text(self, ids: np.ndarray) -> str:
         """Up to the first stop token: padding may be a word of its own."""
@@ -161,9 +197,12 @@ class Model:
         **sampling: Any,
     ) -> Iterator[str]:
         """The answer in pieces, as they come. Together they are what `generate` gives."""
+        if not isinstance(prompt, str):
+            raise UserError(f"prompt: {type(prompt).__name__}, expected a string")
+        how = self._how(sampling)
         batch = self._ask([prompt], [images], new_tokens)
         told = ""
-        for ids in stream(self._language(), self.params, batch, self._how(sampling), new_tokens=new_tokens, seed=seed):
+        for ids in stream(self._language(), self.params, batch, how, new_tokens=new_tokens, seed=seed):
             text = self._text(ids[0])
             done = any(s in text for s in stop)
             text = _cut(text, stop)
