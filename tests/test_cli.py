@@ -393,7 +393,10 @@ def test_a_folder_of_something_else_is_left_alone(capsys, elsewhere):
         (["convert", "--from=a", "--from-run=b", "--to=c"], "expected --from or --from-run, and one of"),
         (["convert", "--from-run=a", "--to-hub=b"], "--from-run: expected --to alone beside it"),
         (["convert", "--from-run=nowhere", "--to=b"], "nowhere/config.json: no such file, expected the work folder"),
-        (["convert", "--from=a", "--to=b", "--dtype=fp8"], "--dtype=fp8: value should be one of <bf16|fp32>"),
+        (
+            ["convert", "--from=a", "--to=b", "--dtype=fp8"],
+            "--dtype=fp8: value should be one of <bf16|fp32|bfloat16|float32>",
+        ),
         (["convert", "--from=nowhere", "--to=b"], "nowhere/config.json: no such file"),
         (["convert", "--nonsense=1"], "'nonsense'"),
         (["convert", "--from=nowhere", "--to-hub=b"], "nowhere/model.json: no such file"),

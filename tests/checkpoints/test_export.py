@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import hub_support
@@ -215,3 +216,17 @@ def test_any_config_and_its_weights_survive_the_round_trip(model, seed, tmp_path
     found, tensors = hub.open_hub(folder)
     assert found == model
     same(convert.load(found, tensors, "here", "float32"), params)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
+def test_written_files_have_the_mode_that_the_umask_leaves(tmp_path, mask):
+    hub.import_hub(hub_support.save(hub_support.model("llama"), tmp_path / "hub"), tmp_path / "ours", "float32")
+    before = os.umask(mask)
+    try:
+        hub.export_hub(tmp_path / "ours", tmp_path / "out")
+        convert.write_safetensors(tmp_path / "out", iter([("a", np.zeros(8)), ("b", np.zeros(8))]), shard_bytes=64)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir() if path.is_file()}
+    assert {"model.safetensors", "config.json", "model-00001-of-00002.safetensors"} <= set(modes)
+    assert set(modes.values()) == {0o666 & ~mask}

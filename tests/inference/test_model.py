@@ -183,6 +183,15 @@ def test_a_conversation_goes_on_and_keeps_its_pictures(pair, tmp_path):
         ours.processor.tokenizer.chat_template = None
 
 
+def test_types_go_by_both_names(pair, tmp_path):
+    folder = hub_support.save(pair[0], tmp_path / "hub")
+    for name, expected in (("bf16", "bfloat16"), ("bfloat16", "bfloat16"), ("fp32", "float32"), (None, "bfloat16")):
+        params = tga_jax.load(folder, dtype=name).params
+        assert {x.dtype.name for x in jax.tree.leaves(params)} == {expected}
+    with pytest.raises(tga_jax.UserError, match="dtype: 'half', expected one of bfloat16, float32"):
+        tga_jax.load(folder, dtype="half")
+
+
 def test_loaded_in_half_precision(pair, tmp_path):
     theirs, ours = pair
     folder = hub_support.save(theirs, tmp_path / "hub")

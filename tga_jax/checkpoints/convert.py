@@ -6,6 +6,7 @@ each layer is written into it in place.
 
 import difflib
 import json
+import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from tga_jax.errors import UserError
 from tga_jax.models import clip, llama, llava, sharding
 
 DTYPES = ("bfloat16", "float32")
+SHORT = {"bf16": "bfloat16", "fp32": "float32"}  # as commands call them
 _SHARD_BYTES = 2**30
 _VOCABULARY = ("embed_tokens.weight", "lm_head.weight")  # whose rows may be padded
 
@@ -214,6 +216,13 @@ def hub_tensors(model: Spec, params: dict[str, Any], vocab_size: int | None = No
             yield rules.hub_name(part, local, model.kind == "llava"), x
 
 
+def _umask() -> int:
+    """What the person takes away from the rights of new files."""
+    found = os.umask(0)
+    os.umask(found)
+    return found
+
+
 def write_safetensors(folder: Path, tensors: Iterator[tuple[str, Any]], shard_bytes: int = _SHARD_BYTES) -> None:
     """Writes shards and, if there are several, their index. At most a shard is in memory."""
     shard: dict[str, np.ndarray] = {}
@@ -223,7 +232,9 @@ def write_safetensors(folder: Path, tensors: Iterator[tuple[str, Any]], shard_by
     def flush() -> None:
         nonlocal shard, size
         if shard:
-            save_file(shard, folder / f"part-{len(files)}", metadata={"format": "pt"})
+            path = folder / f"part-{len(files)}"
+            save_file(shard, path, metadata={"format": "pt"})
+            path.chmod(0o666 & ~_umask())  # the library lets nobody else read it
             files.append(list(shard))
             shard, size = {}, 0
 

@@ -8,7 +8,7 @@ from typing import Any
 from tga_jax.errors import UserError
 
 ROOT = Path(__file__).parents[2]
-DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
+DTYPES = {"bf16": "bfloat16", "fp32": "float32", "bfloat16": "bfloat16", "float32": "float32"}
 # What a flag of this name may be beside its default, whichever command it belongs to.
 _NUMBERS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda n: 0 <= n < 2**32, "a whole number from 0 to 2^32 - 1"),
