@@ -286,3 +286,24 @@ def test_a_folder_without_weights_or_config(tmp_path):
     hub_support.CONFIGS["llama"]().save_pretrained(tmp_path)
     with pytest.raises(tga_jax.UserError, match=r"no weights, expected one of model\.safetensors"):
         tga_jax.load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["llama", "llava"])
+def test_a_head_that_differs_from_the_table_it_is_tied_to_is_used(tmp_path, kind):
+    theirs = hub_support.model(kind, seed=4)
+    folder = hub_support.save(theirs, tmp_path / "hub")
+    raw = json.loads((folder / "config.json").read_text())
+    for part in (raw, raw.get("text_config", {})):
+        part["tie_word_embeddings"] = True
+    (folder / "config.json").write_text(json.dumps(raw))
+    found = safetensors.torch.load_file(folder / "model.safetensors")
+    ends = ("embed_tokens.weight", "lm_head.weight")
+    table, head = (next(name for name in found if name.endswith(end)) for end in ends)
+    assert not torch.equal(found[table], found[head])
+    ids = np.array([[1, 5, 6, 7, 8]])
+    with torch.no_grad():
+        expected = theirs(input_ids=torch.tensor(ids)).logits.numpy()
+    with jax.default_matmul_precision("highest"):
+        np.testing.assert_allclose(tga_jax.load(folder, "float32").forward(ids).logits, expected, rtol=2e-4, atol=2e-5)
+    safetensors.torch.save_file({**found, head: found[table].clone()}, folder / "model.safetensors", {"format": "pt"})
+    assert tga_jax.load(folder, "float32").spec.llm.tie_embeddings  # the same twice is no head of its own

@@ -65,6 +65,20 @@ def _image_mode(folder: Path, model: Spec) -> str:
     return "pad" if raw.get("do_pad") else model.image_mode
 
 
+def _untied(model: Spec, found: dict[str, Tensor]) -> Spec:
+    """The model with a head of its own, if its config ties it to the embeddings and its weights say otherwise: both are
+    there and differ. transformers then keeps both, too."""
+    if model.llm is None or not model.llm.tie_embeddings:
+        return model
+    places = {rules.locate(name): tensor for name, tensor in found.items()}
+    head, table = (places.get(("llm", name)) for name in ("lm_head.weight", "embed_tokens.weight"))
+    if head is None or table is None or (head.shape == table.shape and np.array_equal(head.read(), table.read())):
+        return model
+    llm = dataclasses.replace(model.llm, tie_embeddings=False)
+    config = dataclasses.replace(model.config, llm=llm) if isinstance(model.config, LlavaConfig) else llm
+    return dataclasses.replace(model, config=config)
+
+
 def open_hub(source: Path, base: Path | None = None, vision: Path | None = None) -> tuple[Spec, dict[str, Tensor]]:
     """What a hub folder, or a GGUF file, holds, and its tensors, none of them read yet.
 
@@ -89,7 +103,7 @@ def open_hub(source: Path, base: Path | None = None, vision: Path | None = None)
         if theirs.clip is None or theirs.clip.vision != model.config.clip.vision:
             raise UserError(f"{vision}: {theirs.clip}, expected the tower {model.config.clip.vision}")
         found |= {f"vision_tower.{n}": t for n, t in tensors(vision).items() if n.startswith("vision_model.")}
-    return dataclasses.replace(model, image_mode=_image_mode(source, model)), found
+    return _untied(dataclasses.replace(model, image_mode=_image_mode(source, model)), found), found
 
 
 @contextlib.contextmanager
