@@ -288,6 +288,46 @@ def test_a_folder_without_weights_or_config(tmp_path):
         tga_jax.load(tmp_path)
 
 
+PLAIN = {  # as PEFT 0.19 writes it
+    "alora_invocation_tokens": None, "alpha_pattern": {}, "auto_mapping": None, "base_model_name_or_path": "base",
+    "bias": "none", "corda_config": None, "eva_config": None, "exclude_modules": None, "fan_in_fan_out": False,
+    "inference_mode": True, "init_lora_weights": True, "layer_replication": None, "layers_pattern": None,
+    "layers_to_transform": None, "loftq_config": {}, "lora_alpha": 16, "lora_bias": False, "lora_dropout": 0.05,
+    "megatron_config": None, "megatron_core": "megatron.core", "modules_to_save": None, "peft_type": "LORA",
+    "qalora_group_size": 16, "r": 2, "rank_pattern": {}, "revision": None, "target_modules": ["q_proj"],
+    "target_parameters": None, "task_type": "CAUSAL_LM", "trainable_token_indices": None, "use_dora": False,
+    "use_qalora": False, "use_rslora": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("init_lora_weights", kind) for kind in ("pissa", "pissa_niter_16", "olora", "corda", "loftq", "lora_ga")),
+        ("bias", "all"), ("use_dora", True), ("rank_pattern", {"q_proj": 8}), ("layer_replication", [[0, 4], [2, 5]]),
+        ("alora_invocation_tokens", [3, 4]), ("trainable_token_indices", [5]), ("peft_type", "LOHA"),
+        ("lora_bias", True), ("use_qalora", True), ("a_field_of_next_year", "on"),
+    ],
+)  # fmt: skip
+def test_lora_that_is_not_plain_is_refused_by_its_field(llava, folder, tmp_path, field, value):
+    adapter = hub_support.save(llava, tmp_path / "adapter")
+    name = "language_model.model.layers.0.self_attn.q_proj"
+    for path in adapter.glob("*.safetensors"):
+        path.unlink()
+    weights = {f"base_model.model.{name}.lora_A.weight": torch.zeros(2, 24)}
+    weights[f"base_model.model.{name}.lora_B.weight"] = torch.zeros(48, 2)
+    safetensors.torch.save_file(weights, adapter / "adapter_model.safetensors")
+    (adapter / "adapter_config.json").write_text(json.dumps(PLAIN))
+    hub.open_hub(adapter, base=folder)
+    for init in (False, None, "gaussian", "eva", "orthogonal"):
+        (adapter / "adapter_config.json").write_text(json.dumps({**PLAIN, "init_lora_weights": init}))
+        hub.open_hub(adapter, base=folder)
+    (adapter / "adapter_config.json").write_text(json.dumps({**PLAIN, field: value}))
+    with pytest.raises(tga_jax.UserError, match=rf"adapter_config\.json: {field} is .*, expected ") as error:
+        hub.open_hub(adapter, base=folder)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("kind", ["llama", "llava"])
 def test_a_head_that_differs_from_the_table_it_is_tied_to_is_used(tmp_path, kind):
     theirs = hub_support.model(kind, seed=4)

@@ -14,6 +14,15 @@ from tga_jax.errors import UserError
 from tga_jax.workdir import read_json
 
 _NAME = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])\.(?:default\.)?weight")
+# Fields of PEFT's LoraConfig. What is None, False or empty is left out by PEFT, too.
+_USED = {"r", "lora_alpha", "use_rslora"}
+_HARMLESS = {
+    "auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type",  # whose it is
+    "exclude_modules", "layers_pattern", "layers_to_transform", "target_modules",  # the tensors say where they belong
+    "eva_config", "lora_dropout", "megatron_core", "qalora_group_size", "runtime_config",  # of training, or of a field
+}  # fmt: skip
+# The other ways to begin (pissa, olora, corda, loftq ...) take something away from the base model's weights.
+_PLAIN = {"bias": ("none",), "init_lora_weights": (True, "gaussian", "eva", "orthogonal"), "peft_type": ("LORA",)}
 _OTHERS = "non_lora_trainables.bin"  # LLaVA's projector, whole
 
 
@@ -31,9 +40,11 @@ def merged(folder: Path, base: dict[str, Tensor]) -> dict[str, Tensor]:
     """
     path = folder / "adapter_config.json"
     config = read_json(path, "the settings of LoRA weights", ("r", "lora_alpha"))
-    for field in ("use_dora", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "modules_to_save"):
-        if config.get(field):
-            raise UserError(f"{path}: {field} is {config[field]!r}, expected plain LoRA")
+    for field, value in config.items():
+        plain = _PLAIN.get(field, ())
+        if value and field not in _USED | _HARMLESS and value not in plain:
+            expected = f"one of {', '.join(map(repr, plain))}" if plain else "nothing: it is no plain LoRA then"
+            raise UserError(f"{path}: {field} is {value!r}, expected {expected}")
     rank, alpha = config["r"], config["lora_alpha"]
     scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
     pairs: dict[str, dict[str, Tensor]] = {}
