@@ -288,6 +288,28 @@ def test_a_folder_without_weights_or_config(tmp_path):
         tga_jax.load(tmp_path)
 
 
+@pytest.mark.parametrize("with_config", [False, True])
+def test_an_adapter_alone_takes_config_and_tokenizer_from_its_base(llava, folder, tmp_path, with_config):
+    """PEFT's own folder, and LLaVA's, which has a config and no tokenizer."""
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    name = "base_model.model.language_model.model.layers.0.self_attn.q_proj"
+    a, b = torch.randn(2, 24), torch.randn(48, 2)
+    weights = {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b}
+    safetensors.torch.save_file(weights, adapter / "adapter_model.safetensors")
+    (adapter / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 4}))
+    if with_config:
+        shutil.copyfile(folder / "config.json", adapter / "config.json")
+    hub.import_hub(adapter, tmp_path / "ours", "float32", base=folder)
+    ours, base = tga_jax.load(tmp_path / "ours"), tga_jax.load(folder, "float32")
+    assert ours.processor.tokenizer.get_vocab() == base.processor.tokenizer.get_vocab()
+    assert ours.config == base.config
+    added = np.asarray(ours.params["llm"]["blocks"]["0"]["query"]["kernel"]) - np.asarray(
+        base.params["llm"]["blocks"]["0"]["query"]["kernel"]
+    )
+    np.testing.assert_allclose(added.reshape(24, 48), 2 * (b @ a).numpy().T, rtol=1e-4, atol=1e-5)
+
+
 PLAIN = {  # as PEFT 0.19 writes it
     "alora_invocation_tokens": None, "alpha_pattern": {}, "auto_mapping": None, "base_model_name_or_path": "base",
     "bias": "none", "corda_config": None, "eva_config": None, "exclude_modules": None, "fan_in_fan_out": False,

@@ -25,6 +25,8 @@ from tga_jax.models.clip import ClipConfig
 from tga_jax.models.llava import PIXEL_MEAN, PIXEL_STD, LlavaConfig
 from tga_jax.workdir import AnyPath, new_folder, read_json, replacing
 
+_ADAPTER = "adapter_config.json"
+
 
 def with_dtype(model: Spec, dtype: str) -> Spec:
     """The same model computing in `dtype`."""
@@ -82,18 +84,18 @@ def _untied(model: Spec, found: dict[str, Tensor]) -> Spec:
 def open_hub(source: Path, base: Path | None = None, vision: Path | None = None) -> tuple[Spec, dict[str, Tensor]]:
     """What a hub folder, or a GGUF file, holds, and its tensors, none of them read yet.
 
-    base: of a folder with LoRA weights, the model they are for; vision: a CLIP folder, for a LLaVA that was stored
-    without its tower. Raises UserError naming what does not fit.
+    base: of a folder with LoRA weights, the model they are for, whose config.json counts if they have none; vision: a
+    CLIP folder, for a LLaVA that was stored without its tower. Raises UserError naming what does not fit.
     """
     if source.suffix == ".gguf":
         return gguf.open_file(source)
-    model = hub_config.read(source)
-    if (source / "adapter_config.json").exists():
+    if (source / _ADAPTER).exists():
         if base is None:
             raise UserError(f"{source}: holds LoRA weights, expected --base with the folder of the model they are for")
+        model = hub_config.read(source if (source / "config.json").exists() else base)
         found = lora.merged(source, tensors(base))
     else:
-        found = tensors(source)
+        model, found = hub_config.read(source), tensors(source)
     parts = {place[0] for name in found if (place := rules.locate(name))}
     if model.kind == "llava" and "clip" not in parts:
         if vision is None:
@@ -146,7 +148,9 @@ def import_hub(
 
         told = {name: dataclasses.replace(t, read=partial(read, t)) for name, t in found.items()}
         params = convert.load(model, told, str(source), dtype)
-    save(workdir, model, params, source)
+    # PEFT's folders often hold the weights alone.
+    alone = base is not None and (source / _ADAPTER).exists() and not any(source.glob("tokenizer*"))
+    save(workdir, model, params, base if base is not None and alone else source)
     return model
 
 
