@@ -70,8 +70,8 @@ TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 
 
-def write(path: Path, fields: dict, family: str = "llama") -> Path:
-    """A model of random weights with these `tokenizer.*` fields."""
+def write(path: Path, fields: dict, family: str = "llama", extra: dict | None = None) -> Path:
+    """A model of random weights with these `tokenizer.*` fields and, under their whole names, the extra ones."""
     writer = gguf.GGUFWriter(path, family)
     writer.add_block_count(1)
     writer.add_context_length(32)
@@ -84,6 +84,8 @@ def write(path: Path, fields: dict, family: str = "llama") -> Path:
             is_id = name.endswith("_id") and isinstance(value, int) and value >= 0
             kind = gguf.GGUFValueType.UINT32 if is_id else gguf.GGUFValueType.get_type(value)
             writer.add_key_value(f"tokenizer.{name}", value, kind)
+    for name, value in (extra or {}).items():
+        writer.add_key_value(name, value, gguf.GGUFValueType.get_type(value))
     rng = np.random.default_rng(0)
     projections = {f"blk.0.{n}.weight": (8, 8) for n in ("attn_q", "attn_k", "attn_v", "attn_output")}
     projections |= {f"blk.0.{n}.weight": (8, 8) for n in ("ffn_gate", "ffn_up", "ffn_down")}

@@ -90,6 +90,33 @@ def _field(path: Path, reader: Any, name: str, kind: Any, default: Any = ...) ->
     return value
 
 
+# Of `<family>.`: what is read, what says nothing of the forward pass, and what only has this value here.
+_USED = {
+    "attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.layer_norm_rms_epsilon",
+    "attention.value_length", "block_count", "context_length", "embedding_length", "feed_forward_length",
+    "rope.dimension_count", "rope.freq_base", "rope.scaling.type",
+}  # fmt: skip
+_HARMLESS = {"rope.scaling.original_context_length", "tensor_data_layout", "vocab_size"}  # the table says its own size
+_FIXED = {
+    "attention.causal": True, "attention.sliding_window": 0, "expert_count": 0, "expert_used_count": 0,
+    "rope.scale_linear": 1.0, "rope.scaling.attn_factor": 1.0, "rope.scaling.factor": 1.0,
+    "rope.scaling.finetuned": False, "use_parallel_residual": False,
+}  # fmt: skip
+
+
+def _check_fields(path: Path, reader: Any, family: str) -> None:
+    """Raises UserError naming a field of the architecture that this decoder does not compute."""
+    for name in reader.fields:
+        own = name.removeprefix(f"{family}.")
+        if own == name or own in _USED | _HARMLESS:
+            continue
+        value = reader.fields[name].contents()
+        if own not in _FIXED:
+            raise UserError(f"{path}: {name} is {reprlib.repr(value)}; what it means for the model is not known here")
+        if value != _FIXED[own]:
+            raise UserError(f"{path}: {name} is {reprlib.repr(value)}, expected {_FIXED[own]}; no other is supported")
+
+
 def open_file(path: Path) -> tuple[Spec, dict[str, Tensor]]:
     """Raises UserError naming the file for an architecture or a field that is not understood."""
     reader = _reader(path)
@@ -103,17 +130,22 @@ def open_file(path: Path) -> tuple[Spec, dict[str, Tensor]]:
     def field(name: str, kind: Any = int, default: Any = ...) -> Any:
         return read(f"{family}.{name}", kind, default)
 
+    _check_fields(path, reader, family)
     scaling = field("rope.scaling.type", str, "none")
     if scaling != "none" or any(t.name == "rope_freqs.weight" for t in reader.tensors):
         raise UserError(f"{path}: scales its rotary frequencies, which is not supported in GGUF files")
     heads, hidden = field("attention.head_count"), field("embedding_length")
+    width = field("attention.key_length", default=hidden // heads)
+    for name in ("rope.dimension_count", "attention.value_length"):
+        if (found := field(name, default=width)) != width:
+            raise UserError(f"{path}: {family}.{name} is {found}, expected {width}, the size of a head")
     config = LlamaConfig(
         vocab_size=len(read("tokenizer.ggml.tokens", list[str])),
         hidden_size=hidden,
         num_layers=field("block_count"),
         num_heads=heads,
         num_kv_heads=field("attention.head_count_kv", default=heads),
-        head_dim=field("rope.dimension_count", default=hidden // heads),
+        head_dim=width,
         mlp_size=field("feed_forward_length"),
         rope_theta=float(field("rope.freq_base", float, 10000.0)),
         rms_norm_eps=float(np.float32(field("attention.layer_norm_rms_epsilon", float))),
