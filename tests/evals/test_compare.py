@@ -41,7 +41,7 @@ def write(folder: Path, seed: int, refused: float, benchmark: Benchmark = evalua
         "toys": {"suite": "safety", "empty": 0, "judges": {"j-1": {"table": table}}},
         "words": {"suite": "general", "empty": 3, "table": outcomes.table(outcomes.scored(benchmark, words))},
     }
-    settings = {"checkpoint": str(folder), "template": "chat", "system": None, "defence": {"name": "none"}}
+    settings = {"checkpoint": folder.name, "template": "chat", "system": None, "defence": {"name": "none"}}
     write_json(folder / "results.json", {"settings": settings, "benchmarks": benchmarks})
     return folder
 
@@ -49,7 +49,7 @@ def write(folder: Path, seed: int, refused: float, benchmark: Benchmark = evalua
 def test_differences_are_of_pairs(tmp_path):
     a, b = write(tmp_path / "a", 1, 0.3), write(tmp_path / "b", 2, 0.8)
     found = compare.compare(a, b)
-    assert found["differs"] == [f'settings.checkpoint is "{a}" there and "{b}" now']
+    assert found["differs"] == ['settings.checkpoint is "a" there and "b" now']
     rows = {(r["benchmark"], r["measure"]): r for r in found["rows"]}
     assert set(rows) == {
         ("toys", "DSR"), ("toys", "over-refusal"), ("toys", "unknown"), ("words", "words"), ("words", "right")
