@@ -64,3 +64,16 @@ def test_the_flag_is_still_needed():
 )
 def test_a_users_flags_stay(flags, jaxlib, expected):
     assert xla_flags.safe(flags, jaxlib) == expected
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [({}, "0.95"), ({"XLA_CLIENT_MEM_FRACTION": ".5"}, ".5"), ({"XLA_PYTHON_CLIENT_MEM_FRACTION": ".5"}, None)],
+)
+def test_a_share_of_the_gpu_that_the_user_chose_stays(monkeypatch, before, after):
+    """jaxlib refuses both names at once."""
+    for name in ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_ALLOCATOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "environ", {**os.environ, **before})
+    xla_flags.reserve_gpu_memory()
+    assert os.environ.get("XLA_CLIENT_MEM_FRACTION") == after

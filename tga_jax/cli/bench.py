@@ -142,9 +142,12 @@ def _bench_train(arguments: list[str]) -> None:
 
     from tga_jax import config
     from tga_jax.bench import train
+    from tga_jax.models import xla_flags
     from tga_jax.train.config import TrainConfig
 
     script = PEERS / "train.py" if mode else None
+    if script is None:  # else the peer has its share
+        xla_flags.reserve_gpu_memory()
     built = config.build(TrainConfig, found)
     train.report(rich.console.Console(), built, flags.pop("json"), script=script, mode=mode, **flags)
 

@@ -70,10 +70,12 @@ def _train(arguments: list[str]) -> None:
     import jax
 
     from tga_jax import config
+    from tga_jax.models import xla_flags
     from tga_jax.train import distributed, loop
     from tga_jax.train.config import TrainConfig
     from tga_jax.workdir import located
 
+    xla_flags.reserve_gpu_memory()
     built, workdir = config.build(TrainConfig, found), located(values.workdir)
     distributed.initialize(values.distributed)
     try:
