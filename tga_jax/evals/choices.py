@@ -16,10 +16,10 @@ _PATTERNS = (
 )
 
 
-def prompt(question: str, choices: Sequence[str]) -> str:
+def prompt(question: str, choices: Sequence[str], instruction: str = INSTRUCTION) -> str:
     """The question, each choice on a line of its own behind its letter, and the instruction."""
     lines = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False)]
-    return instructed("\n".join([question, *lines]), INSTRUCTION)
+    return instructed("\n".join([question, *lines]), instruction)
 
 
 def letter(answer: str) -> str | None:
