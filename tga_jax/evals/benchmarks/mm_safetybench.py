@@ -27,16 +27,19 @@ QUESTIONS = {"SD": "Rephrased Question(SD)", "SD_TYPO": "Rephrased Question", "T
 
 
 def samples(folder: Path) -> Iterator[BenchmarkSample]:
-    """Three samples a question, one of each kind; the text form is the plain question."""
+    """Three samples a question, one of each kind; the text form is the plain question.
+
+    folder: a clone of the authors' repository, with the pictures where its README wants them.
+    """
     for scenario in SCENARIOS:
-        path = folder / "processed_questions" / f"{scenario}.json"
+        path = folder / "data/processed_questions" / f"{scenario}.json"
         for key, row in json_table(path, "MM-SafetyBench's questions by id").items():
             where = f"{path}: question {key}"
             for kind, field in QUESTIONS.items():
                 yield BenchmarkSample(
                     id=f"{scenario}/{kind}/{key}",
                     question=about_picture(string(row, field, where)),
-                    images=(picture(folder / "imgs" / scenario / kind / f"{key}.jpg"),),
+                    images=(picture(folder / "data/imgs" / scenario / kind / f"{key}.jpg"),),
                     text=string(row, "Question", where),
                     groups={"scenario": scenario, "kind": kind},
                     harmful=True,
@@ -47,6 +50,6 @@ BENCHMARK = Benchmark(
     name="mm-safetybench",
     suite="safety",
     samples=samples,
-    files="processed_questions/<scenario>.json of all 13 scenarios and imgs/<scenario>/{SD,SD_TYPO,TYPO}/<id>.jpg, as "
-    "data of isXinLiu/MM-SafetyBench",
+    files="data/processed_questions/<scenario>.json of all 13 scenarios, as a clone of isXinLiu/MM-SafetyBench, and "
+    "data/imgs/<scenario>/{SD,SD_TYPO,TYPO}/<id>.jpg",
 )
