@@ -89,7 +89,7 @@ def test_mmbench_without_answers_has_an_export_alone(tmp_path):
     assert [s.groups for s in samples] == [{}] * 4
     assert mmbench.BENCHMARK.score(samples[0], "A") == {}
     assert answered(tmp_path, dict.fromkeys(["1", "1000001", "3", "4"], "A")) == {}
-    mmbench.BENCHMARK.export(list(zip(samples, ["A", 'B.\t"y"\nso', "", "D"], strict=True)), tmp_path / "out")
+    mmbench.BENCHMARK.export(list(zip(samples, ["A", 'B.\t"y"\nso', "", "D"], strict=True)), tmp_path / "out", tmp_path)
     # Read back with the rules by which it was written; MMBench's server refuses a table without the choices.
     with (tmp_path / "out/predictions.tsv").open(newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))

@@ -144,7 +144,7 @@ def _summarize(pairs: Sequence[tuple[Any, str]]) -> dict[str, float]:
     return {"circular_accuracy": sum(map(all, right.values())) / len(right)}
 
 
-def _export(pairs: Sequence[tuple[BenchmarkSample, str]], folder: Path) -> None:
+def _export(pairs: Sequence[tuple[BenchmarkSample, str]], folder: Path, _: Path) -> None:
     table = io.StringIO()
     rows = csv.DictWriter(table, [*pairs[0][0].target["row"], "prediction"], delimiter="\t", lineterminator="\n")
     rows.writeheader()
