@@ -58,8 +58,8 @@ BENCHMARK = Benchmark(
     suite="safety",
     samples=samples,
     version=2,
-    note="DSR has the scenarios 01 to 04, 06, 07 and 09. 05, 08 and 10 to 13 are summed apart, as refusals: their "
-    "authors judge them by other rules, and refusals say little there.",
+    note="DSR has the scenarios 01 to 04, 06, 07 and 09. 05, 08 and 10 to 13 are summed apart, as refusals: the "
+    "authors judge all of these but 05 by other rules, and most answers that they call safe there are no refusals.",
     files="data/processed_questions/<scenario>.json of all 13 scenarios, as a clone of isXinLiu/MM-SafetyBench, and "
     "data/imgs/<scenario>/{SD,SD_TYPO,TYPO}/<id>.jpg",
 )
