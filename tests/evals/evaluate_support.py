@@ -59,6 +59,6 @@ WORDS = Benchmark(
     lambda sample, answer: {"words": min(1.0, len(set(answer.split())) / 5), "right": float(sample.target in answer)},
     new_tokens=7,
     summarize=lambda pairs: {"longest": max(len(answer.split()) for _, answer in pairs) / 7},
-    export=lambda pairs, folder: (folder / "out.txt").write_text("\n".join(s.id + a for s, a in pairs)) and None,
+    export=lambda pairs, folder, _: (folder / "out.txt").write_text("\n".join(s.id + a for s, a in pairs)) and None,
 )
 BENCHMARKS = {"toys": TOYS, "words": WORDS}

@@ -1,5 +1,6 @@
 """Two evaluations pair by pair, against NumPy on the same answers."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -92,6 +93,24 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert "expected the folders of two evaluations" in capsys.readouterr().err
 
 
+def test_what_is_scored_in_one_of_them_alone_is_named(tmp_path, capsys):
+    a, b = write(tmp_path / "a", 1, 0.3), write(tmp_path / "b", 2, 0.8)
+    results = json.loads((b / "results.json").read_text())
+    write_json(b / "results.json", {**results, "benchmarks": {"words": results["benchmarks"]["words"]}})
+    assert compare.compare(a, b)["not_compared"] == [["toys", "j-1"]]
+    assert cli.run(["compare", str(a), str(b)]) == 0
+    assert "toys, j-1: not compared, not scored in both" in capsys.readouterr().out
+
+
+def test_what_is_only_exported_is_named(tmp_path, monkeypatch):
+    exported = dataclasses.replace(evaluate_support.WORDS, score=None)
+    a, b = write(tmp_path / "a", 1, 0.3), write(tmp_path / "b", 2, 0.8)
+    monkeypatch.setitem(evaluate_support.BENCHMARKS, "words", exported)
+    found = compare.compare(a, b)
+    assert found["not_compared"] == [["words", ""]]
+    assert {row["benchmark"] for row in found["rows"]} == {"toys"}
+
+
 def test_what_cannot_be_compared_is_named(tmp_path):
     a, b = write(tmp_path / "a", 1, 0.3), write(tmp_path / "b", 2, 0.8)
     path = b / "answers" / "toys.jsonl"
@@ -115,6 +134,12 @@ def test_a_report_says_what_stands_in_it(tmp_path):
     assert f"| toys | image | j-1 | {100 * rate['value']:.1f} [" in text
     assert "of 30 |" in text
     assert "## By group: toys" in text
+    apart = {"answers": 9, "empty": 0, "export": ["export/zoo/out.json"], "note": "Read me."}
+    for said in (summary.markdown, summary.page):
+        found = said({**results, "benchmarks": results["benchmarks"] | {"zoo": apart}, "left_out": {"sea": "no fish"}})
+        for line in ("zoo: 9 answers, not scored here but written", "export/zoo/out.json", "zoo: Read me."):
+            assert line in found
+        assert "sea: left out, no fish." in found
     del results["benchmarks"]["words"]["table"][1]["rates"]["words"], results["benchmarks"]["toys"]
     results["benchmarks"]["words"]["table"][0]["rates"] = {}  # nothing was annotated
     assert "## By group: words" in summary.markdown(results)

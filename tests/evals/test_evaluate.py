@@ -101,6 +101,21 @@ def test_rates_are_those_of_the_answers(whole):
     assert {"refusal", "answer"} <= set(refusals)  # else this would tell little
 
 
+def test_the_reports_say_where_answers_without_a_score_lie(place, tmp_path):
+    """Exported alone (MM-Vet), or scored if there are labels (GQA): neither is missing from the reports."""
+    words = dataclasses.replace(WORDS, score=None, summarize=None, note="Words are judged elsewhere.")
+    labels = dataclasses.replace(WORDS, score=lambda *_: {}, summarize=None)
+    for benchmark in (words, labels):
+        target = tmp_path / str(benchmark.score is None)
+        run(place, target, benchmarks=[benchmark])
+        for name in ("report.md", "report.html"):
+            text = (target / name).read_text()
+            assert "words: 5 answers, not scored here but written for the" in text
+            assert "export/words/out.txt" in text
+        assert ("words: Words are judged elsewhere." in (target / "report.md").read_text()) == (benchmark is words)
+    assert not (tmp_path / "True" / "verdicts").exists()  # refusals are not what is measured
+
+
 def test_the_reports_have_over_refusal_beside_dsr(place, whole, tmp_path):
     text = (whole / "report.md").read_text()
     head = next(line for line in text.splitlines() if line.startswith("| benchmark"))
@@ -237,7 +252,10 @@ def test_a_language_model_alone_is_asked_in_text(place, tmp_path):
         checkpoint=str(tmp_path / "llm"),
         benchmarks=[TOYS, dataclasses.replace(only_pictures, name="words")],
     )
-    assert "words: has only pictures, and the checkpoint no vision tower; left out" in said
+    left_out = "words: left out, it has only pictures, and the checkpoint no vision tower"
+    assert left_out in said
+    assert left_out in (tmp_path / "out" / "report.md").read_text()
+    assert left_out in (tmp_path / "out" / "report.html").read_text()
     rows = store.read(tmp_path / "out" / "answers" / "toys.jsonl")
     assert {row["input"] for row in rows} == {"text"}
     assert len(rows) == 7

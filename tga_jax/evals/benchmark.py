@@ -45,12 +45,14 @@ class Benchmark:
     samples: from the benchmark's folder, always in the same order. Raises UserError naming the file, and the line or
         the id, for what is missing or cannot be read.
     score: of one sample's answer, values from 0 to 1 by name, the same names for all samples; their means are
-        reported. None: answers are judged, as refusals or not.
+        reported. None: answers are judged, as refusals or not, unless there is an export.
     summarize: figures of all (target, answer) together, which are no means, such as F1.
-    export: writes files for a server or a judge of the benchmark's own into a folder, from (sample, answer) of all.
+    export: writes files for a server or a scorer of the benchmark's own, from (sample, answer) of all, the folder to
+        write to, and the benchmark's folder, which a later run may lack. The report says where they lie.
     version: rises whenever a score could change.
     new_tokens: the most an answer may have.
     files: what the folder must hold, told in help and in errors.
+    note: what a reader of its figures must know; it stands in the report.
     """
 
     name: str
@@ -59,9 +61,10 @@ class Benchmark:
     files: str
     score: Callable[[BenchmarkSample, str], dict[str, float]] | None = None
     summarize: Callable[[Sequence[tuple[Any, str]]], dict[str, float]] | None = None
-    export: Callable[[Sequence[tuple[BenchmarkSample, str]], Path], None] | None = None
+    export: Callable[[Sequence[tuple[BenchmarkSample, str]], Path, Path], None] | None = None
     version: int = 1
     new_tokens: int = 256
+    note: str = ""
 
     def __post_init__(self):
         if self.suite not in SUITES:

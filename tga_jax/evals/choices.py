@@ -9,26 +9,27 @@ from tga_jax.evals.questions import instructed
 LETTERS = "ABCDE"
 INSTRUCTION = "Answer with the option's letter from the given choices directly."
 
-_PATTERNS = (
-    re.compile(rf"^([{LETTERS}])(?:\.\s|\n|\.?$)"),
-    re.compile(rf"The answer is ([{LETTERS}])\."),
-    re.compile(rf"The answer is ([{LETTERS}])\b"),
-)
+_FIRST = re.compile(rf"([{LETTERS}])(?:\.\s|\n|\.?$)")
+_SAID = re.compile(rf"The answer is ([{LETTERS}])\b")
 
 
-def prompt(question: str, choices: Sequence[str]) -> str:
+def prompt(question: str, choices: Sequence[str], instruction: str = INSTRUCTION) -> str:
     """The question, each choice on a line of its own behind its letter, and the instruction."""
     lines = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False)]
-    return instructed("\n".join([question, *lines]), INSTRUCTION)
+    return instructed("\n".join([question, *lines]), instruction)
 
 
 def letter(answer: str) -> str | None:
     """`A`, `A. ...`, `The answer is A`; None for an answer that names none, or names it in another way.
 
     LLaVA's rules for ScienceQA, save for its slips: it reads nothing in `A.` alone, and A in `The answer is Apple`.
+    An answer that says `The answer is` of two letters names none.
     """
     text = answer.strip()
-    return next((match[1] for pattern in _PATTERNS if (match := pattern.search(text))), None)
+    if first := _FIRST.match(text):
+        return first[1]
+    said = set(_SAID.findall(text))
+    return said.pop() if len(said) == 1 else None
 
 
 def score(sample: BenchmarkSample, answer: str) -> dict[str, float]:

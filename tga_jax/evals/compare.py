@@ -23,6 +23,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[tuple[str, str], list[Outc
         if name not in BENCHMARKS:
             raise UserError(f"{folder}: unknown benchmark {name!r}, expected some of {', '.join(BENCHMARKS)}")
         rows = store.read(folder / "answers" / f"{name}.jsonl")
+        if BENCHMARKS[name].score is None and BENCHMARKS[name].export is not None:
+            found[name, ""] = []  # its own scorer has them
         if BENCHMARKS[name].score is not None:
             found[name, ""] = outcomes.scored(BENCHMARKS[name], rows)
         for judge in results["benchmarks"][name].get("judges", ()):
@@ -40,8 +42,8 @@ def _pairs(name: str, a: Sequence[Outcome], b: Sequence[Outcome]) -> list[tuple[
 
 
 def compare(first: Path, second: Path, seed: int = 0) -> dict[str, Any]:
-    """Rows {"benchmark", "judge", "input", "measure", "a", "b", "difference", "low", "high", "n"} and the settings in
-    which the two differ. Raises UserError where nothing, or not the same, was asked."""
+    """Rows {"benchmark", "judge", "input", "measure", "a", "b", "difference", "low", "high", "n"}, the settings that
+    differ, and (benchmark, judge) of what has no row. Raises UserError where nothing, or not the same, was asked."""
     (one, a), (two, b) = _read(first), _read(second)
     rows = []
     for name, judge in a.keys() & b.keys():
@@ -58,13 +60,24 @@ def compare(first: Path, second: Path, seed: int = 0) -> dict[str, Any]:
     if not rows:
         raise UserError(f"{first} and {second}: no benchmark with the same judge in both")
     rows.sort(key=lambda row: (row["benchmark"], row["judge"], row["input"]))
-    return {"a": str(first), "b": str(second), "differs": differences(one, two, "settings"), "rows": rows}
+    alone = sorted((a.keys() | b.keys()) - {(row["benchmark"], row["judge"]) for row in rows})
+    return {
+        "a": str(first),
+        "b": str(second),
+        "differs": differences(one, two, "settings"),
+        "not_compared": [list(pair) for pair in alone],
+        "rows": rows,
+    }
 
 
 def report(first: Path, second: Path, console: rich.console.Console, path: Path | None = None, seed: int = 0) -> None:
     """Prints the table; path: it goes there as JSON."""
     found = compare(first, second, seed)
-    for line in found["differs"]:
+    lines = [
+        f"{name}{f', {judge}' if judge else ''}: not compared, not scored in both"
+        for name, judge in found["not_compared"]
+    ]
+    for line in [*found["differs"], *lines]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     body = [
         [

@@ -157,13 +157,15 @@ def _verdicts(
     return [row["verdict"] for row in kept.rows()]
 
 
-def _report(benchmark: Benchmark, rows: list[dict[str, Any]], judges: Sequence[Judging], target: Path, console) -> Any:
-    """What results.json has of a benchmark."""
+def _report(
+    benchmark: Benchmark, rows: list[dict[str, Any]], judges: Sequence[Judging], target: Path, data: Path, console
+) -> Any:
+    """What results.json has of a benchmark. data: its folder, if it is still there."""
     found: dict[str, Any] = {"suite": benchmark.suite, "version": benchmark.version, "answers": len(rows)}
     found["empty"] = sum(not row["answer"].strip() for row in rows)
     if benchmark.score is not None:
         found["table"] = outcomes.table(outcomes.scored(benchmark, rows))
-    elif any(row["harmful"] is not None for row in rows):
+    elif benchmark.export is None:
         verdicts = {_called(j): _verdicts(rows, j, target, benchmark.name, console) for j in judges}
         found["judges"] = {
             judge: {"table": outcomes.table(outcomes.judged(rows, own))} for judge, own in verdicts.items()
@@ -179,7 +181,10 @@ def _report(benchmark: Benchmark, rows: list[dict[str, Any]], judges: Sequence[J
         folder = target / "export" / benchmark.name
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            benchmark.export([(outcomes.sample_of(row), row["answer"]) for row in rows], folder)
+            benchmark.export([(outcomes.sample_of(row), row["answer"]) for row in rows], folder, data)
+        found["export"] = sorted(path.relative_to(target).as_posix() for path in folder.iterdir())
+    if benchmark.note:
+        found["note"] = benchmark.note
     return found
 
 
@@ -203,7 +208,7 @@ def run(
     if first:
         claim(target, dataclasses.asdict(settings), "--to")
     orbax_files.wait_for_all("the target is claimed")
-    asker, defence, results = None, None, {}
+    asker, defence, results, left_out = None, None, {}, {}
     for benchmark in benchmarks:
         path = target / "answers" / f"{benchmark.name}.jsonl"
         if not path.exists():
@@ -215,7 +220,8 @@ def run(
             sees = bool(asker.model.processor.image_tokens)
             asked = _asked(benchmark, data, settings, sees)
             if not asked:
-                console.print(f"{benchmark.name}: has only pictures, and the checkpoint no vision tower; left out")
+                left_out[benchmark.name] = "it has only pictures, and the checkpoint no vision tower"
+                console.print(f"{benchmark.name}: left out, {left_out[benchmark.name]}", soft_wrap=True)
                 continue
             own = dataclasses.replace(
                 asker,
@@ -228,7 +234,9 @@ def run(
             if first:
                 answers.finish()
         if first:
-            results[benchmark.name] = _report(benchmark, store.read(path), judges, target, console)
+            results[benchmark.name] = _report(
+                benchmark, store.read(path), judges, target, data / benchmark.name, console
+            )
     if not first:
         orbax_files.wait_for_all("the results are written")
         return
@@ -239,8 +247,12 @@ def run(
             console.print(f"{judge.name}: {usage}", markup=False)
     path = target / "results.json"
     expected = "the results of an earlier run", ("benchmarks",)
-    earlier = read_json(path, *expected)["benchmarks"] if path.exists() else {}
-    write_json(path, {"settings": dataclasses.asdict(settings), "benchmarks": earlier | results})
+    earlier = read_json(path, *expected) if path.exists() else {"benchmarks": {}}
+    write_json(path, {
+        "settings": dataclasses.asdict(settings),
+        "benchmarks": earlier["benchmarks"] | results,
+        "left_out": earlier.get("left_out", {}) | left_out,
+    })  # fmt: skip
     whole = read_json(path, *expected)  # in the file's order, whatever came when
     write_text(target / "report.md", summary.markdown(whole))
     write_text(target / "report.html", summary.page(whole))

@@ -90,6 +90,19 @@ def _remarks(results: Mapping[str, Any]) -> list[str]:
             "Over-refusal was not measured: no harmless question is among these benchmarks. A DSR says little alone; "
             "add a benchmark with harmless questions (suite over-refusal, or benign scenes)."
         )
+    if "refusals" in measures:
+        said.append("Refusals: of questions where it is neither right nor wrong to refuse; they are not in DSR.")
+    for name, found in benchmarks.items():
+        if "note" in found:
+            said.append(f"{name}: {found['note']}")
+        if found.get("export"):
+            here = any(row["rates"] for row in found.get("table", ()))
+            files = ", ".join(found["export"])
+            said.append(
+                f"{name}: {found['answers']} answers, {'also' if here else 'not scored here but'} written for the "
+                f"benchmark's own scorer: {files} (in this report's folder)."
+            )
+    said += [f"{name}: left out, {reason}." for name, reason in results.get("left_out", {}).items()]
     if empty := {name: found["empty"] for name, found in benchmarks.items() if found["empty"]}:
         said.append("Empty answers: " + ", ".join(f"{name} {count}" for name, count in empty.items()) + ".")
     for name, found in benchmarks.items():

@@ -33,15 +33,16 @@ def captions(folder, **of):
     put_lines(folder, "captions.jsonl", [{"image": k, "image_caption": v} for k, v in of.items()])
 
 
-def found(benchmark, folder):
-    """Its samples by id, after what holds for all of them."""
+def found(benchmark, folder, kinds=(bool,)):
+    """Its samples by id, after what holds for all of them; kinds: the types that `harmful` may have."""
     samples = list(benchmark.samples(folder))
     assert [s.id for s in samples] == [s.id for s in benchmark.samples(folder)]
     assert len({s.id for s in samples}) == len(samples)
     for sample in samples:
         assert sample.question.count("<image>") == len(sample.images)
         assert "<image>" not in (sample.text or "")
-        assert (sample.target, type(sample.harmful)) == (None, bool)
+        assert sample.target is None
+        assert type(sample.harmful) in kinds
     return {s.id: s for s in samples}
 
 

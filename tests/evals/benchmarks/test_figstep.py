@@ -10,13 +10,13 @@ from tga_jax.evals.benchmarks import (
 def test_figstep(tmp_path):
     put(
         tmp_path,
-        "question/safebench.csv",
+        "data/question/safebench.csv",
         "dataset,category_id,task_id,category_name,question,instruction\n"
         "ForbidQI,9,1,Financial Advice,How much?,Steps to save.\n"
         'ForbidQI,9,10,Financial Advice,"How, of $50,000?","Steps for $50,000."\n',
     )
     for task in (1, 10):
-        put(tmp_path, f"images/SafeBench/query_ForbidQI_9_{task}_6.png")
+        put(tmp_path, f"data/images/SafeBench/query_ForbidQI_9_{task}_6.png")
     samples = found(figstep.BENCHMARK, tmp_path)
     assert list(samples) == ["ForbidQI_9_1", "ForbidQI_9_10"]
     sample = samples["ForbidQI_9_10"]
@@ -27,6 +27,6 @@ def test_figstep(tmp_path):
         True,
         {"category": "Financial Advice"},
     )
-    assert shows(sample, "images/SafeBench/query_ForbidQI_9_10_6.png")
-    (tmp_path / "images/SafeBench/query_ForbidQI_9_10_6.png").unlink()
+    assert shows(sample, "data/images/SafeBench/query_ForbidQI_9_10_6.png")
+    (tmp_path / "data/images/SafeBench/query_ForbidQI_9_10_6.png").unlink()
     fails(figstep.BENCHMARK, tmp_path, r"query_ForbidQI_9_10_6\.png: no such picture")

@@ -22,7 +22,7 @@ MODULES = {
     "gqa": gqa,
     "textvqa": text_vqa,
     "mmbench": mmbench,
-    "seed": seed_bench,
+    "seed-bench": seed_bench,
     "mm-vet": mm_vet,
 }
 

@@ -31,7 +31,7 @@ def test_gqa(gqa_folder, tmp_path):
         a: gqa.BENCHMARK.score(samples[0], a)["accuracy"] for a in ("Cup.", "cup", " CUP..\n", "cups", "a cup", "")
     }
     assert scores == {"Cup.": 1, "cup": 1, " CUP..\n": 1, "cups": 0, "a cup": 0, "": 0}
-    gqa.BENCHMARK.export(list(zip(samples, ["Cup.", "No"], strict=True)), tmp_path / "out")
+    gqa.BENCHMARK.export(list(zip(samples, ["Cup.", "No"], strict=True)), tmp_path / "out", tmp_path)
     assert json.loads((tmp_path / "out/testdev_balanced_predictions.json").read_text()) == [
         {"questionId": "201", "prediction": "cup"},
         {"questionId": "1", "prediction": "no"},

@@ -12,9 +12,9 @@ HOD = "Class Type,Case Type,Image Name\n"
 
 def test_hod(tmp_path):
     rows = "insulting gesture,Normal,img_hod_001447.jpg\nalcohol,Hard,img_hod_000002.jpg\n"
-    put(tmp_path, "HOD.csv", HOD + rows + "alcohol,Hard,img_hod_000002.jpg\n")
-    gesture = "insulting_gesture/normal_cases/img_hod_001447.jpg"
-    alcohol = "alcohol/hard_cases/img_hod_000002.jpg"
+    put(tmp_path, "dataset/class/HOD.csv", HOD + rows + "alcohol,Hard,img_hod_000002.jpg\n")
+    gesture = "dataset/class/insulting_gesture/normal_cases/img_hod_001447.jpg"
+    alcohol = "dataset/class/alcohol/hard_cases/img_hod_000002.jpg"
     put(tmp_path, gesture)
     put(tmp_path, alcohol)
     samples = found(hod.BENCHMARK, tmp_path)
@@ -47,17 +47,19 @@ def test_hod(tmp_path):
     ],
 )
 def test_bad_tables(tmp_path, table, message):
-    put(tmp_path, "HOD.csv", table)
-    put(tmp_path, "gun/hard_cases/a.jpg")
+    put(tmp_path, "dataset/class/HOD.csv", table)
+    put(tmp_path, "dataset/class/gun/hard_cases/a.jpg")
     fails(hod.BENCHMARK, tmp_path, message)
 
 
 def test_a_table_that_is_not_utf8(tmp_path):
-    (tmp_path / "HOD.csv").write_bytes(HOD.encode() + b"gun,Hard,\xff.jpg\n")
+    put(tmp_path, "dataset/class/HOD.csv", HOD)
+    with (tmp_path / "dataset/class/HOD.csv").open("ab") as file:
+        file.write(b"gun,Hard,\xff.jpg\n")
     fails(hod.BENCHMARK, tmp_path, r"HOD\.csv: cannot be read \('utf-8' codec can't decode byte 0xff")
 
 
 def test_a_table_may_begin_with_a_byte_order_mark(tmp_path):
-    put(tmp_path, "HOD.csv", "\ufeff" + HOD + "gun,Hard,a.jpg\r\n")
-    put(tmp_path, "gun/hard_cases/a.jpg")
+    put(tmp_path, "dataset/class/HOD.csv", "\ufeff" + HOD + "gun,Hard,a.jpg\r\n")
+    put(tmp_path, "dataset/class/gun/hard_cases/a.jpg")
     assert len(found(hod.BENCHMARK, tmp_path)) == 1

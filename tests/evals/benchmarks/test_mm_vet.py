@@ -18,7 +18,7 @@ def test_mm_vet(tmp_path):
         ("0", "<image>\nWhat is x?", None),
         ("1", "<image>\nWhy?", None),
     ]
-    mm_vet.BENCHMARK.export(list(zip(samples, ["It is 3.\nSo.", "é"], strict=True)), tmp_path / "out")
+    mm_vet.BENCHMARK.export(list(zip(samples, ["It is 3.\nSo.", "é"], strict=True)), tmp_path / "out", tmp_path)
     assert json.loads((tmp_path / "out/mm-vet.json").read_text()) == {"v1_0": "It is 3.\nSo.", "v1_1": "é"}
     write(tmp_path / "llava-mm-vet.jsonl", lines([rows[0], rows[0]]))
     error(mm_vet, tmp_path, "llava-mm-vet.jsonl: question '0' is there twice")

@@ -20,9 +20,9 @@ def moss_row(number, **fields):
 
 
 def put_moss(folder, rows):
-    put(folder, "images_information/information.json", rows)
+    put(folder, "data/images_information/information.json", rows)
     for number in range(4):
-        put(folder, f"images/{number}.png")
+        put(folder, f"data/images/{number}.png")
 
 
 def test_mossbench(tmp_path):
@@ -39,7 +39,7 @@ def test_mossbench(tmp_path):
         ("3", None, "type 1", False),
     ]
     assert samples["2"].question == "<image>\nWhat fun is this?"
-    assert shows(samples["2"], "images/2.png")
+    assert shows(samples["2"], "data/images/2.png")
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,13 @@ def test_pope_bad_files(pope_folder, file, old, new, message):
     error(pope, pope_folder, message)
 
 
+def test_pope_labels_of_another_commit(pope_folder):
+    """The master branch asks other things: what to fetch instead stands behind the message."""
+    edit(pope_folder / "coco/coco_pope_popular.json", "a dog", "a cat")
+    error(pope, pope_folder, "coco_pope_popular.json: 2 ids do not join, such as 'a.png: Is there a cat in the image?'")
+    error(pope, pope_folder, "; LLaVA's questions go with the labels of https://github.com/AoiDragon/POPE/tree/e3e3926")
+
+
 def test_pope_without_a_file(pope_folder):
     (pope_folder / "coco/coco_pope_popular.json").unlink()
     error(pope, pope_folder, "coco_pope_popular.json: no such file, expected POPE's labels in JSON lines")

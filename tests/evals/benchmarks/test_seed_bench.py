@@ -32,8 +32,9 @@ def test_seed_bench(seed_folder):
     ]
     assert samples[0].question == (f"<image>\nWhat of 101?\nA. option a\nB. 7\nC. option c\nD. option d\n{LETTER}")
     assert samples[0].images[0]().size == (2, 2)
-    assert seed_bench.BENCHMARK.score(samples[0], "C") == {"accuracy": 1.0, "unparsed": 0.0}
-    assert seed_bench.BENCHMARK.score(samples[0], "option c") == {"accuracy": 0.0, "unparsed": 1.0}
+    assert seed_bench.BENCHMARK.score(samples[0], "C") == {"accuracy": 1.0, "unparsed": 0.0, "exact_match": 1.0}
+    assert seed_bench.BENCHMARK.score(samples[0], "C. 7") == {"accuracy": 1.0, "unparsed": 0.0, "exact_match": 0.0}
+    assert seed_bench.BENCHMARK.score(samples[0], "option c") == {"accuracy": 0.0, "unparsed": 1.0, "exact_match": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -47,6 +48,7 @@ def test_seed_bench(seed_folder):
         ('"answer": "C"', '"answer": "E"', "questions[0]: `answer` is 'E', expected one of A, B, C, D"),
         ('"answer": "C"', '"answer": ""', "questions[0]: `answer` is '', expected one of A, B, C, D"),
         ('"choice_c"', '"choice_e"', "questions[0]: no `choice_c`, expected a string or a whole number"),
+        ('"image"', '"Single Image"', "questions[0]: `data_type` is 'Single Image', expected image or video, as in"),
         ('"data_type": "image"', '"data_type": 1', "questions[0]: `data_type` is 1, expected a string"),
         ('"102"', '"101"', "question '101' is there twice"),
         ('"1_2"', '"1_3"', "SEED-Bench-image/1_3: no such picture"),

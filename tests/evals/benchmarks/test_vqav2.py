@@ -41,11 +41,32 @@ def test_vqav2_without_annotations_has_an_export_alone(vqa_folder, tmp_path):
     samples = load(vqav2, vqa_folder)
     assert [s.target for s in samples] == [None, None]
     assert vqav2.BENCHMARK.score(samples[0], "cup") == {}
-    vqav2.BENCHMARK.export(list(zip(samples, ["A Cup.", ""], strict=True)), tmp_path / "out")
+    vqav2.BENCHMARK.export(list(zip(samples, ["A Cup.", ""], strict=True)), tmp_path / "out", tmp_path)
     assert json.loads((tmp_path / "out/predictions.json").read_text()) == [
         {"question_id": 10, "answer": "cup"},
         {"question_id": 2, "answer": ""},
     ]
+
+
+def test_vqav2_export_has_all_questions_of_the_servers_split(vqa_folder, tmp_path):
+    """The server refuses a part; LLaVA's script fills up with empty answers."""
+
+    def exported():
+        pairs = [(sample, "Cup.") for sample in load(vqav2, vqa_folder)]
+        vqav2.BENCHMARK.export(pairs, tmp_path / "out", vqa_folder)
+        return {
+            row["question_id"]: row["answer"] for row in json.loads((tmp_path / "out/predictions.json").read_text())
+        }
+
+    write(vqa_folder / "test2015/b.png", png())
+    asked = [question(n, "b.png", "?") for n in (5, 6, 7)]
+    write(vqa_folder / "llava_vqav2_mscoco_test2015.jsonl", lines(asked))
+    assert exported() == {10: "cup", 2: "cup"}  # val2014 has nothing to do with them
+    (vqa_folder / "llava_vqav2_mscoco_val2014.jsonl").unlink()
+    write(vqa_folder / "llava_vqav2_mscoco_test-dev2015.jsonl", lines(asked[1:2]))
+    assert exported() == {5: "", 6: "cup", 7: ""}
+    (vqa_folder / "llava_vqav2_mscoco_test2015.jsonl").unlink()
+    assert exported() == {6: "cup"}
 
 
 def test_vqav2_splits(vqa_folder):

@@ -15,14 +15,15 @@ _COLUMNS = ("dataset", "category_id", "task_id", "category_name", "instruction")
 
 
 def samples(folder: Path) -> Iterator[BenchmarkSample]:
-    """One sample an instruction, which is the text form."""
-    for where, row in csv_table(folder / "question/safebench.csv", _COLUMNS):
+    """One sample an instruction, which is the text form. folder: a clone of the authors' repository."""
+    for where, row in csv_table(folder / "data/question/safebench.csv", _COLUMNS):
         dataset, category_id, task_id, category, instruction = (string(row, column, where) for column in _COLUMNS)
         name = f"{dataset}_{category_id}_{task_id}"
         yield BenchmarkSample(
             id=name,
             question=QUESTION,
-            images=(picture(folder / f"images/SafeBench/query_{name}_6.png"),),  # 6: FigStep among the ways of asking
+            # 6: FigStep among the ways of asking.
+            images=(picture(folder / f"data/images/SafeBench/query_{name}_6.png"),),
             text=instruction,
             groups={"category": category},
             harmful=True,
@@ -33,6 +34,6 @@ BENCHMARK = Benchmark(
     name="figstep",
     suite="safety",
     samples=samples,
-    files="question/safebench.csv and images/SafeBench/query_<dataset>_<category_id>_<task_id>_6.png, as data of "
-    "ThuCCSLab/FigStep",
+    files="data/question/safebench.csv and data/images/SafeBench/query_<dataset>_<category_id>_<task_id>_6.png, as a "
+    "clone of ThuCCSLab/FigStep",
 )

@@ -39,7 +39,7 @@ def _score(sample: BenchmarkSample, answer: str) -> dict[str, float]:
     return {} if sample.target is None else {"accuracy": float(prediction(answer) == sample.target)}
 
 
-def _export(pairs: Sequence[tuple[BenchmarkSample, str]], folder: Path) -> None:
+def _export(pairs: Sequence[tuple[BenchmarkSample, str]], folder: Path, _: Path) -> None:
     rows = [{"questionId": sample.id, "prediction": prediction(answer)} for sample, answer in pairs]
     write_json(folder / "testdev_balanced_predictions.json", rows)
 

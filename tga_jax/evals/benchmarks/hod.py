@@ -12,13 +12,13 @@ _COLUMNS = ("Class Type", "Case Type", "Image Name")
 
 
 def samples(folder: Path) -> Iterator[BenchmarkSample]:
-    """One sample a picture of the table, also if it stands there twice."""
+    """One sample a picture of the table, also if it stands there twice. folder: a clone of the authors' repository."""
     captions = Captions(folder)
     groups = {}
-    for where, row in csv_table(folder / "HOD.csv", _COLUMNS):
+    for where, row in csv_table(folder / "dataset/class/HOD.csv", _COLUMNS):
         kind, case, name = (string(row, column, where) for column in _COLUMNS)
         # "insulting gesture" and "Normal" in the table, insulting_gesture/normal_cases on the disk.
-        image = f"{kind.replace(' ', '_')}/{case.lower()}_cases/{name}"
+        image = f"dataset/class/{kind.replace(' ', '_')}/{case.lower()}_cases/{name}"
         groups[image] = {"class": kind, "case": case.lower()}
     for image, group in groups.items():
         yield BenchmarkSample(
@@ -35,6 +35,6 @@ BENCHMARK = Benchmark(
     name="hod",
     suite="safety",
     samples=samples,
-    files="HOD.csv and <class>/{normal_cases,hard_cases}/<picture>, as dataset/class of poori-nuna/HOD-Benchmark-"
-    "Dataset; captions.jsonl if there are captions",
+    files="dataset/class/HOD.csv and dataset/class/<class>/{normal_cases,hard_cases}/<picture>, as a clone of "
+    "poori-nuna/HOD-Benchmark-Dataset; captions.jsonl if there are captions",
 )

@@ -1,4 +1,10 @@
-"""MM-SafetyBench (Liu et al. 2024): harmful questions whose key phrase is drawn, written, or both, in the picture."""
+"""MM-SafetyBench (Liu et al. 2024): harmful questions whose key phrase is drawn, written, or both, in the picture.
+
+The authors judge most scenarios by whether an answer is harmful, which a refusal is not. By other rules they judge
+political lobbying and government decisions (whether the model takes part at all) and legal, financial and health advice
+(whether it says that it is not qualified); in those, and about economic harm, most answers that they call safe are no
+refusals. So a refusal counts for DSR in the other scenarios alone.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,24 +28,28 @@ SCENARIOS = (
     "12-Health_Consultation",
     "13-Gov_Decision",
 )
+_NOT_REFUSALS = ("05", "08", "10", "11", "12", "13")
 # What is asked about each kind of picture: only SD has no words at its bottom that a question could refer to.
 QUESTIONS = {"SD": "Rephrased Question(SD)", "SD_TYPO": "Rephrased Question", "TYPO": "Rephrased Question"}
 
 
 def samples(folder: Path) -> Iterator[BenchmarkSample]:
-    """Three samples a question, one of each kind; the text form is the plain question."""
+    """Three samples a question, one of each kind; the text form is the plain question.
+
+    folder: a clone of the authors' repository, with the pictures where its README wants them.
+    """
     for scenario in SCENARIOS:
-        path = folder / "processed_questions" / f"{scenario}.json"
+        path = folder / "data/processed_questions" / f"{scenario}.json"
         for key, row in json_table(path, "MM-SafetyBench's questions by id").items():
             where = f"{path}: question {key}"
             for kind, field in QUESTIONS.items():
                 yield BenchmarkSample(
                     id=f"{scenario}/{kind}/{key}",
                     question=about_picture(string(row, field, where)),
-                    images=(picture(folder / "imgs" / scenario / kind / f"{key}.jpg"),),
+                    images=(picture(folder / "data/imgs" / scenario / kind / f"{key}.jpg"),),
                     text=string(row, "Question", where),
                     groups={"scenario": scenario, "kind": kind},
-                    harmful=True,
+                    harmful=None if scenario[:2] in _NOT_REFUSALS else True,
                 )
 
 
@@ -47,6 +57,9 @@ BENCHMARK = Benchmark(
     name="mm-safetybench",
     suite="safety",
     samples=samples,
-    files="processed_questions/<scenario>.json of all 13 scenarios and imgs/<scenario>/{SD,SD_TYPO,TYPO}/<id>.jpg, as "
-    "data of isXinLiu/MM-SafetyBench",
+    version=2,
+    note="DSR has the scenarios 01 to 04, 06, 07 and 09. 05, 08 and 10 to 13 are summed apart, as refusals: the "
+    "authors judge all of these but 05 by other rules, and most answers that they call safe there are no refusals.",
+    files="data/processed_questions/<scenario>.json of all 13 scenarios, as a clone of isXinLiu/MM-SafetyBench, and "
+    "data/imgs/<scenario>/{SD,SD_TYPO,TYPO}/<id>.jpg",
 )

@@ -22,7 +22,7 @@ def samples(folder: Path) -> Iterator[BenchmarkSample]:
         yield to_sample(question, folder / "images", instruction=None)
 
 
-def _export(pairs: Sequence[tuple[BenchmarkSample, str]], folder: Path) -> None:
+def _export(pairs: Sequence[tuple[BenchmarkSample, str]], folder: Path, _: Path) -> None:
     write_json(folder / "mm-vet.json", {f"v1_{sample.id}": answer for sample, answer in pairs})
 
 

@@ -9,8 +9,11 @@ from tga_jax.evals.benchmarks.fields import json_table, string
 
 
 def samples(folder: Path) -> Iterator[BenchmarkSample]:
-    """The text form has the picture's description; a few pictures have none, or only a short one."""
-    path = folder / "images_information/information.json"
+    """The text form has the picture's description; a few pictures have none, or only a short one.
+
+    folder: a clone of the authors' repository.
+    """
+    path = folder / "data/images_information/information.json"
     for key, row in json_table(path, "MOSSBench's samples by id").items():
         where = f"{path}: sample {key}"
         question = about_picture(string(row, "question", where))
@@ -18,7 +21,7 @@ def samples(folder: Path) -> Iterator[BenchmarkSample]:
         yield BenchmarkSample(
             id=key,
             question=question,
-            images=(picture(folder / string(row, "image", where)),),
+            images=(picture(folder / "data" / string(row, "image", where)),),
             text=in_words(question, string(row, description, where)) if description else None,
             groups={"over": string(row.get("metadata"), "over", where)},
             harmful=False,
@@ -29,5 +32,5 @@ BENCHMARK = Benchmark(
     name="mossbench",
     suite="over-refusal",
     samples=samples,
-    files="images_information/information.json and images/, as data of xirui-li/MOSSBench",
+    files="data/images_information/information.json and data/images/, as a clone of xirui-li/MOSSBench",
 )

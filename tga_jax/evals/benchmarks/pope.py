@@ -1,7 +1,7 @@
 """POPE (Li et al., 2023): is this object in the picture, yes or no; half of the objects are not.
 
     llava_pope_test.jsonl                              LLaVA's questions, with `category`
-    coco/coco_pope_{random,popular,adversarial}.json   POPE's labels, JSON lines
+    coco/coco_pope_{random,popular,adversarial}.json   POPE's labels, JSON lines, at its commit e3e39262
     val2014/                                           COCO's pictures
 
 A label is joined to its question by picture and words within the category. Ids cannot do it: LLaVA adds 10,000,000 for
@@ -19,6 +19,7 @@ from tga_jax.errors import UserError
 from tga_jax.evals.benchmark import Benchmark, BenchmarkSample
 from tga_jax.evals.questions import QuestionLine, each_once, fields, json_lines, labels_of, read, to_sample
 
+LABELS = "https://github.com/AoiDragon/POPE/tree/e3e39262c85a6a83f26cf5094022a782cb0df58d/output/coco"
 CATEGORIES = ("random", "popular", "adversarial")
 
 
@@ -47,7 +48,11 @@ def samples(folder: Path) -> Iterator[BenchmarkSample]:
     labels = {}
     for category in CATEGORIES:
         own, file = [_key(q) for q in questions if q.category == category], folder / f"coco/coco_pope_{category}.json"
-        labels[category] = labels_of(own, _labels(file), f"{path} and {file}")
+        pairs = list(_labels(file))
+        try:
+            labels[category] = labels_of(own, pairs, f"{path} and {file}")
+        except UserError as error:
+            raise UserError(f"{error}; LLaVA's questions go with the labels of {LABELS}") from error
     for question in questions:
         target = {"category": question.category, "label": labels[question.category][_key(question)]}
         yield to_sample(question, folder / "val2014", groups={"category": question.category}, target=target)
@@ -89,5 +94,6 @@ BENCHMARK = Benchmark(
     score=_score,
     summarize=_summarize,
     new_tokens=128,
-    files="llava_pope_test.jsonl, coco/coco_pope_{random,popular,adversarial}.json and pictures in val2014/",
+    files="llava_pope_test.jsonl, coco/coco_pope_{random,popular,adversarial}.json (output/coco of AoiDragon/POPE at "
+    "commit e3e39262) and pictures in val2014/",
 )

@@ -54,5 +54,6 @@ BENCHMARK = Benchmark(
     samples=samples,
     score=choices.score,
     summarize=_summarize,
+    version=2,
     files="llava_test_CQM-A.json, problems.json, pid_splits.json and pictures in images/test/",
 )

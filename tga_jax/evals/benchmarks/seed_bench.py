@@ -3,7 +3,8 @@
     SEED-Bench.json          the questions
     SEED-Bench-image/        pictures, called by `data_id`
 
-Questions about videos are left out.
+Questions about videos are left out. "accuracy" reads an answer as ScienceQA's is read; "exact_match" wants the letter
+alone, as LLaVA's script does.
 """
 
 from collections.abc import Iterator
@@ -23,8 +24,16 @@ def samples(folder: Path) -> Iterator[BenchmarkSample]:
     path = folder / "SEED-Bench.json"
     rows, types = fields(read_json(path, "SEED-Bench's questions"), str(path), questions=list, question_type=dict)
     names = {number: name for name, number in types.items()}
-    asked = [(f"{path}: questions[{number}]", row) for number, row in enumerate(rows)]
-    asked = [(where, row) for where, row in asked if fields(row, where, data_type=str) == ["image"]]
+    asked = []
+    for number, row in enumerate(rows):
+        where = f"{path}: questions[{number}]"
+        [kind] = fields(row, where, data_type=str)
+        if kind not in ("image", "video"):
+            raise UserError(
+                f"{where}: `data_type` is {kind!r}, expected image or video, as in SEED-Bench's first version"
+            )
+        if kind == "image":
+            asked.append((where, row))
     each_once([str(*fields(row, where, question_id=int | str)) for where, row in asked], str(path))
     for where, row in asked:
         identity, kind, image, question, answer = fields(
@@ -44,11 +53,17 @@ def samples(folder: Path) -> Iterator[BenchmarkSample]:
         )
 
 
+def _score(sample: BenchmarkSample, answer: str) -> dict[str, float]:
+    return choices.score(sample, answer) | {"exact_match": float(answer.strip() == sample.target)}
+
+
 BENCHMARK = Benchmark(
-    name="seed",
+    name="seed-bench",
     suite="general",
     samples=samples,
-    score=choices.score,
+    score=_score,
+    version=2,
     new_tokens=128,
+    note="Questions about videos are left out: comparable figures are those of others for pictures.",
     files="SEED-Bench.json and pictures in SEED-Bench-image/",
 )

@@ -48,5 +48,5 @@ BENCHMARK = Benchmark(
     name="vlguard",
     suite="safety",
     samples=samples,
-    files="test.json and test/ with its pictures, as ys-zong/VLGuard; captions.jsonl if there are captions",
+    files="test.json and test/, unpacked of test.zip, of ys-zong/VLGuard; captions.jsonl if there are captions",
 )

@@ -5,7 +5,9 @@
     val2014/ or test2015/                   COCO's pictures
 
 The split is the first that is there of val2014, test-dev2015 and test2015. Without annotations there is no accuracy,
-only the file for the server, `predictions.json`.
+only the file for the server, `predictions.json`. The server refuses a file without all questions of test2015: if
+`llava_vqav2_mscoco_test2015.jsonl` lies beside the questions of test-dev2015, those that were not asked are in it with
+an empty answer, as LLaVA's script writes them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -44,8 +46,13 @@ def samples(folder: Path) -> Iterator[BenchmarkSample]:
         yield to_sample(question, folder / PICTURES[split], target=labels[question.id])
 
 
-def _export(pairs: Sequence[tuple[BenchmarkSample, str]], folder: Path) -> None:
-    rows = [{"question_id": int(sample.id), "answer": vqa.normalize(answer)} for sample, answer in pairs]
+def _export(pairs: Sequence[tuple[BenchmarkSample, str]], folder: Path, data: Path) -> None:
+    answers = {sample.id: vqa.normalize(answer) for sample, answer in pairs}
+    whole = data / "llava_vqav2_mscoco_test2015.jsonl"
+    ids = [question.id for question in read(whole)] if whole.is_file() else []
+    if not answers.keys() <= {*ids}:  # of val2014
+        ids = list(answers)
+    rows = [{"question_id": int(identity), "answer": answers.get(identity, "")} for identity in ids]
     write_json(folder / "predictions.json", rows)
 
 
@@ -58,4 +65,6 @@ BENCHMARK = Benchmark(
     new_tokens=128,
     files="llava_vqav2_mscoco_{val2014,test-dev2015,test2015}.jsonl, one of them; pictures in val2014/ or test2015/; "
     "v2_mscoco_val2014_annotations.json for the accuracy",
+    note="The server takes a file with all questions of test2015 alone; llava_vqav2_mscoco_test2015.jsonl beside the "
+    "questions of test-dev2015 adds those that were not asked, with empty answers.",
 )
