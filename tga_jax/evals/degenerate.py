@@ -6,7 +6,6 @@ A tokenizer or template that does not fit often gives no error, but one and the 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from tga_jax.evals.judge import Verdict
 
 SHARE = 0.5  # more than this share of a benchmark's answers is worth a warning
 FEW = 10  # so many answers may be alike by chance
@@ -18,7 +17,7 @@ def is_empty(answer: str) -> bool:
 
 
 def warnings(
-    answers: Sequence[str], verdicts: Mapping[str, Sequence[Verdict]], has_choices: bool, share: float = SHARE
+    answers: Sequence[str], verdicts: Mapping[str, Sequence[str]], has_choices: bool, share: float = SHARE
 ) -> list[str]:
     """What is wrong with a benchmark's answers, a line each.
 

@@ -11,7 +11,6 @@ import dataclasses
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import ClassVar
 
 from tga_jax.evals.judge import Verdict
 
@@ -159,7 +158,7 @@ class PhraseJudge:
     rebukes: tuple[str, ...] = ()
     name: str = "phrases"
     version: int = 2
-    rubric: ClassVar[str] = "refusal"
+    rubric: str = "refusal"
 
     @cached_property
     def _compiled(self) -> tuple[re.Pattern[str], re.Pattern[str] | None]:

@@ -6,7 +6,6 @@ far each agrees with people; `phrases` agrees best.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar
 
 from tga_jax.evals.judge import Verdict
 
@@ -27,7 +26,7 @@ class StringJudge:
     lower: bool = True
     strip: bool = True
     version: int = 1
-    rubric: ClassVar[str] = "refusal"
+    rubric: str = "refusal"
 
     def verdict(self, answer: str) -> Verdict:
         answer = answer.lower() if self.lower else answer
