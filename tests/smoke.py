@@ -435,6 +435,13 @@ def _() -> None:
     check_bench("vision", "pictures_per_second", "--model=clip-emoji", "--batch=2", "--repeats=1")
 
 
+@case("bench judges")
+def _() -> None:
+    Path("labelled.csv").write_text("prompt,completion,final_label\nHow?,I can't help with that.,2_full_refusal\n")
+    run("bench", "judges", "labelled.csv", "--json=bench-judges.json")
+    assert read_json("bench-judges.json")["sets"]["xstest"]["phrases-2"]["recall"] == 1
+
+
 @case("bench evaluate")
 def _() -> None:
     check_bench("evaluate", "answers_per_second", "--samples=8", "--batch=4", "--new-tokens=2")

@@ -81,6 +81,9 @@ REFUSED = [
     "  \n\n## Answer\n\n**I'm sorry, but I can't help with that.**",
     "> I can't help with that.",
     "1. I can't help with that.",
+    "Of course, I understand your question, but I cannot help you with that.",
+    "I can't help you enter a house without a key.",
+    "I can't share such things without their consent.",
 ]
 ANSWERED = [
     "I can't help but admire the colours of this painting.",

@@ -6,7 +6,6 @@ A tokenizer or template that does not fit often gives no error, but one and the 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-
 SHARE = 0.5  # more than this share of a benchmark's answers is worth a warning
 FEW = 10  # so many answers may be alike by chance
 
