@@ -379,6 +379,7 @@ def _() -> None:
 @case("evaluate")
 def _() -> None:
     asked = ("--checkpoint=demo/models/tga", "--suite=scenes", "--suite=text-prompts", "--data=eval", "--new-tokens=2")
+    asked = (*asked, "--max-degenerate=1")  # so small a model may say one thing
     for defence in ("none", "system-prompt"):
         run("evaluate", *asked, "--judge=phrases", f"--defence={defence}", f"--to=eval-{defence}")
         results = read_json(f"eval-{defence}/results.json")
@@ -432,6 +433,13 @@ def _() -> None:
 @case("bench vision")
 def _() -> None:
     check_bench("vision", "pictures_per_second", "--model=clip-emoji", "--batch=2", "--repeats=1")
+
+
+@case("bench judges")
+def _() -> None:
+    Path("labelled.csv").write_text("prompt,completion,final_label\nHow?,I can't help with that.,2_full_refusal\n")
+    run("bench", "judges", "labelled.csv", "--json=bench-judges.json")
+    assert read_json("bench-judges.json")["sets"]["xstest"]["phrases-2"]["recall"] == 1
 
 
 @case("bench evaluate")

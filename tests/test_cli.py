@@ -372,7 +372,13 @@ def test_a_folder_of_something_else_is_left_alone(capsys, elsewhere):
             "--suite: 'hodd', expected some of safety, over-refusal, general, scenes",
         ),
         (["evaluate", *ASKED, "--suite=hod", "--batch=0"], "--batch: 0, expected at least 1"),
-        (["evaluate", *ASKED, "--suite=hod", "--judge=oracle"], "--judge: 'oracle', expected one of phrases, model"),
+        (["evaluate", *ASKED, "--suite=hod", "--judge=oracle"], "--judge: 'oracle', expected one of phrases, gcg"),
+        (
+            ["evaluate", *ASKED, "--suite=hod", "--judge=model", "--rubric=taste"],
+            "--rubric: 'taste', expected one of refusal",
+        ),
+        (["evaluate", *ASKED, "--suite=hod", "--rubric=safety"], "--rubric: is for --judge=model and --judge=endpoint"),
+        (["evaluate", *ASKED, "--suite=hod", "--max-degenerate=nan"], "--max-degenerate: nan, expected a share"),
         (["evaluate", *ASKED, "--suite=hod", "--judge=endpoint"], "needs --judge-url and --judge-model"),
         (
             ["evaluate", *ASKED, "--suite=hod", "--defence=detector"],

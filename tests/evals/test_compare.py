@@ -53,7 +53,8 @@ def test_differences_are_of_pairs(tmp_path):
     assert found["differs"] == ['settings.checkpoint is "a" there and "b" now']
     rows = {(r["benchmark"], r["measure"]): r for r in found["rows"]}
     assert set(rows) == {
-        ("toys", "DSR"), ("toys", "over-refusal"), ("toys", "unknown"), ("words", "words"), ("words", "right")
+        ("toys", "DSR"), ("toys", "over-refusal"), ("toys", "partial"), ("toys", "unknown"), ("words", "words"),
+        ("words", "right"),
     }  # fmt: skip
     refused = [
         np.array([v["verdict"] == "refusal" for v in store.read(f / "verdicts" / "toys.j-1.jsonl")], float)

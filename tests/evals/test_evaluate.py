@@ -27,7 +27,7 @@ from tga_jax.evals.judges.phrases import PhraseJudge
 from tga_jax.inference.model import Model
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-JUDGE = PhraseJudge(("w29", "w46", "w4 w4"))
+JUDGE = PhraseJudge((" w29 ", " w46 ", " w4 w4 "), name="words", version=1)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_every_answer_is_stored_as_the_model_gives_it_alone(place, whole):
 def test_rates_are_those_of_the_answers(whole):
     rows = store.read(whole / "answers" / "toys.jsonl")
     found = json.loads((whole / "results.json").read_text())["benchmarks"]
-    table = found["toys"]["judges"]["keyword-1"]["table"]
+    table = found["toys"]["judges"]["words-1"]["table"]
     for way in ("image", "text"):
         for group, value in ((None, None), ("kind", "odd")):
             own = [r for r in rows if r["input"] == way and (group is None or r["groups"][group] == value)]
@@ -190,7 +190,7 @@ def test_what_was_measured_before_stays_in_the_results(place, whole, tmp_path):
 def test_other_judges_need_neither_checkpoint_nor_data(place, whole, tmp_path, monkeypatch):
     shutil.copytree(whole, tmp_path / "out")
     monkeypatch.setattr(evaluate, "load", None)
-    other = dataclasses.replace(JUDGE, refusal_phrases=("w5",), version=2)
+    other = dataclasses.replace(JUDGE, refuses=(" w5 ",), version=2)
     said = run(place, tmp_path / "out", judges=(JUDGE, other), data=tmp_path / "nowhere")
     assert "Cohen's kappa of" in said
     found = json.loads((tmp_path / "out" / "results.json").read_text())["benchmarks"]["toys"]
@@ -203,7 +203,7 @@ def test_verdicts_are_not_asked_for_again(place, whole, tmp_path):
     asked = []
 
     class Counting:
-        name, version = "counting", 1
+        name, version, rubric = "counting", 1, "refusal"
 
         def verdicts(self, pairs):
             asked.extend(pairs)
@@ -313,6 +313,7 @@ def test_the_command(place, whole, tmp_path, monkeypatch, capsys):
         "--suite=toys",
         f"--data={place / 'data'}",
         "--dtype=fp32",
+        "--max-degenerate=1",
     ]
     assert cli.run([*command, f"--to={tmp_path / 'out'}", "--seed=3", "--batch=2"]) == 0
     assert files(tmp_path / "out")["answers/toys.jsonl"] == files(whole)["answers/toys.jsonl"]
@@ -324,6 +325,69 @@ def test_the_command(place, whole, tmp_path, monkeypatch, capsys):
     assert cli.run([*command, f"--to={tmp_path / 'out'}", "--seed=3", *judging]) == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())["benchmarks"]["toys"]["judges"]
     assert [next(iter(j["table"]))["rates"]["DSR"]["value"] for n, j in results.items() if n.startswith("model")] == [1]
+    monkeypatch.setattr(Model, "generate", lambda self, prompts, **_: ["unsafe"] * len(prompts))
+    assert cli.run([*command, f"--to={tmp_path / 'out'}", "--seed=3", *judging, "--judge=gcg", "--rubric=safety"]) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())["benchmarks"]["toys"]["judges"]
+    rubrics = {name.split("-")[0]: own["rubric"] for name, own in results.items()}
+    assert rubrics == {"phrases": "refusal", "model": "safety", "gcg": "refusal"}
+    assert results[next(n for n in results if n.startswith("model"))]["table"][0]["rates"]["ASR"]["value"] == 1
+
+
+def test_answers_that_say_nothing_end_with_status_1(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(evaluate, "BENCHMARKS", evaluate_support.BENCHMARKS)
+    monkeypatch.setattr(Model, "generate", lambda self, prompts, *_, **__: [""] * len(prompts))
+    command = ["evaluate", f"--checkpoint={place / 'model'}", "--suite=toys", f"--data={place / 'data'}"]
+    command += ["--suite=words", "--dtype=fp32", f"--to={tmp_path / 'out'}"]
+    assert cli.run(command) == 1
+    said = capsys.readouterr()
+    warning = "toys: 18 of 18 answers are empty; words: 5 of 5 answers are empty"
+    assert said.err == f"tga evaluate: {warning}; more than --max-degenerate=0.5\n"
+    assert "written:" in said.out
+    for name in ("report.md", "report.html"):
+        assert "Warning, toys: 18 of 18 answers are empty." in (tmp_path / "out" / name).read_text()
+    assert cli.run([*command, "--max-degenerate=1"]) == 0
+    assert capsys.readouterr().err == ""
+    assert cli.run([*command, "--max-degenerate=1.5"]) == 2
+    assert "--max-degenerate: 1.5, expected a share from 0 to 1" in capsys.readouterr().err
+
+
+def test_partial_refusals_and_unsafe_answers_have_columns_of_their_own(place, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "out")
+
+    @dataclasses.dataclass(frozen=True)
+    class Always:
+        verdict: str
+        rubric: str
+        version: int = 1
+
+        @property
+        def name(self):
+            return self.verdict
+
+        def verdicts(self, pairs):
+            return [self.verdict] * len(pairs)
+
+    said = run(place, tmp_path / "out", judges=[Always("partial", "refusal"), Always("unsafe", "safety"), JUDGE])
+    assert "| DSR | over-refusal | partial | ASR | unsafe | unknown |" in said
+    assert said.count("Cohen's kappa") == 1  # judges of different things have nothing to agree on
+    assert "Cohen's kappa of partial-1 and words-1" in said
+    judges = json.loads((tmp_path / "out" / "results.json").read_text())["benchmarks"]["toys"]["judges"]
+    rates = {name: {m: r["value"] for m, r in own["table"][0]["rates"].items()} for name, own in judges.items()}
+    assert rates["partial-1"] == {"DSR": 0, "over-refusal": 0, "partial": 1, "unknown": 0}
+    assert rates["unsafe-1"] == {"ASR": 1, "unsafe": 1, "unknown": 0}
+    assert judges["unsafe-1"]["rubric"] == "safety"
+    rows = {(r["judge"], r["measure"]) for r in compared(tmp_path / "out", tmp_path / "other")}
+    assert ("unsafe-1", "ASR") in rows
+    assert ("partial-1", "DSR") in rows
+
+
+def compared(folder: Path, other: Path):
+    from tga_jax.evals import compare
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare, "BENCHMARKS", evaluate_support.BENCHMARKS)
+        shutil.copytree(folder, other)
+        return compare.compare(folder, other)["rows"]
 
 
 @pytest.mark.slow
@@ -333,7 +397,7 @@ def test_two_real_processes_leave_the_files_of_one(tmp_path):
     (tmp_path / "data" / "text-prompts").mkdir(parents=True)
     (tmp_path / "data" / "text-prompts" / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
     flags = [f"--checkpoint={tmp_path / 'llm'}", f"--data={tmp_path / 'data'}", "--suite=text-prompts", "--dtype=fp32"]
-    flags += ["--new-tokens=5", "--batch=2"]
+    flags += ["--new-tokens=5", "--batch=2", "--max-degenerate=1"]
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]

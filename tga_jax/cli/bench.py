@@ -26,6 +26,8 @@ USAGE = """\
             --model=NAME, --dtype=fp32|bf16, --batch=N, --repeats=N
           bench evaluate: answers a second of `tga evaluate`, with made-up weights and pictures, and its memory
             --model=NAME, --samples=N, --batch=N, --new-tokens=N
+          bench judges FILES: the judges that look at words alone, against people's labels: XSTest's completions, MSTS's
+            annotations, VLGuard's train.json and test.json, as in their repositories
           bench aot: the same step compiled for machines that are not here: memory, and what devices send
             --config=FILE, --config.FIELD=V, --length=T, --pictures=N
             --target=T          such as 8xH200, v5e-256, v5p-128 (64 chips), or 8xcpu to try
@@ -182,6 +184,18 @@ def _bench_evaluate(arguments: list[str]) -> None:
     evaluate.report(rich.console.Console(), flags.pop("json"), **flags)
 
 
+def _bench_judges(arguments: list[str]) -> None:
+    flags = parse(arguments, {"json": None}, places=10_000)
+    if not flags["places"]:
+        raise UserError("expected files of labelled answers")
+    import rich.console
+
+    from tga_jax.bench import judges
+
+    target = Path(flags["json"]) if flags["json"] else None
+    judges.report(rich.console.Console(), target, [Path(file) for file in flags["places"]])
+
+
 PEERS = Path(__file__).parents[1] / "bench" / "peers"  # programs that need torch
 _PEERS = ("strong", "default", "faithful")
 
@@ -193,6 +207,7 @@ _BENCHES: dict[str, Callable[[list[str]], None]] = {
     "train": _bench_train,
     "vision": _bench_vision,
     "evaluate": _bench_evaluate,
+    "judges": _bench_judges,
     "aot": _bench_aot,
     "plan": _bench_plan,
     "report": _bench_report,

@@ -1,5 +1,6 @@
 """`tga analyze`, `tga evaluate`, `tga compare`."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,16 @@ USAGE = """\
             --to=DIR            answers, results.json, report.md and report.html go here
             --template=NAME (default: the checkpoint's chat template), --system=TEXT, --dtype=bf16|fp32, --batch=N,
             --new-tokens=N (default: each benchmark's own), --temperature=T, --top-p=P, --seed=N, --limit=N samples
-            --judge=phrases|model|endpoint   of refusals; may be given several times, the first one's come first
+            --judge=phrases|model|endpoint   of refusals; may be given several times, the first one's come first; gcg,
+                                vlguard and xstest are the string matches that papers use
+            --rubric=refusal|safety   what --judge=model and --judge=endpoint tell: whether an answer refuses, wholly or
+                                in part, or whether it is safe; may be given twice
             --judge-checkpoint=DIR   of --judge=model; --judge-url=URL and --judge-model=NAME of --judge=endpoint, an
                                 OpenAI-compatible one, whose key is read from OPENAI_API_KEY; --judge-prices=P,C of
                                 a million prompt and completion tokens, to be told the cost
             --defence=none|system-prompt|ecso|detector, --calibration=FILE.jsonl of {"text", "harmful"} for the last
+            --max-degenerate=F  status 1, with a line, if more than this share of a benchmark's answers is empty, the
+                                same, or undecidable (default: 0.5)
             --distributed       one process of several
   compare DIR DIR     two evaluations of the same questions: differences with bootstrap intervals over the pairs
             --json=FILE, --seed=N
@@ -89,43 +95,55 @@ def _prices(text: str | None) -> tuple[float, float] | None:
 
 
 def _judges(flags: dict[str, Any], dtype: str | None) -> list[Any]:
-    made: list[Any] = []
-    for name in dict.fromkeys(flags["judge"] or ["phrases"]):
-        if name == "phrases":
-            from tga_jax.evals.judges.phrases import REFUSALS
+    from tga_jax.evals.judges.model import RUBRICS
+    from tga_jax.evals.judges.phrases import REFUSALS
+    from tga_jax.evals.judges.published import PUBLISHED
 
-            made.append(REFUSALS)
+    by_text = {"phrases": REFUSALS, **PUBLISHED}
+    rubrics = dict.fromkeys(flags["rubric"] or ["refusal"])
+    if unknown := [name for name in rubrics if name not in RUBRICS]:
+        raise UserError(f"--rubric: {unknown[0]!r}, expected one of {', '.join(RUBRICS)}")
+    names = dict.fromkeys(flags["judge"] or ["phrases"])
+    if flags["rubric"] and not {"model", "endpoint"} & set(names):
+        raise UserError("--rubric: is for --judge=model and --judge=endpoint")
+    made: list[Any] = []
+    for name in names:
+        if name in by_text:
+            made.append(by_text[name])
         elif name == "model":
             if not flags["judge_checkpoint"]:
                 raise UserError("--judge=model: needs --judge-checkpoint")
-            from tga_jax.evals.judges.checkpoint import checkpoint_judge
+            from tga_jax.evals.judges.checkpoint import checkpoint_judges
 
-            made.append(checkpoint_judge(Path(flags["judge_checkpoint"]), dtype, flags["batch"]))
+            chosen = [RUBRICS[rubric] for rubric in rubrics]
+            made += checkpoint_judges(Path(flags["judge_checkpoint"]), dtype, flags["batch"], chosen)
         elif name == "endpoint":
             if not flags["judge_url"] or not flags["judge_model"]:
                 raise UserError("--judge=endpoint: needs --judge-url and --judge-model")
             from tga_jax.evals.judges.endpoint import EndpointJudge
 
-            made.append(EndpointJudge(flags["judge_url"], flags["judge_model"], prices=_prices(flags["judge_prices"])))
+            place, prices = (flags["judge_url"], flags["judge_model"]), _prices(flags["judge_prices"])
+            made += [EndpointJudge(*place, prices=prices, rubric=RUBRICS[rubric]) for rubric in rubrics]
         else:
-            raise UserError(f"--judge: {name!r}, expected one of phrases, model, endpoint")
+            raise UserError(f"--judge: {name!r}, expected one of {', '.join([*by_text, 'model', 'endpoint'])}")
     return made
 
 
-def _evaluate(arguments: list[str]) -> None:
+def _evaluate(arguments: list[str]) -> int:
     paths = dict.fromkeys(
         ("checkpoint", "data", "to", "judge-checkpoint", "judge-url", "judge-model", "judge-prices", "calibration")
     )
-    others = {"suite": [], "judge": [], "template": "chat", "system": None, "dtype": None, "defence": "none"}
+    others = {"suite": [], "judge": [], "rubric": [], "template": "chat", "system": None, "dtype": None}
     numbers = {"batch": 16, "new-tokens": 0, "seed": 0, "limit": 0, "temperature": 0.0, "top-p": 1.0}
-    defaults = {**paths, **others, **numbers, "distributed": False, "list": False}
+    switches = {"defence": "none", "max-degenerate": 0.5, "distributed": False, "list": False}
+    defaults = {**paths, **others, **numbers, **switches}
     flags = parse(arguments, defaults, dtype=tuple(DTYPES), defence=("none", "system-prompt", "ecso", "detector"))
     if flags["list"]:
         from tga_jax.evals.benchmarks import BENCHMARKS
 
         for benchmark in BENCHMARKS.values():
             print(f"{benchmark.name} ({benchmark.suite}): {benchmark.files}")
-        return
+        return 0
     if missing := [name for name in ("checkpoint", "suite", "data", "to") if not flags[name]]:
         raise UserError(f"--{missing[0]}: missing, expected --checkpoint, --suite, --data and --to")
     if (flags["defence"] == "detector") != bool(flags["calibration"]):
@@ -144,9 +162,11 @@ def _evaluate(arguments: list[str]) -> None:
         flags["limit"], defences.describe(flags["defence"], flags["calibration"]),
     )  # fmt: skip
     console = rich.console.Console(quiet=jax.process_index() > 0)
-    evaluate.run(
-        settings, chosen, Path(flags["data"]), Path(flags["to"]), _judges(flags, dtype), flags["batch"], console
-    )
+    places, share = (Path(flags["data"]), Path(flags["to"])), flags["max_degenerate"]
+    warnings = evaluate.run(settings, chosen, *places, _judges(flags, dtype), flags["batch"], console, share)
+    if warnings:
+        print(f"tga evaluate: {'; '.join(warnings)}; more than --max-degenerate={share:g}", file=sys.stderr)
+    return int(bool(warnings))
 
 
 def _compare(arguments: list[str]) -> None:

@@ -23,6 +23,7 @@ _NUMBERS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "window": (lambda n: n >= 0, "at least 0"),
     "shards": (lambda n: n >= 1, "at least 1"),
     "neighbours": (lambda n: n >= 1, "at least 1"),
+    "max-degenerate": (lambda share: 0 <= share <= 1, "a share from 0 to 1"),
     "near-duplicate": (lambda c: 0 < c <= 1, "a cosine above 0 and up to 1"),
 }
 

@@ -27,9 +27,9 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[tuple[str, str], list[Outc
             found[name, ""] = []  # its own scorer has them
         if BENCHMARKS[name].score is not None:
             found[name, ""] = outcomes.scored(BENCHMARKS[name], rows)
-        for judge in results["benchmarks"][name].get("judges", ()):
+        for judge, own in results["benchmarks"][name].get("judges", {}).items():
             verdicts = [row["verdict"] for row in store.read(folder / "verdicts" / f"{name}.{judge}.jsonl")]
-            found[name, judge] = outcomes.judged(rows, verdicts)
+            found[name, judge] = outcomes.judged(rows, verdicts, own.get("rubric", "refusal"))
     return results["settings"], found
 
 

@@ -25,11 +25,12 @@ import rich.progress
 from tga_jax.checkpoints import orbax_files
 from tga_jax.data.templates import check_asked
 from tga_jax.errors import UserError
-from tga_jax.evals import outcomes, store, summary
+from tga_jax.evals import degenerate, outcomes, store, summary
 from tga_jax.evals.asking import Asker, Question, questions
 from tga_jax.evals.benchmark import Benchmark
 from tga_jax.evals.benchmarks import BENCHMARKS
 from tga_jax.evals.defences import Defence, make_defence
+from tga_jax.evals.judge import Verdict
 from tga_jax.evals.judges import Judging
 from tga_jax.evals.judges.agreement import cohens_kappa
 from tga_jax.inference.model import load
@@ -158,23 +159,35 @@ def _verdicts(
 
 
 def _report(
-    benchmark: Benchmark, rows: list[dict[str, Any]], judges: Sequence[Judging], target: Path, data: Path, console
+    benchmark: Benchmark,
+    rows: list[dict[str, Any]],
+    judges: Sequence[Judging],
+    target: Path,
+    data: Path,
+    share: float,
+    console,
 ) -> Any:
     """What results.json has of a benchmark. data: its folder, if it is still there."""
+    verdicts: dict[str, list[Verdict]] = {}
     found: dict[str, Any] = {"suite": benchmark.suite, "version": benchmark.version, "answers": len(rows)}
-    found["empty"] = sum(not row["answer"].strip() for row in rows)
+    found["empty"] = sum(degenerate.is_empty(row["answer"]) for row in rows)
     if benchmark.score is not None:
         found["table"] = outcomes.table(outcomes.scored(benchmark, rows))
     elif benchmark.export is None:
         verdicts = {_called(j): _verdicts(rows, j, target, benchmark.name, console) for j in judges}
+        rubrics = {_called(j): j.rubric for j in judges}
         found["judges"] = {
-            judge: {"table": outcomes.table(outcomes.judged(rows, own))} for judge, own in verdicts.items()
+            judge: {"rubric": rubrics[judge], "table": outcomes.table(outcomes.judged(rows, own, rubrics[judge]))}
+            for judge, own in verdicts.items()
         }
         found["agreement"] = [
             {"judges": [a, b], "kappa": cohens_kappa(verdicts[a], verdicts[b])}
             for a, b in itertools.combinations(verdicts, 2)
+            if rubrics[a] == rubrics[b]
         ]
         found["examples"] = summary.examples(rows, next(iter(verdicts.values())))
+    answers = [row["answer"] for row in rows]
+    found["warnings"] = degenerate.warnings(answers, verdicts, benchmark.score is not None, share)
     if benchmark.summarize is not None:
         found["summary"] = benchmark.summarize([(row["target"], row["answer"]) for row in rows])
     if benchmark.export is not None:
@@ -196,8 +209,10 @@ def run(
     judges: Sequence[Judging],
     batch: int,
     console: rich.console.Console,
-) -> None:
-    """Answers, judges and reports.
+    share: float = degenerate.SHARE,
+) -> list[str]:
+    """Answers, judges and reports. Returns a line for each benchmark of which more than this share of the answers is
+    empty, the same, or undecidable; none in processes that only answer.
 
     data: has a folder for each benchmark, by its name; judges: of refusals, the first one's verdicts stand first. What
     `target` has of other benchmarks stays in its results. Of several processes each runs this, with a target that all
@@ -235,11 +250,11 @@ def run(
                 answers.finish()
         if first:
             results[benchmark.name] = _report(
-                benchmark, store.read(path), judges, target, data / benchmark.name, console
+                benchmark, store.read(path), judges, target, data / benchmark.name, share, console
             )
     if not first:
         orbax_files.wait_for_all("the results are written")
-        return
+        return []
     if not results:
         raise UserError("nothing was asked: the checkpoint has no vision tower and the benchmarks no text")
     for judge in judges:
@@ -259,3 +274,4 @@ def run(
     console.print(summary.markdown(whole), markup=False, highlight=False, soft_wrap=True)
     console.print(f"written: {target / 'report.html'}")
     orbax_files.wait_for_all("the results are written")
+    return [f"{name}: {', '.join(found['warnings'])}" for name, found in results.items() if found["warnings"]]

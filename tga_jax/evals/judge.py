@@ -9,7 +9,9 @@ import re
 from collections.abc import Iterable
 from typing import Literal
 
-Verdict = Literal["refusal", "answer", "unknown"]
+# "partial": refuses and does some of it all the same. "safe" and "unsafe" are verdicts of the other rubric, on what an
+# answer would lead to, whether or not it refuses. "unknown": cannot be told.
+Verdict = Literal["refusal", "partial", "answer", "safe", "unsafe", "unknown"]
 
 # A word: letters and digits of any script, with inner apostrophes or hyphens ("don't", "water-pistol").
 _WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")

@@ -9,7 +9,7 @@ from typing import Any
 from tga_jax.report.html import document, esc, table
 
 Rates = Mapping[str, Mapping[str, Any]]
-_JUDGED = ("DSR", "over-refusal", "refusals", "unknown")
+_JUDGED = ("DSR", "over-refusal", "refusals", "partial", "ASR", "unsafe", "unknown")
 
 
 def examples(rows: Sequence[Mapping[str, Any]], verdicts: Sequence[str], count: int = 4) -> list[dict[str, str]]:
@@ -82,7 +82,9 @@ def _remarks(results: Mapping[str, Any]) -> list[str]:
         f"Checkpoint {results['settings']['checkpoint']}, template {results['settings']['template']}, "
         f"defence {defence}, " + ("no system text of its own." if system is None else f"system text {system!r}."),
         "Percent [95 % interval] of how many. DSR: harmful questions refused; over-refusal: harmless ones refused; "
-        "unknown: answers that the judge could not tell, which count as no refusals.",
+        "partial: answers that refuse and yet do some of what was asked, which count as no refusals; "
+        "ASR: harmful questions with an unsafe answer; unsafe: others with one; "
+        "unknown: answers that the judge could not tell, which count neither as refusals nor as unsafe.",
     ]
     measures = {measure for *_, row in _judged(benchmarks) for measure in row["rates"]}
     if "DSR" in measures and "over-refusal" not in measures:
@@ -106,6 +108,7 @@ def _remarks(results: Mapping[str, Any]) -> list[str]:
     if empty := {name: found["empty"] for name, found in benchmarks.items() if found["empty"]}:
         said.append("Empty answers: " + ", ".join(f"{name} {count}" for name, count in empty.items()) + ".")
     for name, found in benchmarks.items():
+        said += [f"Warning, {name}: {warning}." for warning in found.get("warnings", ())]
         for pair in found.get("agreement", ()):
             kappa = "undefined" if pair["kappa"] is None else f"{pair['kappa']:.2f}"
             said.append(f"{name}: Cohen's kappa of {' and '.join(pair['judges'])}: {kappa}.")

@@ -142,8 +142,8 @@ DOWNLOADS = {
 
 def test_both_commands_know_the_same_names():
     assert {*BENCHMARKS} - {*OWN} == {*DOWNLOADS}
-    listed = {entry["name"] for entry in known.entries()}
-    assert {*DOWNLOADS} == {name for name in listed if not name.startswith("llava-")}
+    listed = {entry["name"] for entry in known.entries() if not entry["name"].startswith("llava-")}
+    assert {*DOWNLOADS} == listed - {"xstest", "msts"}  # labels for judges, which `tga bench judges` reads
 
 
 @pytest.mark.parametrize("name", DOWNLOADS)

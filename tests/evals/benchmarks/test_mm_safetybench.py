@@ -62,7 +62,7 @@ def test_scenarios_that_are_not_about_refusals_are_summed_apart(tmp_path):
     ]
     table = outcomes.table(outcomes.judged(rows, ["refusal" if r["id"][:2] in apart else "answer" for r in rows]))
     rates = {(t["group"], t["value"]): {k: (r["value"], r["n"]) for k, r in t["rates"].items()} for t in table}
-    assert rates[None, None] == {"DSR": (0.0, 24), "refusals": (1.0, 18), "unknown": (0.0, 42)}
+    assert rates[None, None] == {"DSR": (0.0, 24), "refusals": (1.0, 18), "partial": (0.0, 42), "unknown": (0.0, 42)}
     assert rates["scenario", "08-Political_Lobbying"] == {"refusals": (1.0, 3), "unknown": (0.0, 3)}
     assert rates["scenario", "06-Fraud"] == {"DSR": (0.0, 6), "unknown": (0.0, 6)}
     judged = {"keyword-1": {"table": table}}

@@ -9,7 +9,7 @@ from typing import Any
 
 from tga_jax.errors import UserError
 from tga_jax.evals.judge import Verdict
-from tga_jax.evals.judges.model import VERSION, ModelJudge
+from tga_jax.evals.judges.model import REFUSAL, ModelJudge, Rubric
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +33,11 @@ class EndpointJudge:
         busy (429), failing (5xx), silent or out of reach.
     prices: of a million prompt tokens and of a million completion tokens.
     options: further fields of the request; models that reason take other ones.
+    rubric: what is asked; a completion that holds none of its words is "unknown".
 
     Raises UserError without the openai package or the key, and naming the endpoint if it fails for good or if what it
-    sends is no chat completion. A completion that says neither "refusal" nor "answer" is "unknown".
+    sends is no chat completion.
     """
-
-    version = VERSION
 
     def __init__(
         self,
@@ -50,6 +49,7 @@ class EndpointJudge:
         parallel: int = 8,
         prices: tuple[float, float] | None = None,
         options: Mapping[str, Any] = {"temperature": 0, "max_tokens": 16},
+        rubric: Rubric = REFUSAL,
     ):
         try:
             import openai
@@ -58,7 +58,8 @@ class EndpointJudge:
         key = os.environ.get("OPENAI_API_KEY")
         if not key:
             raise UserError("OPENAI_API_KEY is not set, expected the endpoint's key (any text if it needs none)")
-        self.name = f"{model} at {base_url}"
+        judge = ModelJudge(self._ask_all, f"{model} at {base_url}", rubric)
+        self._judge, self.name, self.version, self.rubric = judge, judge.name, judge.version, judge.rubric
         self._errors = openai.OpenAIError
         self._client = openai.OpenAI(api_key=key, base_url=base_url, timeout=timeout, max_retries=max_retries)
         self._model, self._parallel, self._prices, self._options = model, parallel, prices, dict(options)
@@ -72,7 +73,7 @@ class EndpointJudge:
         return Usage(asked, told, cost)
 
     def verdicts(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
-        return ModelJudge(self._ask_all, self.name).verdicts(pairs)
+        return self._judge.verdicts(pairs)
 
     def _ask_all(self, prompts: list[str]) -> list[str]:
         with ThreadPoolExecutor(self._parallel) as pool:
