@@ -1,7 +1,7 @@
 """Fields of GGUF files: those that change the forward pass are used or refused by name."""
 
 import pytest
-from test_gguf_tokenizer import write
+from gguf_support import write
 
 from tga_jax.checkpoints import gguf as gguf_file
 from tga_jax.errors import UserError

@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from test_gguf_tokenizer import MARKED, TEXTS
-from tokenizers import pre_tokenizers
+from gguf_support import TEXTS, literals
 
 import tga_jax
 from tga_jax.checkpoints import gguf, hub
@@ -65,16 +64,11 @@ def fixture_pair(file):
 
 
 def test_tokenizer(file):
-    """The hub's tokenizer.json takes digits alone, of which transformers' reader of GGUF files does not know."""
     ours = gguf.tokenizer(file)
+    for text, ids in zip(TEXTS, literals("smollm2"), strict=True):
+        assert ours.encode(text) == ids, text
+        assert ours.decode(ids) == text.replace("\x04", "").replace("\x16", "")
     theirs = transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    digits = pre_tokenizers.Digits(individual_digits=True)
-    theirs.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, theirs.backend_tokenizer.pre_tokenizer])
-    for text in TEXTS + MARKED + QUESTIONS:
-        ids = ours.encode(text)
-        assert ids == theirs.encode(text), text
-        assert ours.decode(ids) == theirs.decode(ids) == text
-    assert ours.encode("a   12 b 3") == [81, 333, 33, 34, 278, 216, 35]  # llama.cpp's
     messages = [{"role": "user", "content": QUESTIONS[0]}, {"role": "assistant", "content": "Paris."}]
     for how in ({"tokenize": False}, {"return_dict": False}, {"return_dict": False, "add_generation_prompt": True}):
         assert ours.apply_chat_template(messages, **how) == theirs.apply_chat_template(messages, **how)

@@ -164,13 +164,16 @@ def open_file(path: Path) -> tuple[Spec, dict[str, Tensor]]:
         shape = tuple(int(n) for n in reversed(tensor.shape))
         found[hub] = Tensor(shape, path, partial(_read, tensor, order))
     hub_fields = {"max_position_embeddings": field("context_length")}
-    for ours, theirs in (("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")):
+    for ours, theirs in (("bos_token_id", "bos"), ("pad_token_id", "padding")):
         stored = read(f"tokenizer.ggml.{theirs}_token_id", int, None)
         if stored is not None:
             hub_fields[ours] = stored
+    if stops := gguf_tokenizer.stop_ids(read):
+        hub_fields["eos_token_id"] = stops
     return Spec(kind="llm", config=config, family=family, hub_fields=hub_fields), found
 
 
 def tokenizer(path: Path) -> Any:
     """The file's tokenizer, one of transformers. Raises UserError naming the field that is not understood."""
-    return gguf_tokenizer.build(path, partial(_field, path, _reader(path)))
+    reader = _reader(path)
+    return gguf_tokenizer.build(path, partial(_field, path, reader), reader.fields)
