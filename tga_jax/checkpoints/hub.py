@@ -184,7 +184,7 @@ def _padded_vocabulary(model: Spec) -> int | None:
     """Rows of an exported LLaVA's embedding table: room for `<image>` and `<pad>`, a multiple of 64, as the hub's."""
     if model.image_token_id is None or model.llm is None or model.image_token_id < model.llm.vocab_size:
         return None
-    return model.table_rows or -(-(model.image_token_id + 2) // 64) * 64
+    return -(-(model.image_token_id + 2) // 64) * 64
 
 
 def export_hub(workdir: Path, folder: Path, console: rich.console.Console | None = None) -> None:
@@ -275,4 +275,5 @@ def processor(folder: Path, model: Spec) -> Processor:
     if model.clip is not None:
         tokens = model.config.image_tokens if isinstance(model.config, LlavaConfig) else 0
         image = ImageSpec(model.clip.vision.image_size, tokens, model.image_mode)
-    return Processor(tokenizer, image, tuple(sorted(ids)))
+    text = model.llm or (model.clip.text if model.clip is not None else None)
+    return Processor(tokenizer, image, tuple(sorted(ids)), None if text is None else text.vocab_size)
