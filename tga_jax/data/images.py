@@ -12,7 +12,7 @@ from tga_jax.data import resize
 from tga_jax.errors import UserError
 
 PAD_COLOR = (122, 116, 104)  # int(255 * CLIP's mean)
-MODES = ("pad", "crop")
+MODES = ("pad", "crop", "stretch")
 MAX_PIXELS = 100_000_000
 MAX_SQUARE, MAX_SIDE = 20_000, 2**17  # to pad: of a square that is made as a whole, and of any
 LONG = 16  # times the result's side: a longer picture is not resized as a whole
@@ -38,7 +38,7 @@ def decode(data: bytes, name: str, draft: tuple[int, str] | None = None) -> Imag
             raise ValueError(f"{image.width} x {image.height} pixels, expected at most {MAX_PIXELS:,}")
         if draft:
             size, mode = draft
-            edge = (max if mode == "pad" else min)(image.size)  # the one that becomes `size`
+            edge = (max if mode == "pad" else min)(image.size)  # the first to become `size`
             # Edges that are no multiples would be rounded, which shifts the picture.
             fits = [k for k in (8, 4, 2) if edge >= 2 * k * size and not any(e % k for e in image.size)]
             if fits:
@@ -85,7 +85,8 @@ def pad_to_square(image: Image.Image) -> Image.Image:
 def preprocess(image: Image.Image, size: int, mode: str = "pad", fast: bool = False) -> np.ndarray:
     """uint8 [size, size, 3]: the shortest edge resized bicubically, the centre cut out.
 
-    mode: "pad" makes the image a square first, as LLaVA-1.5 does, so that nothing is cut; "crop" is CLIP's own.
+    mode: "pad" makes the image a square first, as LLaVA-1.5 does, so that nothing is cut; "crop" is CLIP's own;
+    "stretch" resizes both edges, whatever becomes of their proportion.
     fast: with "pad", the margins are left out of the resizing; a few values differ, by 2 of 255 at most.
 
     The pixels are those of transformers' processors on Pillow. Memory is bounded for pictures of any shape: long ones
@@ -100,6 +101,8 @@ def preprocess(image: Image.Image, size: int, mode: str = "pad", fast: bool = Fa
         if fast:
             return _pad_and_resize(image, size)
         image = pad_to_square(image)
+    elif mode == "stretch":
+        return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
     short = min(image.size)
     width, height = (size if edge == short else int(size * edge / short) for edge in image.size)
     left, top = (width - size) // 2, (height - size) // 2

@@ -23,7 +23,7 @@ Picture = Image.Image | np.ndarray | str | Path
 class ImageSpec:
     size: int  # I
     tokens: int  # Q: positions that an image takes; 0 for CLIP alone
-    mode: str  # "pad" or "crop"
+    mode: str  # one of `images.MODES`
 
 
 @dataclasses.dataclass(frozen=True)
