@@ -3,6 +3,8 @@
 import contextlib
 import io
 import struct
+import time
+import tracemalloc
 import zlib
 
 import hypothesis
@@ -171,10 +173,9 @@ def test_deep_greys_are_scaled_and_not_cut_off():
     assert grey_of(np.full((1, 3), 7, np.float32)) == [0, 0, 0]
 
 
-def theirs(size: int, **fields) -> transformers.CLIPImageProcessorPil:
-    return transformers.CLIPImageProcessorPil(
-        size={"shortest_edge": size}, crop_size={"height": size, "width": size}, **fields
-    )
+def theirs(edge: int, **fields) -> transformers.CLIPImageProcessorPil:
+    sizes = {"size": {"shortest_edge": edge}, "crop_size": {"height": edge, "width": edge}}
+    return transformers.CLIPImageProcessorPil(**sizes | fields)
 
 
 @pytest.mark.parametrize("mode", images.MODES)
@@ -190,7 +191,8 @@ def test_pixels_are_transformers_own_bit_by_bit(number, mode):
         top, left = (side - height) // 2, (side - width) // 2
         around = ((top, side - height - top), (left, side - width - left))
         rgb = np.stack([np.pad(rgb[..., c], around, constant_values=M[c]) for c in range(3)], axis=-1)
-    expected = theirs(size, do_rescale=False, do_normalize=False)(Image.fromarray(rgb), return_tensors="np")
+    sizes = {"size": {"height": size, "width": size}} if mode == "stretch" else {}
+    expected = theirs(size, do_rescale=False, do_normalize=False, **sizes)(Image.fromarray(rgb), return_tensors="np")
     np.testing.assert_array_equal(images.preprocess(image, size, mode), expected["pixel_values"][0].transpose(1, 2, 0))
 
 
@@ -207,6 +209,54 @@ def test_the_fast_path_differs_by_two_at_most(width, height, size, mode, seed):
     exact, fast = (images.preprocess(image, size, mode, fast=f).astype(int) for f in (False, True))
     assert np.abs(exact - fast).max() <= 2
     assert np.mean(exact != fast) < 0.01
+
+
+@hypothesis.settings(max_examples=150)
+@hypothesis.given(
+    width=st.integers(1, 60),
+    height=st.integers(1, 60),
+    times=st.integers(1, 40),
+    tall=st.booleans(),
+    size=st.sampled_from([7, 14, 33]),
+    mode=st.sampled_from(images.MODES),
+    seed=st.integers(0, 99),
+)
+def test_a_window_has_the_pixels_of_the_whole(width, height, times, tall, size, mode, seed):
+    """The pictures that are resized as a whole, and in windows, are the same bit by bit, whatever their shape."""
+    width, height = (width, height * times) if tall else (width * times, height)
+    image = noise(height, width, seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(images, "LONG", 10**9)
+        whole = images.preprocess(image, size, mode)
+        patch.setattr(images, "LONG", 0)
+        patch.setattr(images, "MAX_SQUARE", 0)
+        np.testing.assert_array_equal(images.preprocess(image, size, mode), whole)
+
+
+@pytest.mark.parametrize("mode", images.MODES)
+@pytest.mark.parametrize("size", [(3000, 1), (1, 3000), (40_000, 3), (3, 40_000)])
+def test_long_pictures_take_little_time_and_memory(size, mode):
+    """A whole 1 x 3000 picture resized to 336 pixels has a gigabyte; the square of 40,000 pixels has five."""
+    image = Image.new("RGB", size, (9, 8, 7))
+    tracemalloc.start()
+    started = time.monotonic()
+    found = images.preprocess(image, 336, mode)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert time.monotonic() - started < 10
+    assert peak < 2**28
+    assert found.shape == (336, 336, 3)
+    expected = M if mode == "pad" else (9, 8, 7)
+    assert (found[0, 0] == expected).all()
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_side_that_is_too_long_to_pad_is_named(fast):
+    data = encoded(Image.new("L", (140_000, 2)), "png")
+    said = "^a.png: 140000 x 2 pixels, expected sides of at most 131,072 to pad$"
+    with pytest.raises(UserError, match=said):
+        images.read(data, "a.png", 28, "pad", fast)
+    assert images.read(data, "a.png", 28, "crop", fast).shape == (28, 28, 3)
 
 
 def photograph(width: int, height: int) -> Image.Image:

@@ -4,6 +4,7 @@ Host memory beyond the model's own stays at a few tensors: a stacked parameter i
 each layer is written into it in place.
 """
 
+import dataclasses
 import difflib
 import json
 import os
@@ -42,6 +43,15 @@ def shapes(model: Spec) -> dict[str, Any]:
     decoder = llama.Decoder(model.config)
     made = jax.eval_shape(lambda: decoder.init(key, tokens, tokens == 0, method="from_tokens"))
     return {"llm": made["params"]}
+
+
+def words_alone(model: Spec) -> Spec:
+    """The model without the rows that transformers' conversion of LLaVA adds to the table of its language model:
+    `<image>`, `<pad>` and others up to a multiple of 64."""
+    c, image = model.config, model.image_token_id
+    if not isinstance(c, llava.LlavaConfig) or image is None or not 0 < c.llm.vocab_size - image <= 64:
+        return model
+    return dataclasses.replace(model, config=dataclasses.replace(c, llm=dataclasses.replace(c.llm, vocab_size=image)))
 
 
 def _leaves(tree: dict[str, Any]) -> dict[str, Any]:
@@ -88,8 +98,6 @@ def _match(model: Spec, found: dict[str, Tensor], where: str) -> dict[str, list[
             used.add((part, local))
             name, tensor = here[part, local]
             wanted = rule.hub_shape(shape)
-            if local in _VOCABULARY and model.table_rows is not None:
-                wanted = (model.table_rows, *wanted[1:])
             if tensor.shape != wanted:
                 wrong.append(f"{name} is {list(tensor.shape)}, config.json says {list(wanted)}")
             matched[path].append(tensor)
@@ -158,10 +166,13 @@ def load_like(
 ) -> dict[str, Any]:
     """As `load`, of the parameters in `wanted` alone: by part, ShapeDtypeStructs with where each shall lie.
 
-    Raises UserError also if `wanted` has other shapes than the model.
+    A table may be wanted without the rows that `words_alone` leaves out. Raises UserError also if `wanted` has other
+    shapes than the model.
     """
     matched = _match(model, found, where)
     here, places = _leaves(shapes(model)), _leaves(wanted)
+    words = _leaves(shapes(words_alone(model)))
+    here |= {path: words[path] for path, x in places.items() if path in words and x.shape == words[path].shape}
     wrong = [f"missing {path}" for path in places if path not in here]
     wrong += [
         f"{path} is {list(here[path].shape)}, expected {list(x.shape)}"

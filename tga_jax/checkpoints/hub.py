@@ -14,7 +14,7 @@ import rich.progress
 from etils import epath
 from jax.sharding import Mesh
 
-from tga_jax.checkpoints import convert, gguf, hub_config, lora, orbax_files, rules, spec, torch_file
+from tga_jax.checkpoints import convert, gguf, hub_config, image_config, lora, orbax_files, rules, spec, torch_file
 from tga_jax.checkpoints.folder import Tensor, tensors
 from tga_jax.checkpoints.spec import Spec
 from tga_jax.data.processor import ImageSpec, Processor, load_tokenizer
@@ -22,7 +22,7 @@ from tga_jax.data.templates import IMAGE
 from tga_jax.errors import UserError
 from tga_jax.models import sharding
 from tga_jax.models.clip import ClipConfig
-from tga_jax.models.llava import PIXEL_MEAN, PIXEL_STD, LlavaConfig
+from tga_jax.models.llava import LlavaConfig
 from tga_jax.workdir import AnyPath, new_folder, read_json, replacing
 
 _ADAPTER = "adapter_config.json"
@@ -41,30 +41,6 @@ def with_dtype(model: Spec, dtype: str) -> Spec:
     else:
         new = clip(c) if isinstance(c, ClipConfig) else dataclasses.replace(c, dtype=dtype)
     return dataclasses.replace(model, config=new)
-
-
-def _image_mode(folder: Path, model: Spec) -> str:
-    """How the checkpoint wants its images. Raises UserError for a preprocessing that is not LLaVA's or CLIP's."""
-    path = folder / "preprocessor_config.json"
-    if not path.exists() or model.clip is None:
-        return model.image_mode
-    raw = read_json(path, "how images are prepared")
-    raw = raw.get("image_processor", raw)
-    size = model.clip.vision.image_size
-    crop = raw.get("crop_size", size)
-    edge = raw.get("size", size)
-    found = {
-        "image_mean": np.allclose(raw.get("image_mean", PIXEL_MEAN), PIXEL_MEAN, atol=1e-6),
-        "image_std": np.allclose(raw.get("image_std", PIXEL_STD), PIXEL_STD, atol=1e-6),
-        "resample": raw.get("resample", 3) == 3,
-        "crop_size": crop in (size, {"height": size, "width": size}),
-        "size": edge in (size, {"shortest_edge": size}, {"height": size, "width": size}),
-    }
-    if wrong := [name for name, good in found.items() if not good]:
-        raise UserError(
-            f"{path}: {', '.join(f'{n} {raw[n]!r}' for n in wrong)}, expected CLIP's preprocessing at {size} pixels"
-        )
-    return "pad" if raw.get("do_pad") else model.image_mode
 
 
 def _untied(model: Spec, found: dict[str, Tensor]) -> Spec:
@@ -105,7 +81,7 @@ def open_hub(source: Path, base: Path | None = None, vision: Path | None = None)
         if theirs.clip is None or theirs.clip.vision != model.config.clip.vision:
             raise UserError(f"{vision}: {theirs.clip}, expected the tower {model.config.clip.vision}")
         found |= {f"vision_tower.{n}": t for n, t in tensors(vision).items() if n.startswith("vision_model.")}
-    return _untied(dataclasses.replace(model, image_mode=_image_mode(source, model)), found), found
+    return _untied(dataclasses.replace(model, image_mode=image_config.mode(source, model)), found), found
 
 
 @contextlib.contextmanager
@@ -184,7 +160,7 @@ def _padded_vocabulary(model: Spec) -> int | None:
     """Rows of an exported LLaVA's embedding table: room for `<image>` and `<pad>`, a multiple of 64, as the hub's."""
     if model.image_token_id is None or model.llm is None or model.image_token_id < model.llm.vocab_size:
         return None
-    return model.table_rows or -(-(model.image_token_id + 2) // 64) * 64
+    return -(-(model.image_token_id + 2) // 64) * 64
 
 
 def export_hub(workdir: Path, folder: Path, console: rich.console.Console | None = None) -> None:
@@ -240,8 +216,9 @@ def _write_processor(companions: Path, folder: Path, model: Spec) -> None:
     size = model.clip.vision.image_size
     pads = model.image_mode == "pad"  # a square first, of the mean color
     cls = transformers.LlavaImageProcessorPil if pads else transformers.CLIPImageProcessorPil
-    if not (companions / "preprocessor_config.json").exists():
-        sizes = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
+    if image_config.find(companions) is None:
+        square = {"height": size, "width": size}
+        sizes = {"size": square if model.image_mode == "stretch" else {"shortest_edge": size}, "crop_size": square}
         cls(**sizes, **({"do_pad": True} if pads else {})).save_pretrained(folder)
     if model.kind != "llava" or not any(companions.glob("tokenizer*")):
         return
@@ -275,4 +252,5 @@ def processor(folder: Path, model: Spec) -> Processor:
     if model.clip is not None:
         tokens = model.config.image_tokens if isinstance(model.config, LlavaConfig) else 0
         image = ImageSpec(model.clip.vision.image_size, tokens, model.image_mode)
-    return Processor(tokenizer, image, tuple(sorted(ids)))
+    text = model.llm or (model.clip.text if model.clip is not None else None)
+    return Processor(tokenizer, image, tuple(sorted(ids)), None if text is None else text.vocab_size)

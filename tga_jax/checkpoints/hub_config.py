@@ -136,11 +136,6 @@ def _llava(where: str, raw: dict[str, Any], hf: Any) -> Spec:
     if not isinstance(hf.vision_feature_layer, int):
         raise UserError(f"{where}: vision_feature_layer is {hf.vision_feature_layer!r}, expected one number")
     llm, image = llm_config(where, hf.text_config), hf.image_token_index
-    # transformers' conversion adds <image> and <pad> and pads the table to a multiple of 64: those rows are not words.
-    table_rows = None
-    if llm.vocab_size % 64 == 0 and 0 < llm.vocab_size - image <= 64:
-        table_rows = llm.vocab_size
-        llm = dataclasses.replace(llm, vocab_size=image)
     config = LlavaConfig(
         clip=ClipConfig(_vision(where, hf.vision_config), None, None),
         llm=dataclasses.replace(llm, tie_embeddings=hf.tie_word_embeddings),
@@ -154,7 +149,6 @@ def _llava(where: str, raw: dict[str, Any], hf: Any) -> Spec:
         family=hf.text_config.model_type,
         image_token_id=image,
         hub_fields=hub_fields,
-        table_rows=table_rows,
     )
 
 

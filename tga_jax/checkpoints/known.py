@@ -56,7 +56,8 @@ def tell(folder: Path | None, console: rich.console.Console) -> None:
         console.print("To get one: hf download ID --local-dir DIR; then tga convert --from=DIR --to=...")
         return
     model, _ = hub.open_hub(folder)
-    fits = [e for e in entries() if e["kind"] == model.kind and _shape(expected(e)) == _shape(model)]
+    shape = _shape(convert.words_alone(model))
+    fits = [e for e in entries() if e["kind"] == model.kind and _shape(expected(e)) == shape]
     if not fits:
         raise UserError(f"{folder}: fits none of {', '.join(e['id'] for e in entries())}")
     for entry in fits:

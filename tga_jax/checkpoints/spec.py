@@ -27,7 +27,7 @@ class Spec:
 
     kind: "llava", "llm" or "clip"; family: the LLM's model_type; image_token_id: what stands for an image in token ids,
     if the checkpoint names none the first id after its words; hub_fields: of the LLM's config, what its shape does not
-    tell; image_mode: "pad" or "crop"; table_rows: of the hub's embedding table, where the last ones are no words.
+    tell; image_mode: one of `data.images.MODES`.
     """
 
     kind: str
@@ -36,7 +36,6 @@ class Spec:
     image_token_id: int | None = None
     hub_fields: dict[str, Any] = dataclasses.field(default_factory=dict)
     image_mode: str = "crop"
-    table_rows: int | None = None
 
     @property
     def llm(self) -> LlamaConfig | None:
@@ -59,6 +58,7 @@ def read(workdir: Path) -> Spec:
     """Raises UserError naming the file and the field that is wrong."""
     path = workdir / FILE
     raw = read_json(path, "a checkpoint's description", ("kind", "config"))
+    raw.pop("table_rows", None)  # of earlier versions, which left rows that are no words out of a table
     fields = {field.name for field in dataclasses.fields(Spec)}
     if unknown := sorted(raw.keys() - fields):
         raise UserError(f"{path}: unknown {', '.join(unknown)}, expected some of {', '.join(sorted(fields))}")

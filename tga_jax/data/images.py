@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from tga_jax.data import resize
 from tga_jax.errors import UserError
 
 PAD_COLOR = (122, 116, 104)  # int(255 * CLIP's mean)
-MODES = ("pad", "crop")
+MODES = ("pad", "crop", "stretch")
 MAX_PIXELS = 100_000_000
+MAX_SQUARE, MAX_SIDE = 20_000, 2**17  # to pad: of a square that is made as a whole, and of any
+LONG = 16  # times the result's side: a longer picture is not resized as a whole
 
 # Not all that Pillow opens: EPS, for one, would be run as a program by Ghostscript.
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -35,7 +38,7 @@ def decode(data: bytes, name: str, draft: tuple[int, str] | None = None) -> Imag
             raise ValueError(f"{image.width} x {image.height} pixels, expected at most {MAX_PIXELS:,}")
         if draft:
             size, mode = draft
-            edge = (max if mode == "pad" else min)(image.size)  # the one that becomes `size`
+            edge = (max if mode == "pad" else min)(image.size)  # the first to become `size`
             # Edges that are no multiples would be rounded, which shifts the picture.
             fits = [k for k in (8, 4, 2) if edge >= 2 * k * size and not any(e % k for e in image.size)]
             if fits:
@@ -82,21 +85,48 @@ def pad_to_square(image: Image.Image) -> Image.Image:
 def preprocess(image: Image.Image, size: int, mode: str = "pad", fast: bool = False) -> np.ndarray:
     """uint8 [size, size, 3]: the shortest edge resized bicubically, the centre cut out.
 
-    mode: "pad" makes the image a square first, as LLaVA-1.5 does, so that nothing is cut; "crop" is CLIP's own.
+    mode: "pad" makes the image a square first, as LLaVA-1.5 does, so that nothing is cut; "crop" is CLIP's own;
+    "stretch" resizes both edges, whatever becomes of their proportion.
     fast: with "pad", the margins are left out of the resizing; a few values differ, by 2 of 255 at most.
+
+    The pixels are those of transformers' processors on Pillow. Memory is bounded for pictures of any shape: long ones
+    are never resized, nor padded, as a whole. Raises UserError for a side above `MAX_SIDE` with "pad".
     """
     if mode not in MODES:
         raise ValueError(f"mode: {mode!r}, expected one of {', '.join(MODES)}")
     image = to_rgb(image)
     if mode == "pad":
+        if max(image.size) > MAX_SQUARE:
+            return _padded_window(image, size)
         if fast:
             return _pad_and_resize(image, size)
         image = pad_to_square(image)
+    elif mode == "stretch":
+        return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
     short = min(image.size)
     width, height = (size if edge == short else int(size * edge / short) for edge in image.size)
     left, top = (width - size) // 2, (height - size) // 2
+    if max(width, height) > LONG * size:
+        x, y = resize.Axis(image.width, width, left, size), resize.Axis(image.height, height, top, size)
+        return _cropped_window(image, x, y)
     resized = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
     return resized[top : top + size, left : left + size]
+
+
+def _cropped_window(image: Image.Image, x: resize.Axis, y: resize.Axis) -> np.ndarray:
+    """What is seen of the picture resized as a whole, which is never made."""
+    (left, right), (top, bottom) = x.reach(), y.reach()
+    part = np.asarray(image.crop((left, top, right, bottom)))
+    return resize.window(part, x._replace(start=left), y._replace(start=top))
+
+
+def _padded_window(image: Image.Image, size: int) -> np.ndarray:
+    """The padded square resized, which is never made."""
+    side = max(image.size)
+    if side > MAX_SIDE:
+        raise UserError(f"{image.width} x {image.height} pixels, expected sides of at most {MAX_SIDE:,} to pad")
+    x, y = (resize.Axis(side, size, 0, size, (side - edge) // 2) for edge in image.size)
+    return resize.window(np.asarray(image), x, y, PAD_COLOR)
 
 
 def _pad_and_resize(image: Image.Image, size: int) -> np.ndarray:
@@ -131,7 +161,11 @@ def read(data: bytes, name: str, size: int, mode: str = "pad", fast: bool = Fals
 
     fast: about half the work for a photograph much larger than `size`; pixels change slightly.
     """
-    return preprocess(decode(data, name, (size, mode) if fast else None), size, mode, fast)
+    image = decode(data, name, (size, mode) if fast else None)
+    try:
+        return preprocess(image, size, mode, fast)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
 
 
 def load(path: Path, size: int, mode: str = "pad") -> np.ndarray:

@@ -23,20 +23,22 @@ Picture = Image.Image | np.ndarray | str | Path
 class ImageSpec:
     size: int  # I
     tokens: int  # Q: positions that an image takes; 0 for CLIP alone
-    mode: str  # "pad" or "crop"
+    mode: str  # one of `images.MODES`
 
 
 @dataclasses.dataclass(frozen=True)
 class Processor:
-    """tokenizer: a fast tokenizer of transformers; image: None for a language model alone."""
+    """tokenizer: a fast tokenizer of transformers; image: None for a language model alone; rows: of the table that its
+    ids index, None if not known."""
 
     tokenizer: Any
     image: ImageSpec | None = None
     stop_ids: tuple[int, ...] = ()
+    rows: int | None = None
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
-        return Vocabulary(self.tokenizer)
+        return Vocabulary(self.tokenizer, self.rows)
 
     @property
     def pad_id(self) -> int:
@@ -73,7 +75,7 @@ class Processor:
         which the Batch's length is one, so that few programs are compiled.
 
         The tokenizer's begin token is put first unless a prompt starts with it. Raises UserError where a prompt's
-        `<image>` and pictures differ in number.
+        `<image>` and pictures differ in number, and for a token that the model's table has no row for.
         """
         shown = pictures or [()] * len(prompts)
         if len(shown) != len(prompts):
@@ -82,7 +84,12 @@ class Processor:
             count = prompt.count(IMAGE) if self.image_tokens else 0
             if count != len(own):
                 raise UserError(f"prompt {i}: {count} times {IMAGE} and {len(own)} pictures, expected as many")
-        rows = [prompt_tokens(prompt, self.vocabulary, self.image_tokens) for prompt in prompts]
+        rows = []
+        for i, prompt in enumerate(prompts):
+            try:
+                rows.append(prompt_tokens(prompt, self.vocabulary, self.image_tokens))
+            except UserError as error:
+                raise UserError(f"prompt {i}: {error}") from error
         media = [list(self.pixels(own)) if own else [] for own in shown]
         length = -(-max(len(row.tokens) for row in rows) // multiple) * multiple
         return collate(rows, media, self.vocabulary, length, captions=1)

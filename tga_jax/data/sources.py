@@ -73,7 +73,7 @@ class DataConfig:
     # K for each of `lengths`: the most target tokens of a row there, so that logits are computed for no more positions;
     # a row with more goes to the next length. (): T.
     labels: tuple[int, ...] = ()
-    image_mode: str = "pad"  # or "crop"
+    image_mode: str = "pad"  # one of `images.MODES`
     fast_images: bool = False  # resize before padding: cheaper, with slightly other pixels
     threads: int = 2  # that read ahead
     policy: Policy = dataclasses.field(default_factory=Policy)

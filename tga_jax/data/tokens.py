@@ -17,9 +17,13 @@ from tga_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """A fast tokenizer of transformers, asked for ids and for where each token ends. Raises UserError for another."""
+    """A fast tokenizer of transformers, asked for ids and for where each token ends. Raises UserError for another.
+
+    rows: of the model's embedding table; a token without a row is then an error. None: as many as the tokenizer needs.
+    """
 
     tokenizer: Any
+    rows: int | None = None
 
     def __post_init__(self):
         if not getattr(self.tokenizer, "is_fast", False):
@@ -32,14 +36,17 @@ class Vocabulary:
 
     @functools.cached_property
     def pad_id(self) -> int:
+        """What stands on padding: never read, but a row of the table all the same, since NaN would get into others."""
         pad = self.tokenizer.pad_token_id
-        return 0 if pad is None else pad  # what stands on padding is never read
+        return 0 if pad is None or (self.rows is not None and pad >= self.rows) else pad
 
     @functools.cached_property
     def begin(self) -> tuple[int, ...]:
         """What the tokenizer puts before every text: a begin token, or nothing."""
         bare, full = (self.tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
-        return next(tuple(full[:i]) for i in range(len(full)) if full[i : i + len(bare)] == bare)
+        begin = next(tuple(full[:i]) for i in range(len(full)) if full[i : i + len(bare)] == bare)
+        self.check(np.array(begin, np.int32))
+        return begin
 
     @functools.cached_property
     def caption_begin(self) -> int:
@@ -47,14 +54,23 @@ class Vocabulary:
         known = [*self.begin[:1], self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.pad_id]
         return next(i for i in known if i is not None)
 
-    @property
+    @functools.cached_property
     def size(self) -> int:
-        return len(self.tokenizer)
+        """Rows that a table needs: ids may have gaps, so that there are fewer words."""
+        return max(self.tokenizer.get_vocab().values()) + 1
+
+    def check(self, ids: np.ndarray) -> None:
+        """Raises UserError naming the first of these tokens that has no row in the model's table."""
+        wrong = ids[(ids < 0) | (ids >= self.rows)] if self.rows is not None else ()
+        if len(wrong):
+            token = self.tokenizer.convert_ids_to_tokens(int(wrong[0]))
+            raise UserError(f"token {token!r} has id {wrong[0]}, and the model's embedding table {self.rows} rows")
 
     @functools.cached_property
     def segment(self) -> Callable[[str], tuple[np.ndarray, np.ndarray]]:
         """(ids, index of the last character of each) of a text, both int32, no special tokens added.
 
+        Raises UserError as `check`.
         Few different texts recur over a small world's training, so it caches, but not so many that memory fills; so
         does `joined`.
         """
@@ -62,8 +78,9 @@ class Vocabulary:
         @functools.lru_cache(4096)
         def found(text: str) -> tuple[np.ndarray, np.ndarray]:
             made = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-            ends = np.array([end for _, end in made["offset_mapping"]], np.int32).reshape(-1)
-            return np.array(made["input_ids"], np.int32), np.maximum(ends - 1, 0)
+            ids, ends = np.array(made["input_ids"], np.int32), [end for _, end in made["offset_mapping"]]
+            self.check(ids)
+            return ids, np.maximum(np.array(ends, np.int32).reshape(-1) - 1, 0)
 
         return found
 
@@ -132,16 +149,19 @@ def tokenize(record: Record, vocabulary: Vocabulary, image_tokens: int, prompt_o
     """A record in its template. Texts around an image are tokenised apart, as LLaVA does.
 
     prompt_only: up to where the last answer starts, for generation (no targets then). Raises UserError naming the
-    sample if it has nothing to learn, or not as many `<image>` as images.
+    sample if it has nothing to learn, not as many `<image>` as images, or a token without a row in the model's table.
     """
     found = pieces(record, vocabulary.tokenizer, prompt_only)
-    tokens, targets, image_mask, retrieved_mask = vocabulary.joined(tuple(found), image_tokens)
+    try:
+        tokens, targets, image_mask, retrieved_mask = vocabulary.joined(tuple(found), image_tokens)
+        caption = vocabulary.segment(record.caption)[0] if record.caption else ()
+    except UserError as error:
+        raise UserError(f"sample {record.id!r}: {error}") from error
     placed = text_of(found).count(IMAGE)
     if record.template != "clip" and placed != len(record.images):
         raise UserError(f"sample {record.id!r}: {placed} {IMAGE} and {len(record.images)} images, expected as many")
     if not prompt_only and record.turns[-1][1] is not None and not targets.any():
         raise UserError(f"sample {record.id!r}: no target token, expected an answer")
-    caption = vocabulary.segment(record.caption)[0] if record.caption else ()
     caption = np.array([vocabulary.caption_begin, *caption], np.int32)
     return Tokens(tokens, targets, image_mask, retrieved_mask, caption)
 

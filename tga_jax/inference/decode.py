@@ -16,10 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from tga_jax.data.batch import Batch
+from tga_jax.errors import UserError
 from tga_jax.inference.sampling import GREEDY, Sampling, choose
 from tga_jax.models import layers, llama, llava
 
 Array = jax.Array
+NO_TOKEN = -1  # in an answer's place for a next token, where there is none: its logits are NaN
 Config = llava.LlavaConfig | llama.LlamaConfig  # with pictures, or a language model alone
 
 
@@ -37,7 +39,7 @@ class DecodeState(NamedTuple):
     """What one step of the loop needs from the steps before."""
 
     step: Array  # int32 scalar: new tokens so far
-    tokens: Array  # int32 [B, N]: new tokens, padding after the stop token
+    tokens: Array  # int32 [B, N]: new tokens, padding after the stop token; NO_TOKEN where the logits are NaN
     last: Array  # int32 [B]: the token to feed next
     done: Array  # bool [B]
     lengths: Array  # int32 [B]: tokens of the prompts
@@ -49,8 +51,9 @@ class DecodeState(NamedTuple):
 def _emit(state: DecodeState, logits: Array, how: Decoding) -> DecodeState:
     """Chooses the next token of every row that is not done. logits [B, V]."""
     keys = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.step)
-    token = jnp.where(state.done, how.pad_id, choose(how.sampling, logits, state.seen, keys))
-    done = state.done | jnp.isin(token, jnp.array(how.stop_ids, jnp.int32))
+    token = jnp.where(jnp.isnan(logits).any(-1), NO_TOKEN, choose(how.sampling, logits, state.seen, keys))
+    token = jnp.where(state.done, how.pad_id, token)
+    done = state.done | jnp.isin(token, jnp.array((NO_TOKEN, *how.stop_ids), jnp.int32))
     seen = state.seen if state.seen is None else state.seen.at[jnp.arange(len(token)), token].set(True)
     tokens = state.tokens.at[:, state.step].set(token)
     return state._replace(step=state.step + 1, tokens=tokens, last=token, done=done, seen=seen)
@@ -128,10 +131,26 @@ def row_keys(seed: int, numbers: Sequence[int]) -> Array:
 def generate(
     config: Config, params: dict, batch: Batch, how: Decoding, keys: Array | None = None, *, new_tokens: int
 ) -> Array:
-    """Continuations int32 [B, N] of the prompts in `batch`; rows may differ in length. keys: [B], for sampling."""
+    """Continuations int32 [B, N] of the prompts in `batch`; rows may differ in length. keys: [B], for sampling.
+
+    A row whose logits are NaN ends with NO_TOKEN.
+    """
     keys = row_keys(0, range(len(batch.tokens))) if keys is None else keys
     state = prefill(config, params, batch, keys, how, new_tokens=new_tokens)
     return decode(language_model(config), params["llm"], state, new_tokens, how).tokens
+
+
+def _checked(tokens: Array, first: int = 0) -> np.ndarray:
+    """New tokens [B, N] of the prompts from number `first` on. Raises UserError where there is none."""
+    found = np.asarray(tokens)
+    wrong = np.argwhere(found == NO_TOKEN)
+    if len(wrong):
+        row, place = wrong[0].tolist()
+        raise UserError(
+            f"prompt {first + row}: the logits of new token {place} are NaN, expected numbers; the checkpoint's "
+            "weights are damaged, or overflow in this dtype"
+        )
+    return found
 
 
 def stream(
@@ -144,12 +163,15 @@ def stream(
     seed: int = 0,
     every: int = 1,
 ) -> Iterator[np.ndarray]:
-    """The same tokens as `generate` with these keys, int32 [B, so far], `every` tokens at a time."""
+    """The same tokens as `generate` with these keys, int32 [B, so far], `every` tokens at a time.
+
+    Raises UserError where logits are NaN.
+    """
     keys = row_keys(seed, range(len(batch.tokens)))
     state = prefill(config, params, batch, keys, how, new_tokens=new_tokens)
     while True:
         step = int(state.step)
-        yield np.asarray(state.tokens)[:, :step]
+        yield _checked(state.tokens[:, :step])
         if step >= new_tokens or bool(state.done.all()):
             return
         state = decode(language_model(config), params["llm"], state, min(step + every, new_tokens), how)
@@ -168,7 +190,8 @@ def generate_all(
 ) -> np.ndarray:
     """`generate` over any number of rows in batches of one static size, the last one filled up. int32 [rows, N].
 
-    numbers: the rows' own, from which and from the seed come their keys; 0, 1, ... by default.
+    numbers: the rows' own, from which and from the seed come their keys; 0, 1, ... by default. Raises UserError where
+    logits are NaN.
     """
     count = len(rows.tokens)
     keys = row_keys(seed, range(count) if numbers is None else numbers)
@@ -176,5 +199,5 @@ def generate_all(
     for start in range(0, count, batch_size):
         index = np.minimum(np.arange(start, start + batch_size), count - 1)
         batch = jax.tree.map(lambda x, i=index: x[i], rows)
-        answers.append(np.asarray(generate(config, params, batch, how, keys[index], new_tokens=new_tokens)))
+        answers.append(_checked(generate(config, params, batch, how, keys[index], new_tokens=new_tokens), start))
     return np.concatenate(answers)[:count]

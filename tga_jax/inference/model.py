@@ -102,7 +102,7 @@ class Model:
 
         input_ids: int [B, T], with the checkpoint's image token at each position of a picture; attention_mask: 0 on
         padding, on either side; pixel_values: float [N, 3, I, I], normalised. Raises UserError if the image tokens do
-        not match the pictures.
+        not match the pictures, and for a token that the table has no row for.
         """
         config = self._language()
         tokens = np.asarray(input_ids, np.int32)
@@ -121,6 +121,8 @@ class Model:
                 pixels = np.asarray(pixel_values, np.float32).transpose(0, 2, 3, 1)
         elif pixel_values is not None:
             raise UserError("this checkpoint has no vision tower, expected input without pixel_values")
+        self.processor.vocabulary.check(tokens[valid & ~mask])
+        tokens = np.where(valid & ~mask, tokens, self.processor.pad_id)  # of a row that is there: NaN would spread
         return _forward(config, self.params, tokens, valid, mask, pixels)
 
     def _ask(
@@ -218,16 +220,34 @@ class Model:
             yield final[len(told) :]
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit CLIP embeddings float32 [N, E]; texts are cut at the tower's context, the end token kept."""
+        """Unit CLIP embeddings float32 [N, E]; texts are cut at the tower's context, the end token kept.
+
+        Raises UserError for a token that the table has no row for, and for an embedding that is NaN.
+        """
         towers = self._towers()
         assert towers.text is not None
         length = towers.text.context_length
         made = self.processor.tokenizer(list(texts), padding="max_length", truncation=True, max_length=length)
-        return embed.embed_texts(towers, self.params["clip"], made["input_ids"])
+        ids, vocabulary = np.asarray(made["input_ids"], np.int32), self.processor.vocabulary
+        used = np.asarray(made["attention_mask"], bool)
+        vocabulary.check(ids[used])
+        ids = np.where(used | (ids < towers.text.vocab_size), ids, vocabulary.pad_id)
+        return _finite(embed.embed_texts(towers, self.params["clip"], ids), "text")
 
     def embed_images(self, pictures: Sequence[Picture]) -> np.ndarray:
-        """Unit CLIP embeddings float32 [N, E]."""
-        return embed.embed_images(self._towers(), self.params["clip"], self.processor.pixels(pictures))
+        """Unit CLIP embeddings float32 [N, E]. Raises UserError for one that is NaN."""
+        pixels = self.processor.pixels(pictures)
+        return _finite(embed.embed_images(self._towers(), self.params["clip"], pixels), "picture")
+
+
+def _finite(embeddings: np.ndarray, what: str) -> np.ndarray:
+    wrong = np.flatnonzero(~np.isfinite(embeddings).all(-1))
+    if len(wrong):
+        raise UserError(
+            f"{what} {wrong[0]}: its embedding is NaN, expected numbers; the checkpoint's weights are damaged, or "
+            "overflow in this dtype"
+        )
+    return embeddings
 
 
 def _cut(text: str, stop: Sequence[str]) -> str:

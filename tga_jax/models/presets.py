@@ -68,16 +68,12 @@ def get(name: str, vocab_size: int | None = None) -> LlavaConfig:
     """The preset `name`.
 
     vocab_size: of the tokenizer. It replaces the sizes of both vocabularies where a world brings its own; a public
-    checkpoint's stay and must hold it. Raises UserError if they do not, or for an unknown name.
+    checkpoint's stay, and a token beyond them cannot be used. Raises UserError for an unknown name.
     """
     if name not in LLAVA:
         raise UserError(f"model: unknown preset {name!r}, expected one of {', '.join(sorted(LLAVA))}")
     config = LLAVA[name]()
-    if vocab_size is None:
-        return config
-    if name in _PUBLIC:
-        if vocab_size > config.llm.vocab_size:
-            raise UserError(f"{name}: has {config.llm.vocab_size} words and the tokenizer {vocab_size}")
+    if vocab_size is None or name in _PUBLIC:
         return config
     text = None if config.clip.text is None else dataclasses.replace(config.clip.text, vocab_size=vocab_size)
     return dataclasses.replace(

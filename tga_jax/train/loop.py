@@ -142,6 +142,7 @@ def _ready(config: TrainConfig, console: rich.console.Console) -> tuple[_Ready, 
     if reason is not None:
         console.print(f"attention: {chosen}; {reason}", highlight=False)
     model = setup.make_model(config, vocabulary.size, chosen)
+    vocabulary = dataclasses.replace(vocabulary, rows=setup.table_rows(config, model))
     records = sources.records(config.data, model.clip.vision.image_size, config.seed)
     shape, host, hosts = config.data.shape(model.image_tokens), jax.process_index(), jax.process_count()
     made = pipeline.Batches(records, vocabulary, shape, config.batch_size, config.seed, config.data.policy, host, hosts)

@@ -74,6 +74,12 @@ def make_model(config: TrainConfig, vocab_size: int | None, chosen: str = "xla")
     return dataclasses.replace(model, clip=dataclasses.replace(model.clip, vision=vision, text=text), llm=llm)
 
 
+def table_rows(config: TrainConfig, model: llava.LlavaConfig) -> int:
+    """Rows of the tables that the training's tokens index."""
+    text = model.clip.text if config.loss.contrastive else None
+    return model.llm.vocab_size if text is None else min(model.llm.vocab_size, text.vocab_size)
+
+
 def abstract_params(config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh) -> dict[str, Any]:
     """Shapes, types and places of all parameters, nested."""
     shapes = jax.eval_shape(lambda: llava.init(model, jax.random.key(config.seed), tuple(config.init)))
