@@ -144,9 +144,9 @@ def _evaluate(arguments: list[str]) -> None:
         flags["limit"], defences.describe(flags["defence"], flags["calibration"]),
     )  # fmt: skip
     console = rich.console.Console(quiet=jax.process_index() > 0)
-    evaluate.run(
-        settings, chosen, Path(flags["data"]), Path(flags["to"]), _judges(flags, dtype), flags["batch"], console
-    )
+    judges, data, target = _judges(flags, dtype), Path(flags["data"]), Path(flags["to"])
+    weights = Path(flags["judge_checkpoint"]) if "model" in flags["judge"] else None
+    evaluate.run(settings, chosen, data, target, judges, flags["batch"], console, weights)
 
 
 def _compare(arguments: list[str]) -> None:

@@ -27,7 +27,8 @@ _COMPANIONS = (".json", ".jinja", ".model", ".txt")  # what a folder of the hub 
 _TOKENIZER = ("tokenizer", "special_tokens_map", "added_tokens", "vocab", "merges", "chat_template", "spiece")
 
 
-def _of_bytes(data: bytes) -> str:
+def of_bytes(data: bytes) -> str:
+    """`size:hash`."""
     return f"{len(data)}:{hashlib.blake2b(data, digest_size=16).hexdigest()}"
 
 
@@ -104,7 +105,7 @@ def of_pictures(samples: "Samples", store: Store | None) -> Input:
                 image = value.get("image") if isinstance(value, dict) else None
                 name = image[0] if isinstance(image, list) and image else image
                 if isinstance(name, str) and name:
-                    found[name] = _of_bytes(store.read(name))
+                    found[name] = of_bytes(store.read(name))
             except UserError:  # the run itself says so, if it comes to this sample
                 continue
     return Input(str(store.path), found, some=True)
