@@ -88,10 +88,10 @@ def test_a_missing_picture_is_named_and_the_work_is_kept(data, checkpoint, capsy
         ),
         (data / "0.png", b"IEND", b"IENX", f"--images, {data}, is not what this run began with: 0.png has other bytes"),
         (
-            checkpoint / "model.json",
+            checkpoint / "config.json",
             b"{",
             b" {",
-            f"--checkpoint, {checkpoint}, is not what this run began with: model.js",
+            f"--checkpoint, {checkpoint}, is not what this run began with: config.",
         ),
     ):
         good = path.read_bytes()
