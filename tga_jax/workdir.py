@@ -6,16 +6,28 @@ import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 
 from tga_jax.errors import UserError
 
 AnyPath = Path | epath.Path  # the second where it begins with "gs://"
+Content = dict[str, str]  # of what a path holds: "size:hash" of every file, by its name below the path
+_CONFIG = "a run's config; choose another folder or remove this one"
 _NAMED = 5  # differences from an earlier run that a message names
+_ADDED = ("inputs", "architecture")  # of config.json, beside the config: what a run of an earlier version may lack
+
+
+class Input(NamedTuple):
+    """What a run reads. content: {} for what is not there (any more), which is compared with nothing; some: whether it
+    is of some files alone, of which those count that could be read both times."""
+
+    path: str
+    content: Content
+    some: bool = False
 
 
 def located(text: str) -> AnyPath:
@@ -60,6 +72,20 @@ def disk_errors(folder: AnyPath) -> Iterator[None]:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             raise UserError(f"{folder}: {reason}; expected a bucket that can be read and written") from error
         raise
+
+
+@contextlib.contextmanager
+def reading(path: AnyPath) -> Iterator[None]:
+    """Turns what a file, a folder or a bucket that cannot be read raises into a UserError that names `path`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not isinstance(error, OSError) and not is_remote(path):
+            raise
+        reason = getattr(error, "strerror", None) or (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: cannot be read ({reason})") from error
 
 
 @contextlib.contextmanager
@@ -140,10 +166,48 @@ def differences(old: Any, new: Any, name: str = "config") -> list[str]:
     return [] if old == new else ["{} is {} there and {} now".format(name, *_short(old, new))]
 
 
-def holds(workdir: AnyPath, config: dict[str, Any], flag: str = "--workdir", may_change: Collection[str] = ()) -> bool:
-    """Whether `workdir` is this config's own; False if it is new. Raises UserError if it holds another config's run.
+def replaced(old: Content, new: Content) -> list[str]:
+    """The files in which what an input held and holds differ, each in words."""
+    found = []
+    for name in sorted({*old, *new}):
+        at = "" if name == "." else f"{name} "
+        sizes = [int(content[name].partition(":")[0]) if name in content else None for content in (old, new)]
+        if None in sizes:
+            found.append(f"{name} is {'new' if sizes[0] is None else 'not there any more'}")
+        elif sizes[0] != sizes[1]:
+            found.append(f"{at}had {sizes[0]:,} bytes and has {sizes[1]:,}")
+        elif old[name] != new[name]:
+            found.append(f"{at}has other bytes, {sizes[0]:,} as before")
+    return found
 
-    flag: what the folder was given by; may_change: fields of the config that may be others in the same run.
+
+def check_inputs(known: Mapping[str, Content], inputs: Mapping[str, Input], where: str, otherwise: str) -> None:
+    """Raises UserError for an input that holds something else than when the run began. where: names the run; known:
+    what its inputs held then; otherwise: what to do, if not to put that back."""
+    for name, (path, content, some) in inputs.items():
+        before = known.get(name, {})
+        if some:
+            before, content = ({k: v for k, v in x.items() if k in before and k in content} for x in (before, content))
+        if content and before and (found := replaced(before, content)):
+            more = f", and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+            raise UserError(
+                f"{where}: {name}, {path}, is not what this run began with: {', '.join(found[:_NAMED])}{more}; "
+                f"put that back, or {otherwise}"
+            )
+
+
+def holds(
+    workdir: AnyPath,
+    config: dict[str, Any],
+    flag: str = "--workdir",
+    may_change: Collection[str] = (),
+    inputs: Mapping[str, Input] = {},
+) -> bool:
+    """Whether `workdir` is this config's own; False if it is new. Raises UserError if it holds another config's run, or
+    if an input holds something else than when the run began.
+
+    flag: what the folder was given by; may_change: fields of the config that may be others in the same run. inputs: by
+    the fields that say where they lie, such as "data.tokenizer", which may lie elsewhere now.
     """
     path = workdir / "config.json"
     with disk_errors(workdir):
@@ -151,19 +215,37 @@ def holds(workdir: AnyPath, config: dict[str, Any], flag: str = "--workdir", may
             raise NotADirectoryError(workdir)  # told before anything is computed for it
         is_run, has_files = path.exists(), workdir.exists() and any(workdir.iterdir())
     if is_run:
-        old = read_json(path, "a run's config; choose another folder or remove this one")
-        new = json.loads(json.dumps(config))
-        old, new = ({k: v for k, v in x.items() if k not in may_change} for x in (old, new))
-        if found := differences(old, new):
+        old, new = read_json(path, _CONFIG), json.loads(json.dumps(config))
+        if not isinstance(old, dict):
+            raise UserError(f"{path}: no JSON object, expected {_CONFIG}")
+        known = old.get("inputs", {})
+        without = {*may_change, "inputs", *(name for name in _ADDED if name not in old or name not in new)}
+        old, new = ({k: v for k, v in x.items() if k not in without} for x in (old, new))
+        moved = tuple(f"config.{name} is " for name, given in inputs.items() if given.content and name in known)
+        if found := [found for found in differences(old, new) if not found.startswith(moved)]:
             more = f", and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
             raise UserError(f"{workdir} holds another run: {', '.join(found[:_NAMED])}{more}; choose another {flag}")
+        accept = f"to go on with it all the same, remove `inputs` from {path}"
+        check_inputs(known, inputs, str(workdir), f"choose another {flag}; {accept}")
         return True
     if has_files:
         raise UserError(f"{workdir}: not empty and without config.json, expected an empty folder or an earlier run's")
     return False
 
 
-def claim(workdir: AnyPath, config: dict[str, Any], flag: str = "--workdir", may_change: Collection[str] = ()) -> None:
-    """Makes `workdir` this config's own, or checks that it is. Raises UserError if it holds another config's run."""
-    if not holds(workdir, config, flag, may_change):
-        write_json(workdir / "config.json", config)
+def claim(
+    workdir: AnyPath,
+    config: dict[str, Any],
+    flag: str = "--workdir",
+    may_change: Collection[str] = (),
+    inputs: Mapping[str, Input] = {},
+) -> None:
+    """Makes `workdir` this config's own, or checks that it is. Raises UserError as `holds` does."""
+    old = {}
+    if holds(workdir, config, flag, may_change, inputs):
+        old = read_json(workdir / "config.json", _CONFIG)
+    held = {name: given.content for name, given in inputs.items() if given.content} | old.get("inputs", {})
+    new = {name: old[name] for name in _ADDED if name in old} | json.loads(json.dumps(config))
+    new |= {"inputs": held} if held else {}
+    if new != old:  # new, or an input lies elsewhere
+        write_json(workdir / "config.json", new)

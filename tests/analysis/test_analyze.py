@@ -233,6 +233,27 @@ def test_other_settings_are_refused(whole, checkpoint, data):
     assert files(whole) == before
 
 
+def test_replaced_inputs_are_refused_and_moved_ones_are_not(whole, checkpoint, data, tmp_path):
+    model, moved = (Path(shutil.copytree(x, tmp_path / name)) for x, name in ((checkpoint, "model"), (data, "data")))
+    shutil.copytree(whole, tmp_path / "out")
+    support.analyze(model, moved, tmp_path / "out")
+    rows = moved / "rows.json"
+    text = rows.read_text()
+    for change, undo, said in (
+        (lambda: rows.write_text(text.replace("w9", "w8")), lambda: rows.write_text(text), f"data, {rows}"),
+        (
+            lambda: shutil.copy(moved / "0.png", moved / "1.png"),
+            lambda: shutil.copy(data / "1.png", moved / "1.png"),
+            f"images, {moved}",
+        ),
+        (lambda: (model / "model.json").write_text("{}"), lambda: None, f"checkpoint, {model}"),
+    ):
+        change()
+        with pytest.raises(UserError, match=f"out: {said}, is not what this run began with: .* choose another --to;"):
+            support.analyze(model, moved, tmp_path / "out")
+        undo()
+
+
 def test_states_that_are_gone_are_named(whole, checkpoint, data, tmp_path):
     shutil.copytree(whole, tmp_path / "out")
     (tmp_path / "out/pooled_states.f32").unlink()

@@ -146,8 +146,14 @@ def test_a_folder_of_another_build_is_left_alone(given):
     with pytest.raises(UserError) as raised:
         build(*given, shards=3)
     assert str(raised.value) == (f"{folder} holds another run: config.shards is 2 there and 3 now; choose another --to")
+    old = source.read_text()
     source.write_text(json.dumps(SAMPLES))
-    with pytest.raises(UserError, match=r"config\.samples_sha256 is .* choose another --to$"):
+    said = rf"{folder}: samples, {source}, is not what this run began with: had .* bytes and has .*choose another --to;"
+    with pytest.raises(UserError, match=said):
+        build(*given, shards=2)
+    source.write_text(old)
+    (given[1] / "b" / "1.jpg").write_bytes(b"another picture")
+    with pytest.raises(UserError, match=rf"{folder}: images, {given[1]}, is not what .*: b/1.jpg had .* and has 15;"):
         build(*given, shards=2)
     assert shards(folder) == before
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import rich.console
 from evaluate_support import TOYS, WORDS
+from PIL import Image
 
 import tga_jax
 from tga_jax import cli
@@ -169,7 +170,7 @@ def test_a_stopped_run_continues_byte_for_byte(place, whole, tmp_path, monkeypat
 def test_two_processes_answer_what_one_does(place, whole, tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(orbax_files, "wait_for_all", lambda _: None)
-    monkeypatch.setattr(evaluate, "claim", lambda *_: None)
+    monkeypatch.setattr(evaluate, "claim", lambda *_, **__: None)
     for benchmark in (TOYS, WORDS):
         for process in (1, 0):  # the second one is done when the first one collects
             monkeypatch.setattr(jax, "process_index", lambda process=process: process)
@@ -231,8 +232,69 @@ def test_another_runs_answers_are_not_taken(place, whole, tmp_path):
     target = tmp_path / "out"
     evaluate.claim(target, dataclasses.asdict(settings(place)), "--to")
     store.AnswerStore(target / "answers", "toys", 18).append([{"n": 1, "id": "zebra", "input": "image"}])
-    with pytest.raises(UserError, match="an unfinished run of toys asked 'zebra' where the data has 't1'"):
+    said = r'toys.jsonl: answers other data than .*: question 1.groups.*question 1.id is "zebra" there and "t1" now'
+    with pytest.raises(UserError, match=said):
         run(place, target)
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_answers_are_not_taken_of_replaced_data_or_weights(place, whole, tmp_path, finished):
+    """Each is found when a run continues, and when all answers are there."""
+    target, model, data = tmp_path / "out", tmp_path / "model", tmp_path / "data"
+    shutil.copytree(whole, target)
+    shutil.copytree(place / "model", model)
+    shutil.copytree(place / "data", data)
+    if not finished:
+        (target / "answers" / "toys.jsonl").rename(target / "answers" / ".toys.part-0")
+        for name in ("results.json", "answers/words.jsonl"):
+            (target / name).unlink()
+    before = files(target)
+
+    def refused(said: str, **fields) -> None:
+        with pytest.raises(UserError, match=said):
+            run(place, target, **{"checkpoint": str(model), "data": data, "benchmarks": [TOYS], **fields})
+        assert {**files(target), "config.json": b""} == {**before, "config.json": b""}  # says where the checkpoint lies
+
+    def asking(**fields) -> dict:
+        def samples(folder):
+            return [dataclasses.replace(s, **fields) if s.id == "t2" else s for s in TOYS.samples(folder)]
+
+        return {"benchmarks": [dataclasses.replace(TOYS, samples=samples)]}
+
+    other = f"toys.jsonl: answers other data than {data}/toys holds now: "
+    new = asking(question="<image> new")
+    refused(other + 'question 2.question is ".*there and "<image> new" now; put that back,', **new)
+    refused(other + "question 2.harmful is true there and false now", **asking(harmful=False))
+    fewer = {"benchmarks": [dataclasses.replace(TOYS, samples=lambda folder: list(TOYS.samples(folder))[:-1])]}
+    refused(other + r"(18 questions are answered and 16 there|question 10\.)", **fewer)
+    pixels = np.zeros((20, 31, 3), np.uint8)
+    Image.fromarray(pixels).save(data / "toys" / "0.png")
+    refused(
+        "toys.jsonl: the data, .*, is not what this run began with: t0 has other bytes, 1,860 as before; put that back"
+    )
+    shutil.copy(place / "data" / "toys" / "0.png", data / "toys" / "0.png")
+    weights = model / "model.safetensors"
+    good = weights.read_bytes()
+    weights.write_bytes(good[:-4] + b"\0\0\0\1")
+    refused(rf"out: checkpoint, {model}, is not what this run began with: model.safetensors has other bytes, ")
+    weights.write_bytes(good)
+    # All as it was, elsewhere.
+    run(place, target, checkpoint=str(model), data=data)
+    for name in ("answers/toys.jsonl", "answers/words.jsonl", "answers/toys.pictures.json"):
+        assert files(target)[name] == files(whole)[name]
+
+
+def test_verdicts_are_not_taken_of_a_replaced_judge(place, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "out")
+    judge = Path(shutil.copytree(place / "model", tmp_path / "judge"))
+    arguments = settings(place), [TOYS], place / "data", tmp_path / "out", [JUDGE], 4, rich.console.Console(quiet=True)
+    for _ in range(2):
+        evaluate.run(*arguments, judge)
+    (judge / "config.json").write_text("{}")
+    with pytest.raises(
+        UserError, match=r"out: --judge-checkpoint=.*judge, is not what this run began with: config.json"
+    ):
+        evaluate.run(*arguments, judge)
 
 
 def test_a_limit_draws_the_same_samples(place, tmp_path):

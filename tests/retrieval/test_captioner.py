@@ -79,6 +79,26 @@ def test_a_missing_picture_is_named_and_the_work_is_kept(data, checkpoint, capsy
     (data / "away.png").rename(data / "5.png")
     assert caption(data, checkpoint, "--new-tokens=6") == 2
     assert "new_tokens is 5 there and 6 now" in capsys.readouterr().err
+    for path, old, new, said in (
+        (
+            data / "rows.json",
+            b'"kept": 1',
+            b'"kept": 7',
+            "rows.json: line 1, item 2 is not what its line 2 was made from",
+        ),
+        (data / "0.png", b"IEND", b"IENX", f"--images, {data}, is not what this run began with: 0.png has other bytes"),
+        (
+            checkpoint / "config.json",
+            b"{",
+            b" {",
+            f"--checkpoint, {checkpoint}, is not what this run began with: config.",
+        ),
+    ):
+        good = path.read_bytes()
+        path.write_bytes(good.replace(old, new, 1))
+        assert caption(data, checkpoint) == 2
+        assert said in capsys.readouterr().err
+        path.write_bytes(good)
     assert caption(data, checkpoint) == 0
     found = [json.loads(line) for line in (data / "out.jsonl").read_text().splitlines()]
     assert found == expected(data, checkpoint, again=False)

@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -146,6 +147,85 @@ def test_another_config_is_refused_by_field(whole, data):
     other = dataclasses.replace(config, loss=step.LossConfig(guide=Released(layers=(1, 2), pair_weight=0.5)))
     with pytest.raises(UserError, match=r"config\.loss\.(embedding_noise|guide\.pair_weight) is"):
         run(other, whole)
+
+
+def replaced(data: Path, place: Path) -> tuple[TrainConfig, dict]:
+    """(a training on a copy of the data, for each of its inputs what puts something else in its place)."""
+    data = Path(shutil.copytree(data, place))
+    samples = (data / "samples.json").read_text()
+
+    def other_weights():
+        orbax_files.save_params(data / "clip", {"clip": jax.tree.map(lambda x: x + 1, like["clip"])})
+
+    config = train_support.config(data)
+    model = presets.get("tiny", sources.vocabulary(config.data).size)
+    like = jax.jit(lambda: llava.init(model, jax.random.key(5)))()
+    orbax_files.save_params(data / "clip", {"clip": like["clip"]})
+    config = dataclasses.replace(config, init={**config.init, "clip": str(data / "clip")})
+    return config, {
+        "data.source.own.path": lambda: (data / "samples.json").write_text(samples.replace("cat", "dog")),
+        "data.source.own.images": lambda: shutil.copy(data / "images" / "1.png", data / "images" / "2.png"),
+        "data.tokenizer": lambda: (data / "tokenizer" / "tokenizer_config.json").write_text("{}"),
+        "init.clip": other_weights,
+    }
+
+
+def test_a_training_does_not_go_on_with_replaced_inputs(data, tmp_path):
+    place, workdir = tmp_path / "data", tmp_path / "run"
+    config, changes = replaced(data, place)
+    train_support.at_step(2, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(loop.Interrupted):
+        run(config, workdir)
+    before = (workdir / "metrics.jsonl").read_text()
+    shutil.copytree(place, tmp_path / "kept")
+    for field, change in changes.items():
+        change()
+        said = rf"^{workdir}: {field}, {place}.*, is not what this run began with: .*; put that back, or choose another"
+        with pytest.raises(UserError, match=said + " --workdir; to go on with it all the same, remove `inputs` from"):
+            run(config, workdir)
+        shutil.rmtree(place)
+        shutil.copytree(tmp_path / "kept", place)
+    assert (workdir / "metrics.jsonl").read_text() == before
+    assert steps_kept(workdir) == [2]
+    run(config, workdir)
+    assert orbax_files.has_params(workdir)
+
+
+def test_a_finished_training_says_so_too_and_data_that_are_gone_are_no_matter(data, tmp_path):
+    config, changes = replaced(data, tmp_path / "data")
+    run(config, tmp_path / "run")
+    run(config, tmp_path / "run")
+    changes["data.source.own.path"]()
+    with pytest.raises(UserError, match=r"data.source.own.path, .*samples.json, is not what this run began with: "):
+        run(config, tmp_path / "run")
+    shutil.rmtree(tmp_path / "data")
+    run(config, tmp_path / "run")
+
+
+def test_inputs_may_be_moved(whole, data, tmp_path):
+    moved = Path(shutil.copytree(data, tmp_path / "elsewhere"))
+    train_support.at_step(2, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(loop.Interrupted):
+        run(train_support.config(data), tmp_path / "run")
+    run(train_support.config(moved), tmp_path / "run")
+    assert_same_run(tmp_path / "run", whole, train_support.config(moved))
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["data"]["tokenizer"] == str(moved / "tokenizer")
+    other = dataclasses.replace(train_support.config(moved), name="other")
+    with pytest.raises(UserError, match=r"holds another run: config.name is \"tiny\" there and \"other\" now; choose"):
+        run(other, tmp_path / "run")
+
+
+def test_a_preset_that_was_changed_is_found(data, tmp_path, monkeypatch):
+    """Shapes would fit, and the training would go on with another base of the rotary embedding."""
+    train_support.at_step(2, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(loop.Interrupted):
+        run(train_support.config(data), tmp_path / "run")
+    old = train_support.model()
+    changed = dataclasses.replace(old, llm=dataclasses.replace(old.llm, rope_theta=1e6))
+    monkeypatch.setitem(presets.LLAVA, "tiny", lambda: changed)
+    said = r"config.architecture.model.llm.rope_theta is 10000.0 there and 1000000.0 now; choose another --workdir"
+    with pytest.raises(UserError, match=said):
+        run(train_support.config(data), tmp_path / "run")
 
 
 STOPS = [

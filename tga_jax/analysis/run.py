@@ -12,13 +12,13 @@ from tga_jax.analysis.per_sample import Recorder
 from tga_jax.analysis.results import Results
 from tga_jax.analysis.samples import PromptPairs
 from tga_jax.analysis.summary import summary
-from tga_jax.data import templates
+from tga_jax.data import fingerprint, templates
 from tga_jax.data.open_samples import open_pictures, open_samples
 from tga_jax.errors import UserError
 from tga_jax.inference.decode import language_model
 from tga_jax.inference.model import load
 from tga_jax.models import clip
-from tga_jax.workdir import claim, disk_errors, holds, write_json
+from tga_jax.workdir import Input, claim, disk_errors, holds, write_json
 
 
 def run(
@@ -57,7 +57,12 @@ def run(
         "template": template, "dtype": dtype, "batch": batch, "phrases": list(phrases), "benign": list(benign),
         **dataclasses.asdict(ranking), "image_tokens": image_tokens, "window": window, "seed": seed,
     }  # fmt: skip
-    holds(target, settings, "--to")  # before the checkpoint is read, which may take long
+    inputs = {
+        "checkpoint": Input(str(checkpoint), fingerprint.of_checkpoint(checkpoint)),
+        "data": Input(str(data), fingerprint.of_samples(data)),
+        "images": fingerprint.of_pictures(file, store),
+    }
+    holds(target, settings, "--to", inputs=inputs)  # before the checkpoint is read, which may take long
     model = load(checkpoint, dtype, stacked=True)
     if isinstance(model.config, clip.ClipConfig):
         raise UserError(f"{checkpoint}: expected a checkpoint with a language model")
@@ -68,7 +73,7 @@ def run(
     ids = [token.id for token in tokens]
     samples = PromptPairs(file, store, model, template)
     recorder = Recorder(model.config, samples, tuple(ids), ranking, image_tokens, window, batch)
-    claim(target, settings, "--to")
+    claim(target, settings, "--to", inputs=inputs)
     with disk_errors(target):
         results = Results(target, (2, llm.num_layers + 1, llm.hidden_size), batch, len(samples))
         with rich.progress.Progress(console=console) as progress:

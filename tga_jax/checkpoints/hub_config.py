@@ -9,6 +9,7 @@ from typing import Any
 import transformers
 
 from tga_jax.checkpoints.families import FAMILIES
+from tga_jax.checkpoints.families import of as family_of
 from tga_jax.checkpoints.spec import Spec
 from tga_jax.errors import UserError
 from tga_jax.models import presets
@@ -256,9 +257,10 @@ def _rope_parameters(config: LlamaConfig) -> dict[str, Any]:
 
 
 def _hub_llm(model: Spec, vocab_size: int) -> Any:
-    c, family = model.llm, model.family
-    if c is None or family is None:
+    c = model.llm
+    if c is None:
         raise ValueError("expected a model with an LLM")
+    family = model.family or family_of(c)
     fields: dict[str, Any] = {
         "vocab_size": vocab_size,
         "hidden_size": c.hidden_size,

@@ -162,8 +162,10 @@ def _evaluate(arguments: list[str]) -> int:
         flags["limit"], defences.describe(flags["defence"], flags["calibration"]),
     )  # fmt: skip
     console = rich.console.Console(quiet=jax.process_index() > 0)
-    places, share = (Path(flags["data"]), Path(flags["to"])), flags["max_degenerate"]
-    warnings = evaluate.run(settings, chosen, *places, _judges(flags, dtype), flags["batch"], console, share)
+    judges, share = _judges(flags, dtype), flags["max_degenerate"]
+    weights = Path(flags["judge_checkpoint"]) if "model" in flags["judge"] else None
+    places = Path(flags["data"]), Path(flags["to"])
+    warnings = evaluate.run(settings, chosen, *places, judges, flags["batch"], console, share, weights)
     if warnings:
         print(f"tga evaluate: {'; '.join(warnings)}; more than --max-degenerate={share:g}", file=sys.stderr)
     return int(bool(warnings))

@@ -7,12 +7,13 @@ from pathlib import Path
 import grain
 import numpy as np
 
-from tga_jax.data import llava_json
+from tga_jax.data import fingerprint, llava_json
 from tga_jax.data.open_samples import open_pictures, open_samples
 from tga_jax.data.pipeline import endless
 from tga_jax.data.sources import Pictures, Source
 from tga_jax.data.templates import IMAGE, TEMPLATES, Record
 from tga_jax.errors import UserError
+from tga_jax.workdir import Input
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,16 @@ class LlavaSource(Source):
 
     def dataset(self, pictures: Pictures, seed: int) -> grain.MapDataset:
         return endless(LlavaRecords(self, pictures), seed)
+
+    def inputs(self) -> dict[str, Input]:
+        path, images = Path(self.path), Path(self.images)
+        if not self.path or not path.exists():
+            return {}
+        found = {"path": Input(self.path, fingerprint.of_samples(path))}
+        if self.images and images.exists():
+            samples = open_samples(path)
+            found["images"] = fingerprint.of_pictures(samples, open_pictures(images, samples))
+        return found
 
 
 class LlavaRecords:

@@ -5,7 +5,6 @@ in its files: `tfds.builder_from_directory(folder).as_data_source(split="train")
 """
 
 import functools
-import hashlib
 import itertools
 import json
 import threading
@@ -19,10 +18,11 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module  # type: ignore[reportAttributeAccessIssue]
 
 from tga_jax import workdir
-from tga_jax.data import llava_json
+from tga_jax.data import fingerprint, llava_json
 from tga_jax.data.media import Store, open_store
 from tga_jax.data.samples import SampleFile
 from tga_jax.errors import UserError
+from tga_jax.workdir import Input
 
 _NAME, _SPLIT = "llava", "train"
 _SHARD_ROWS = 8192  # a gigabyte or so of photographs
@@ -53,10 +53,9 @@ def build(
     if images:
         store = ArrayRecords(images) if is_build(images) else open_store(images)
     shards = min(shards or -(-len(file) // _SHARD_ROWS), len(file))
-    with path.open("rb") as samples:
-        digest = hashlib.file_digest(samples, "sha256").hexdigest()
-    asked = {"samples_sha256": digest, "images": str(images.absolute()) if images else None, "shards": shards}
-    workdir.claim(folder, asked, "--to")
+    asked = {"samples": str(path.absolute()), "images": str(images.absolute()) if images else None, "shards": shards}
+    inputs = {"samples": Input(str(path), fingerprint.of_samples(path)), "images": fingerprint.of_pictures(file, store)}
+    workdir.claim(folder, asked, "--to", inputs=inputs)
     for left in folder.glob(f".{_NAME}-*"):  # by a process that was killed
         left.unlink()
     starts = [len(file) * i // shards for i in range(shards + 1)]

@@ -13,11 +13,12 @@ import grain
 import numpy as np
 
 from tga_jax import config as config_files
-from tga_jax.data import images
+from tga_jax.data import fingerprint, images
 from tga_jax.data.pipeline import Policy, Shape
 from tga_jax.data.processor import load_tokenizer
 from tga_jax.data.tokens import Vocabulary
 from tga_jax.errors import UserError
+from tga_jax.workdir import Input
 
 # A config's `kind` -> where the class is.
 KINDS = {
@@ -61,6 +62,10 @@ class Source(abc.ABC):
         `pipeline.endless` makes it from any object with `__len__` and `__getitem__`.
         """
 
+    def inputs(self) -> dict[str, Input]:
+        """What it reads, by its fields that say where; a training is refused to go on with something else there."""
+        return {}
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
@@ -86,6 +91,14 @@ class DataConfig:
 
     def shape(self, image_tokens: int) -> Shape:
         return Shape(self.lengths, image_tokens, self.caption_length, self.labels)
+
+    def inputs(self) -> dict[str, Input]:
+        """The tokenizer and what the sources read, by the fields that say where. Raises UserError for what cannot be
+        read."""
+        found = {"tokenizer": Input(self.tokenizer, fingerprint.of_tokenizer(Path(self.tokenizer)))}
+        for name, source in self.source.items():
+            found |= {f"source.{name}.{field}": given for field, given in source.inputs().items()}
+        return found
 
 
 def vocabulary(config: DataConfig) -> Vocabulary:

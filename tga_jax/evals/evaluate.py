@@ -23,9 +23,10 @@ import rich.console
 import rich.progress
 
 from tga_jax.checkpoints import orbax_files
+from tga_jax.data import fingerprint
 from tga_jax.data.templates import check_asked
 from tga_jax.errors import UserError
-from tga_jax.evals import degenerate, outcomes, store, summary
+from tga_jax.evals import asked, degenerate, outcomes, store, summary
 from tga_jax.evals.asking import Asker, Question, questions
 from tga_jax.evals.benchmark import Benchmark
 from tga_jax.evals.benchmarks import BENCHMARKS
@@ -34,7 +35,7 @@ from tga_jax.evals.judge import Verdict
 from tga_jax.evals.judges import Judging
 from tga_jax.evals.judges.agreement import cohens_kappa
 from tga_jax.inference.model import load
-from tga_jax.workdir import claim, disk_errors, read_json, write_json, write_text
+from tga_jax.workdir import Input, claim, disk_errors, read_json, write_json, write_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +71,7 @@ def choose(names: Sequence[str]) -> list[Benchmark]:
     return list(found.values())
 
 
-def _asked(benchmark: Benchmark, data: Path, settings: Settings, sees: bool) -> list[Question]:
+def _questions(benchmark: Benchmark, data: Path, settings: Settings, sees: bool) -> list[Question]:
     folder = data / benchmark.name
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder, expected {benchmark.files}")
@@ -83,20 +84,26 @@ def _asked(benchmark: Benchmark, data: Path, settings: Settings, sees: bool) -> 
     return questions(samples, sees)
 
 
+def _check_data(
+    path: Path, benchmark: Benchmark, data: Path, settings: Settings, console: rich.console.Console
+) -> None:
+    """Raises UserError if the data are there and are not those that the finished answers were given to."""
+    rows = store.read(path)
+    try:
+        every = _questions(benchmark, data, settings, any(row["input"] == "image" for row in rows))
+    except UserError as error:
+        console.print(f"{benchmark.name}: not compared with the data, which cannot be read: {error}", markup=False)
+        return
+    asked.check(rows, every, path, data / benchmark.name, first=True, whole=True)
+
+
 def _parts(numbers: Sequence[int], size: int) -> list[Sequence[int]]:
     return [numbers[i : i + size] for i in range(0, len(numbers), size)]
 
 
 def _row(question: Question, settings: Settings, defence: Defence, new_tokens: int, answered: Any) -> dict[str, Any]:
-    sample = question.sample
     row = {
-        "n": question.number,
-        "id": sample.id,
-        "input": question.input,
-        "question": question.text,
-        "groups": dict(sample.groups),
-        "harmful": sample.harmful,
-        "target": sample.target,
+        **asked.of(question),
         "prompt": answered.prompt,
         "template": settings.template,
         "decoding": {"new_tokens": new_tokens, "seed": settings.seed, **settings.sampling},
@@ -107,7 +114,7 @@ def _row(question: Question, settings: Settings, defence: Defence, new_tokens: i
 
 def _answer(
     answers: store.AnswerStore,
-    asked: Sequence[Question],
+    every: Sequence[Question],
     name: str,
     asker: Asker,
     settings: Settings,
@@ -115,20 +122,13 @@ def _answer(
     console: rich.console.Console,
 ) -> None:
     """Generates what is missing; of several processes each answers its share."""
-    for row in answers.rows():
-        question = asked[row["n"]]
-        if (row["id"], row["input"]) != (question.sample.id, question.input):
-            raise UserError(
-                f"{answers.path.parent}: an unfinished run of {name} asked {row['id']!r} where the data has "
-                f"{question.sample.id!r}; remove its part files, or choose another --to"
-            )
     # By their numbers: what is missing changes while the others write.
     process, processes = jax.process_index(), jax.process_count()
     own = _parts([n for n in answers.missing() if n // asker.batch % processes == process], asker.batch)
     with rich.progress.Progress(console=console) as progress:
         task = progress.add_task(name, total=sum(map(len, own)))
         for numbers in own:
-            some = [asked[number] for number in numbers]
+            some = [every[number] for number in numbers]
             found = defence.answer(asker, some)
             answers.append(
                 _row(question, settings, defence, asker.new_tokens, answered)
@@ -201,6 +201,10 @@ def _report(
     return found
 
 
+def _weights(checkpoint: str | Path) -> Input:
+    return Input(str(checkpoint), fingerprint.of_checkpoint(Path(checkpoint)))
+
+
 def run(
     settings: Settings,
     benchmarks: Sequence[Benchmark],
@@ -210,18 +214,24 @@ def run(
     batch: int,
     console: rich.console.Console,
     share: float = degenerate.SHARE,
+    judge_checkpoint: Path | None = None,
 ) -> list[str]:
     """Answers, judges and reports. Returns a line for each benchmark of which more than this share of the answers is
     empty, the same, or undecidable; none in processes that only answer.
 
-    data: has a folder for each benchmark, by its name; judges: of refusals, the first one's verdicts stand first. What
-    `target` has of other benchmarks stays in its results. Of several processes each runs this, with a target that all
-    of them see. Raises UserError for what does not fit; what was answered is kept.
+    data: has a folder for each benchmark, by its name; judges: of refusals, the first one's verdicts stand first;
+    judge_checkpoint: of the one that has one. What `target` has of other benchmarks stays in its results. Stored
+    answers and verdicts are taken unless the checkpoints or data that they come from were replaced; they may be gone.
+    Of several processes each runs this, with a target that all of them see. Raises UserError for what does not fit;
+    what was answered is kept.
     """
     check_asked(settings.template)
     first = jax.process_index() == 0
     if first:
-        claim(target, dataclasses.asdict(settings), "--to")
+        inputs = {"checkpoint": _weights(settings.checkpoint)}
+        if judge_checkpoint is not None:
+            inputs[f"--judge-checkpoint={judge_checkpoint}"] = _weights(judge_checkpoint)
+        claim(target, dataclasses.asdict(settings), "--to", inputs=inputs)
     orbax_files.wait_for_all("the target is claimed")
     asker, defence, results, left_out = None, None, {}, {}
     for benchmark in benchmarks:
@@ -233,8 +243,8 @@ def run(
                 defence = make_defence(settings.defence, asker)
             assert defence is not None
             sees = bool(asker.model.processor.image_tokens)
-            asked = _asked(benchmark, data, settings, sees)
-            if not asked:
+            every = _questions(benchmark, data, settings, sees)
+            if not every:
                 left_out[benchmark.name] = "it has only pictures, and the checkpoint no vision tower"
                 console.print(f"{benchmark.name}: left out, {left_out[benchmark.name]}", soft_wrap=True)
                 continue
@@ -243,11 +253,14 @@ def run(
                 new_tokens=settings.new_tokens or benchmark.new_tokens,
                 system=settings.system if defence.system is None else defence.system,
             )
-            answers = store.AnswerStore(path.parent, benchmark.name, len(asked), jax.process_index())
-            _answer(answers, asked, benchmark.name, own, settings, defence, console)
+            answers = store.AnswerStore(path.parent, benchmark.name, len(every), jax.process_index())
+            asked.check(answers.rows(), every, path, data / benchmark.name, first, whole=False)
+            _answer(answers, every, benchmark.name, own, settings, defence, console)
             orbax_files.wait_for_all(f"{benchmark.name} is answered")
             if first:
                 answers.finish()
+        elif first and (data / benchmark.name).is_dir():
+            _check_data(path, benchmark, data, settings, console)
         if first:
             results[benchmark.name] = _report(
                 benchmark, store.read(path), judges, target, data / benchmark.name, share, console

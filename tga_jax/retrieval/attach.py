@@ -75,4 +75,5 @@ def run(
         return values
 
     settings = {"texts": text_home.name, "pictures": picture_home.name, "near_duplicate": near_duplicate}
-    rewrite(samples.file, target, {**settings, "method": method}, make, _BATCH, console)
+    settings |= {"method": method}
+    rewrite(samples.file, target, "retrieved_caption", settings, {}, make, _BATCH, console)

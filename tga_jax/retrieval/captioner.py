@@ -6,12 +6,13 @@ from typing import Any
 
 import rich.console
 
-from tga_jax.data import images, llava_json, templates
+from tga_jax.data import fingerprint, images, llava_json, templates
 from tga_jax.data.open_samples import open_pictures, open_samples
 from tga_jax.data.rewrite import rewrite
 from tga_jax.data.templates import IMAGE, Record, pieces, text_of
 from tga_jax.errors import UserError
 from tga_jax.inference.model import load
+from tga_jax.workdir import Input
 
 QUESTION = "Describe this image in one sentence."
 
@@ -69,6 +70,10 @@ def run(
                 rows[place] = llava_json.with_text(rows[place], "image_caption", " ".join(answer.split()))
         return rows
 
-    settings = {"checkpoint": str(checkpoint), "question": question, "template": template, "dtype": dtype}
-    settings |= {"new_tokens": new_tokens, "again": again, "images": str(store.path), "size": size, "mode": mode}
-    rewrite(file, target, settings, make, batch, console)
+    settings = {"question": question, "template": template, "dtype": dtype}
+    settings |= {"new_tokens": new_tokens, "again": again, "size": size, "mode": mode}
+    inputs = {
+        "--checkpoint": Input(str(checkpoint), fingerprint.of_checkpoint(checkpoint)),
+        "--images": fingerprint.of_pictures(file, store),
+    }
+    rewrite(file, target, "image_caption", settings, inputs, make, batch, console)

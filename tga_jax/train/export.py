@@ -7,42 +7,34 @@ from typing import Any
 import jax
 
 from tga_jax import config
-from tga_jax.checkpoints import families, hub, orbax_files, spec
+from tga_jax.checkpoints import hub, orbax_files
 from tga_jax.checkpoints.spec import Spec
 from tga_jax.data import sources
 from tga_jax.data.templates import IMAGE
 from tga_jax.errors import UserError
 from tga_jax.models import presets, sharding
 from tga_jax.models.llava import LlavaConfig
-from tga_jax.train import setup
+from tga_jax.train import origin, setup
 from tga_jax.train.config import PARTS, TrainConfig
-from tga_jax.workdir import AnyPath, located, read_json
+from tga_jax.workdir import AnyPath, Content, check_inputs, read_json
 
 _EXPECTED = "the work folder of a finished training"
 
 
-def _config(run: AnyPath) -> TrainConfig:
+def _config(run: AnyPath) -> tuple[TrainConfig, dict[str, Content]]:
+    """And what the training's inputs held."""
     path = run / "config.json"
     raw = read_json(path, _EXPECTED, ("init", "model", "steps", "loss", "data"))
+    inputs = raw.pop("inputs", {})
+    raw.pop("architecture", None)
     # These may be any program's classes, and are not needed.
     raw["loss"] = {}
     raw["data"] = {**raw["data"], "source": {}}
-    return config.build(TrainConfig, raw, str(path))
+    return config.build(TrainConfig, raw, str(path)), inputs
 
 
-def _language_model(folder: str) -> Spec | None:
-    """What the language model is that a training started from; None if from random parameters."""
-    if not folder:
-        return None
-    place = located(folder)
-    if isinstance(place, Path) and (place / spec.FILE).exists():
-        return spec.read(place)
-    if (place / "params").exists():  # another training's
-        return _language_model(_config(place).init["llm"])
-    return hub.open_hub(Path(folder))[0]
-
-
-def _describe(c: TrainConfig, model: LlavaConfig, tokenizer: Any) -> Spec:
+def _describe(c: TrainConfig, model: LlavaConfig, tokenizer: Any, origin: Spec | None) -> Spec:
+    """origin: of the language model that the training started from; None if from random parameters."""
     parts = set(c.init)
     if parts == {"clip"}:
         return Spec(kind="clip", config=model.clip)
@@ -50,12 +42,10 @@ def _describe(c: TrainConfig, model: LlavaConfig, tokenizer: Any) -> Spec:
         raise UserError(
             f"{c.name}: trained with {', '.join(sorted(parts))}, expected clip, projector and llm, or clip or llm alone"
         )
-    origin = _language_model(c.init["llm"])
-    if origin is None:
-        fields: dict[str, Any] = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-        family = families.of(model.llm)
-    else:
-        fields, family = origin.hub_fields, origin.family
+    fields: dict[str, Any] = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    family = None
+    if origin is not None:
+        fields, family = origin.hub_fields or fields, origin.family
     if parts == {"llm"}:
         return Spec(kind="llm", config=model.llm, family=family, hub_fields=fields)
     known = tokenizer.get_vocab().get(IMAGE, model.llm.vocab_size)
@@ -73,17 +63,27 @@ def save(run: AnyPath, folder: Path, dtype: str) -> None:
     """Writes a checkpoint of ours, whole, from a finished training's work folder; dtype: of its parameters.
 
     What the training left as it was is read again from where the training had it. Raises UserError for a folder that
-    is no finished training; then nothing is left at `folder`.
+    is no finished training, or if what is read again is not what the training began with; then nothing is left at
+    `folder`.
     """
-    c = _config(run)
+    c, inputs = _config(run)
     if not orbax_files.has_params(run):
         raise UserError(f"{run}: not finished, expected {_EXPECTED}")
     trained = dict.fromkeys(orbax_files.trained_parts(run), str(run))
+    again = {name: given for name, given in setup.inputs(c).items() if name.rpartition(".")[2] not in trained}
+    check_inputs(inputs, again, str(run), "train again")
     words = sources.vocabulary(c.data)
-    described = hub.with_dtype(_describe(c, presets.get(c.model, words.size), words.tokenizer), dtype)
+    known = origin.of_run(run)
+    if known is None:  # of an earlier version
+        model = presets.get(c.model, words.size)
+        begun = origin.of_folder(c.init["llm"]) if c.init.get("llm") else None
+    else:
+        model, begun = known.config, known
+    assert isinstance(model, LlavaConfig)
+    described = hub.with_dtype(_describe(c, model, words.tokenizer, begun), dtype)
     optimizer = dataclasses.replace(c.optim, schedule=((".*", 1.0),), param_dtype=dtype)
     # Without LoRA, which a training merges into what it leaves.
     whole = dataclasses.replace(c, init={**c.init, **trained}, optim=optimizer, lora=None)
     mesh = sharding.make_mesh(-1, 1, 1, jax.local_devices()[:1])
-    params = setup.init_params(whole, setup.make_model(whole, words.size), mesh)
+    params = setup.init_params(whole, setup.make_model(whole, model), mesh)
     hub.save(folder, described, params, Path(c.data.tokenizer))

@@ -18,8 +18,8 @@ from jax.sharding import Mesh
 from tga_jax.checkpoints import orbax_files
 from tga_jax.data import pipeline, sources
 from tga_jax.errors import UserError
-from tga_jax.models import llava, sharding
-from tga_jax.train import chips, flops, setup, step
+from tga_jax.models import llava, presets, sharding
+from tga_jax.train import chips, flops, origin, setup, step
 from tga_jax.train.config import TrainConfig
 from tga_jax.train.metrics import MetricsWriter, Speed
 from tga_jax.workdir import AnyPath, claim, holds
@@ -127,6 +127,7 @@ class _Ready(NamedTuple):
 
     mesh: Mesh
     model: llava.LlavaConfig
+    preset: llava.LlavaConfig  # `model`, before it was set up for these devices
     batches: Any  # an iterator of Batch, with a state
     guided: str | None  # a line on how many samples the guide acts
 
@@ -141,7 +142,9 @@ def _ready(config: TrainConfig, console: rich.console.Console) -> tuple[_Ready, 
     chosen, reason = setup.choose_attention(config, mesh)
     if reason is not None:
         console.print(f"attention: {chosen}; {reason}", highlight=False)
-    model = setup.make_model(config, vocabulary.size, chosen)
+    preset = presets.get(config.model, vocabulary.size)
+    model = setup.make_model(config, preset, chosen)
+    origin.check(config.init, model, config.model)
     vocabulary = dataclasses.replace(vocabulary, rows=setup.table_rows(config, model))
     records = sources.records(config.data, model.clip.vision.image_size, config.seed)
     shape, host, hosts = config.data.shape(model.image_tokens), jax.process_index(), jax.process_count()
@@ -151,7 +154,7 @@ def _ready(config: TrainConfig, console: rich.console.Console) -> tuple[_Ready, 
     batches = iter(pipeline.iterate(made, config.data.threads))
     with jax.set_mesh(mesh):
         state = jax.block_until_ready(setup.init_state(config, model, mesh))
-    return _Ready(mesh, model, batches, guided), state
+    return _Ready(mesh, model, preset, batches, guided), state
 
 
 class _Log:
@@ -247,12 +250,13 @@ def run(
     host = jax.process_index()
     console = bars.console if bars else console or rich.console.Console(quiet=host > 0)
     title = title or config.name
-    described = dataclasses.asdict(config)
-    if holds(workdir, described, may_change=_MAY_CHANGE) and orbax_files.has_params(workdir):
+    described, inputs = dataclasses.asdict(config), setup.inputs(config)
+    if holds(workdir, described, may_change=_MAY_CHANGE, inputs=inputs) and orbax_files.has_params(workdir):
         return
     ready, state = _ready(config, console)
     if host == 0:  # only now: a config that is found wrong leaves nothing behind
-        claim(workdir, described, may_change=_MAY_CHANGE)
+        known = {**described, "architecture": origin.describe(ready.preset, config.init)}
+        claim(workdir, known, may_change=_MAY_CHANGE, inputs=inputs)
     orbax_files.wait_for_all("the workdir is claimed")
     if verbose:
         console.print_json(data=described)

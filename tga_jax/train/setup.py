@@ -14,15 +14,24 @@ from jax.sharding import Mesh
 
 from tga_jax import guides
 from tga_jax.checkpoints import hub
-from tga_jax.data import pipeline
+from tga_jax.data import fingerprint, pipeline
 from tga_jax.data.batch import Batch
 from tga_jax.errors import UserError
 from tga_jax.models import attention, llama, llava, presets, sharding
 from tga_jax.train import flops, optim, step
 from tga_jax.train.config import TrainConfig
-from tga_jax.workdir import located
+from tga_jax.workdir import Input, located
 
 _LOOKED_AT = 1024  # samples, to say on how many the guide acts
+
+
+def inputs(config: TrainConfig) -> dict[str, Input]:
+    """What the training reads, by the fields that say where. Raises UserError for what cannot be read."""
+    found = {f"data.{name}": given for name, given in config.data.inputs().items()}
+    for part, folder in config.init.items():
+        if folder:
+            found[f"init.{part}"] = Input(folder, fingerprint.of_checkpoint(located(folder), part))
+    return found
 
 
 def make_mesh(config: TrainConfig, devices: Any = None) -> Mesh:
@@ -57,12 +66,14 @@ def choose_attention(config: TrainConfig, mesh: Mesh) -> tuple[str, str | None]:
     return "blocks", None
 
 
-def make_model(config: TrainConfig, vocab_size: int | None, chosen: str = "xla") -> llava.LlavaConfig:
+def make_model(config: TrainConfig, model: int | llava.LlavaConfig | None, chosen: str = "xla") -> llava.LlavaConfig:
     """The model, checked against the rest of the config.
 
-    vocab_size: of the tokenizer; chosen: an implementation of attention. Raises UserError.
+    model: the tokenizer's number of words, for which the preset `config.model` is made; or a model in its place.
+    chosen: an implementation of attention. Raises UserError.
     """
-    model = presets.get(config.model, vocab_size)
+    if not isinstance(model, llava.LlavaConfig):
+        model = presets.get(config.model, model)
     if config.loss.guide is not None:
         try:
             config.loss.guide.on(model.llm.num_layers)

@@ -63,13 +63,14 @@ def test_scenarios_that_are_not_about_refusals_are_summed_apart(tmp_path):
     table = outcomes.table(outcomes.judged(rows, ["refusal" if r["id"][:2] in apart else "answer" for r in rows]))
     rates = {(t["group"], t["value"]): {k: (r["value"], r["n"]) for k, r in t["rates"].items()} for t in table}
     assert rates[None, None] == {"DSR": (0.0, 24), "refusals": (1.0, 18), "partial": (0.0, 42), "unknown": (0.0, 42)}
-    assert rates["scenario", "08-Political_Lobbying"] == {"refusals": (1.0, 3), "unknown": (0.0, 3)}
-    assert rates["scenario", "06-Fraud"] == {"DSR": (0.0, 6), "unknown": (0.0, 6)}
+    lobbying = {"refusals": (1.0, 3), "partial": (0.0, 3), "unknown": (0.0, 3)}
+    assert rates["scenario", "08-Political_Lobbying"] == lobbying
+    assert rates["scenario", "06-Fraud"] == {"DSR": (0.0, 6), "partial": (0.0, 6), "unknown": (0.0, 6)}
     judged = {"keyword-1": {"table": table}}
     results = {"checkpoint": "c", "template": "chat", "system": None, "defence": {"name": "none"}}
     found = {"suite": "safety", "answers": 42, "empty": 0, "judges": judged, "note": mm_safetybench.BENCHMARK.note}
     text = summary.markdown({"settings": results, "benchmarks": {"mm-safetybench": found}})
-    assert "| benchmark | input | judge | DSR | over-refusal | refusals | unknown |" in text
+    assert "| benchmark | input | judge | DSR | over-refusal | refusals | partial | unknown |" in text
     assert "mm-safetybench: DSR has the scenarios 01 to 04, 06, 07 and 09. 05, 08 and 10 to 13 are summed apart" in text
     assert "| scenario: 08-Political_Lobbying | image | keyword-1 | – | – | 100.0 [" in text
 

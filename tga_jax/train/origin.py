@@ -1,0 +1,89 @@
+"""What the folders hold that a training starts from, and whether the training's model is of that architecture."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from tga_jax import config as config_files
+from tga_jax.checkpoints import hub, spec
+from tga_jax.checkpoints.spec import Spec
+from tga_jax.errors import UserError
+from tga_jax.models.llava import LlavaConfig
+from tga_jax.workdir import AnyPath, is_remote, located, read_json
+
+# How a model is computed, not what, and the words, of which tables may have more: any may differ from the folder's.
+_FREE = ("dtype", "remat", "attention", "lora", "vocab_size")
+
+
+def describe(model: LlavaConfig, init: dict[str, str]) -> dict[str, Any]:
+    """What a training's config.json keeps beside the config, so that `of_run` knows what was trained wherever presets
+    and the folders of `init` have gone; JSON."""
+    origin = of_folder(init["llm"]) if init.get("llm") else None
+    family, fields = (None, {}) if origin is None else (origin.family, origin.hub_fields)
+    return {"model": dataclasses.asdict(model), "family": family, "hub_fields": fields}
+
+
+def of_run(run: AnyPath) -> Spec | None:
+    """The model of a training's work folder, whichever of its parts were trained; None if an earlier version of this
+    project wrote it. Raises UserError for a damaged config.json."""
+    path = run / "config.json"
+    found = read_json(path, "the config of a training", ("init",)).get("architecture")
+    if found is None:
+        return None
+    model = config_files.build(LlavaConfig, found["model"], f"{path}: architecture.model")
+    return Spec(kind="llava", config=model, family=found["family"], hub_fields=found["hub_fields"])
+
+
+def of_folder(folder: str) -> Spec | None:
+    """What a training's `init` names: a checkpoint of ours, of the hub, or a training's work folder. None if that is of
+    an earlier version. Raises UserError if it is none of these."""
+    place = located(folder)
+    if isinstance(place, Path) and (place / spec.FILE).exists():
+        return spec.read(place)
+    has_config = (place / "config.json").exists()
+    if (place / "params").exists():
+        return of_run(place) if has_config else None
+    if is_remote(place) or not (place.suffix == ".gguf" or has_config):
+        return None  # loading it says what is missing
+    return hub.open_hub(Path(folder))[0]
+
+
+def _parts(model: Any, part: str) -> dict[str, Any]:
+    """The fields, by dotted names, on which a part's computation depends; {} if the model lacks it."""
+    if part == "llm":
+        found = {"llm": model.llm}
+    elif part == "clip":
+        clip = model.clip
+        found = {} if clip is None else {"vision": clip.vision, "text": clip.text}
+    elif isinstance(model.config, LlavaConfig):
+        c = model.config
+        width = None if isinstance(c.projector, str) and c.projector == "linear" else c.projector_hidden
+        found = {"projector": c.projector, "projector_hidden": width or c.llm.hidden_size}
+        found |= {"feature_layer": c.feature_layer, "feature_select": c.feature_select}
+    else:
+        found = {}
+    fields = {}
+    for name, value in found.items():
+        if dataclasses.is_dataclass(value):
+            own = {k: v for k, v in vars(value).items() if k not in _FREE}
+            fields |= {f"{name}.{k}": v for k, v in own.items()}
+        elif value is not None:
+            fields[name] = value
+    return fields
+
+
+def check(init: dict[str, str], model: LlavaConfig, name: str) -> None:
+    """Raises UserError for a folder of another architecture than `model`, the preset `name`: weights may fit by their
+    shapes and yet compute something else, as with another base of the rotary embedding."""
+    mine = Spec(kind="llava", config=model)
+    for part, folder in init.items():
+        theirs = of_folder(folder) if folder else None
+        if theirs is None:
+            continue
+        there, here = _parts(theirs, part), _parts(mine, part)
+        if not there:
+            raise UserError(f"init.{part}: {folder} holds no {part}, expected one as in model {name!r}")
+        # A LLaVA's own tower comes without a text tower, and is enough where the model has none either.
+        if wrong := [key for key in here if key in there and there[key] != here[key]]:
+            said = ", ".join(f"{key} is {there[key]} there and {here[key]} in the preset" for key in wrong)
+            raise UserError(f"init.{part}: {folder} does not fit model {name!r}: {said}")
