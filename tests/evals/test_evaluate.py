@@ -72,7 +72,7 @@ def test_every_answer_is_stored_as_the_model_gives_it_alone(place, whole):
     for row in rows[3:14:5]:
         sample, shown = samples[row["id"]], row["input"] == "image"
         prompt = model.processor.chat([{"role": "user", "content": sample.question if shown else sample.text}])
-        assert row["prompt"] == prompt
+        assert row["prompt"] == str(prompt)
         pictures = [[image() for image in sample.images] if shown else []]
         assert model.generate([prompt], pictures, new_tokens=6) == [row["answer"]]
         assert row["harmful"] == sample.harmful

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,10 @@ import numpy as np
 import transformers
 from PIL import Image
 
-from tga_jax.data import images
+from tga_jax.data import chat_template, images
 from tga_jax.data.batch import Batch
-from tga_jax.data.templates import IMAGE
-from tga_jax.data.tokens import Vocabulary, collate, prompt_tokens
+from tga_jax.data.prompt import IMAGE, Piece, Prompt
+from tga_jax.data.tokens import Vocabulary, collate, images_in, prompt_tokens
 from tga_jax.errors import UserError
 
 Picture = Image.Image | np.ndarray | str | Path
@@ -46,11 +46,16 @@ class Processor:
     def image_tokens(self) -> int:
         return self.image.tokens if self.image is not None else 0
 
-    def chat(self, messages: Sequence[dict[str, str]]) -> str:
-        """The prompt of a conversation, [{"role": "user", "content": "..."}, ...], up to where the answer starts."""
-        if self.tokenizer.chat_template is None:
+    def chat(self, messages: Sequence[Mapping[str, Any]], special_tokens: bool = False) -> Prompt:
+        """The prompt of a conversation, [{"role": "user", "content": "..."}, ...], up to where the answer starts.
+
+        content: a string, in which `<image>` of a user is a picture, or a list of {"type": "text", "text": "..."} and
+        {"type": "image"}. special_tokens: special tokens in what was said, such as `</s>`, are tokens; otherwise they
+        are plain text. Raises UserError where the template refuses the messages or leaves out a part of them.
+        """
+        if not self.tokenizer.chat_template:
             raise UserError("this checkpoint has no chat template; give the whole prompt instead")
-        return self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        return chat_template.prompt(self.tokenizer, messages, bool(self.image_tokens), special_tokens)
 
     def pixels(self, pictures: Sequence[Picture]) -> np.ndarray:
         """uint8 [N, I, I, 3]. Raises UserError for a file that is no image, or a checkpoint without a vision tower."""
@@ -67,7 +72,7 @@ class Processor:
         return np.stack(made) if made else np.zeros((0, size, size, 3), np.uint8)
 
     def batch(
-        self, prompts: Sequence[str], pictures: Sequence[Sequence[Picture]] | None = None, multiple: int = 1
+        self, prompts: Sequence[str | Prompt], pictures: Sequence[Sequence[Picture]] | None = None, multiple: int = 1
     ) -> Batch:
         """Prompts as a right-padded Batch; pictures: those of every prompt, in the order of its `<image>`; multiple: of
         which the Batch's length is one, so that few programs are compiled.
@@ -79,7 +84,8 @@ class Processor:
         if len(shown) != len(prompts):
             raise UserError(f"{len(prompts)} prompts and pictures of {len(shown)}, expected as many")
         for i, (prompt, own) in enumerate(zip(prompts, shown, strict=True)):
-            count = prompt.count(IMAGE) if self.image_tokens else 0
+            found = prompt.pieces if isinstance(prompt, Prompt) else (Piece(prompt),)
+            count = images_in(found) if self.image_tokens else 0
             if count != len(own):
                 raise UserError(f"prompt {i}: {count} times {IMAGE} and {len(own)} pictures, expected as many")
         rows = [prompt_tokens(prompt, self.vocabulary, self.image_tokens) for prompt in prompts]

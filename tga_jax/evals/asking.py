@@ -6,7 +6,8 @@ from typing import Any
 
 from PIL import Image
 
-from tga_jax.data.templates import IMAGE, Record, pieces, text_of
+from tga_jax.data.prompt import IMAGE, Prompt
+from tga_jax.data.templates import Record, pieces
 from tga_jax.errors import UserError
 from tga_jax.evals.benchmark import BenchmarkSample
 from tga_jax.inference.model import Model
@@ -55,7 +56,7 @@ class Asker:
     seed: int = 0
     sampling: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    def prompt(self, question: str, pictures: int) -> str:
+    def prompt(self, question: str, pictures: int) -> Prompt:
         count = pictures - question.count(IMAGE)
         if count < 0:
             raise UserError(
@@ -68,11 +69,11 @@ class Asker:
             template=self.template,
             system=self.system,
         )
-        return text_of(pieces(record, self.model.processor.tokenizer, prompt_only=True))
+        return Prompt(tuple(pieces(record, self.model.processor.tokenizer, prompt_only=True)))
 
     def answers(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         pictures: Sequence[Sequence[Image.Image]],
         numbers: Sequence[int],
         new_tokens: int | None = None,
