@@ -76,12 +76,16 @@ class Chat:
             if i:
                 real.append(None)
                 marked.append(None)
-            if text_of(run) or len(runs) == 1:
+            if not text_of(run) and len(runs) > 1:
+                continue
+            before, core, after = _stripped(run)
+            if core:
                 mark = chr(_MARKS + len(self._said))
-                before, self._said[mark], after = _stripped(run)
-                self._speakers[mark] = role
-                real.append(text_of(run))
+                self._said[mark], self._speakers[mark] = core, role
                 marked.append(f"{before}{mark}{after}")
+            else:  # a template may look whether there is anything
+                marked.append(before)
+            real.append(text_of(run))
         return real, marked
 
     def _apply(self, contents: Sequence[list[str | None]], prompt: bool) -> str:
@@ -102,9 +106,8 @@ class Chat:
         prompt = self._roles[-1] != "assistant"
         text = self.render(len(self._roles), prompt)
         for mark, role in self._speakers.items():
-            if text.count(mark) > 1 or (self._said[mark] and mark not in text):
-                what = "repeats" if mark in text else "leaves out"
-                raise UserError(f"the tokenizer's chat template {what} what the {role} says")
+            if mark not in text:
+                raise UserError(f"the tokenizer's chat template leaves out what the {role} says")
         if text.count(IMAGE) != self._images:
             raise UserError(
                 f"the tokenizer's chat template writes {text.count(IMAGE)} times {IMAGE}, expected {self._images}"
@@ -155,11 +158,11 @@ def conversation(tokenizer: Any, messages: Sequence[tuple[str, Sequence[Piece]]]
 
 def learnt(chat: Chat, prompt: str, whole: str, end_token: str) -> list[Piece]:
     """An answer, learnt from where its prompt ends to its end token, and what stands behind it."""
-    said = _MARK.split(whole.removeprefix(prompt), maxsplit=1)
-    if not whole.startswith(prompt) or len(said) != 3:
+    if not whole.startswith(prompt):
         raise UserError(NOT_ITS_PROMPT)
-    end, token, rest = said[2].partition(end_token)
-    return [*chat.pieces("".join(said[:2]) + end + token, target=True), *chat.pieces(rest)]
+    *said, after = _MARK.split(whole.removeprefix(prompt), maxsplit=1)
+    end, token, rest = after.partition(end_token)
+    return [*chat.pieces("".join(said) + end + token, target=True), *chat.pieces(rest)]
 
 
 def prompt(tokenizer: Any, messages: Sequence[Mapping[str, Any]], sees: bool, special_tokens: bool = False) -> Prompt:
