@@ -31,6 +31,7 @@ USAGE = """\
             --data=DIR          has a folder for every benchmark, called as it; --list tells what each must hold
             --to=DIR            answers, results.json, report.md and report.html go here
             --template=NAME (default: the checkpoint's chat template), --system=TEXT, --dtype=bf16|fp32, --batch=N,
+            --special-tokens    those in questions, such as </s>, are tokens (default: plain text)
             --new-tokens=N (default: each benchmark's own), --temperature=T, --top-p=P, --seed=N, --limit=N samples
             --judge=phrases|model|endpoint   of refusals; may be given several times, the first one's come first
             --judge-checkpoint=DIR   of --judge=model; --judge-url=URL and --judge-model=NAME of --judge=endpoint, an
@@ -118,7 +119,7 @@ def _evaluate(arguments: list[str]) -> None:
     )
     others = {"suite": [], "judge": [], "template": "chat", "system": None, "dtype": None, "defence": "none"}
     numbers = {"batch": 16, "new-tokens": 0, "seed": 0, "limit": 0, "temperature": 0.0, "top-p": 1.0}
-    defaults = {**paths, **others, **numbers, "distributed": False, "list": False}
+    defaults = {**paths, **others, **numbers, "special-tokens": False, "distributed": False, "list": False}
     flags = parse(arguments, defaults, dtype=tuple(DTYPES), defence=("none", "system-prompt", "ecso", "detector"))
     if flags["list"]:
         from tga_jax.evals.benchmarks import BENCHMARKS
@@ -141,7 +142,7 @@ def _evaluate(arguments: list[str]) -> None:
     sampling = {} if not flags["temperature"] else {name: flags[name] for name in ("temperature", "top_p")}
     settings = evaluate.Settings(
         flags["checkpoint"], flags["template"], flags["system"], dtype, flags["new_tokens"], sampling, flags["seed"],
-        flags["limit"], defences.describe(flags["defence"], flags["calibration"]),
+        flags["limit"], defences.describe(flags["defence"], flags["calibration"]), flags["special_tokens"],
     )  # fmt: skip
     console = rich.console.Console(quiet=jax.process_index() > 0)
     evaluate.run(

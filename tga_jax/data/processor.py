@@ -15,6 +15,7 @@ from tga_jax.data.batch import Batch
 from tga_jax.data.prompt import IMAGE, Piece, Prompt
 from tga_jax.data.tokens import Vocabulary, collate, images_in, prompt_tokens
 from tga_jax.errors import UserError
+from tga_jax.workdir import read_json
 
 Picture = Image.Image | np.ndarray | str | Path
 
@@ -97,10 +98,28 @@ class Processor:
         return self.vocabulary.decode(ids)
 
 
+def _processor_template(folder: Path) -> str | None:
+    """The chat template of transformers' processor, where it is not the tokenizer's. Raises UserError."""
+    config, legacy = folder / "processor_config.json", folder / "chat_template.json"
+    path = config
+    found = read_json(config, "a processor").get("chat_template") if config.exists() else None
+    if found is None and legacy.exists():
+        path, found = legacy, read_json(legacy, "a chat template", ("chat_template",))["chat_template"]
+        if any((folder / "chat_templates").glob("*.jinja")):
+            raise UserError(f"{legacy}: beside chat_templates/, expected one of them")
+    if not isinstance(found, str | None):
+        raise UserError(f"{path}: {found!r:.80} as chat_template, expected a string")
+    return found
+
+
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a folder. Raises UserError if there is none."""
+    """The tokenizer of a folder, with the chat template that a processor there has. Raises UserError if there is
+    none."""
     try:
-        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers raises many types for a folder without, or with a broken, tokenizer
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(f"{folder}: no tokenizer that transformers can read ({reason})") from error
+    if (template := _processor_template(folder)) is not None:
+        tokenizer.chat_template = template
+    return tokenizer

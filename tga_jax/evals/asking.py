@@ -46,7 +46,8 @@ def questions(samples: Iterable[BenchmarkSample], sees: bool) -> list[Question]:
 @dataclasses.dataclass(frozen=True)
 class Asker:
     """template: one of `templates.TEMPLATES`, "chat" for the checkpoint's own; system: a system text, None for the
-    template's; batch: how many are answered at once; sampling: the fields of `Sampling`, greedy by default."""
+    template's; batch: how many are answered at once; sampling: the fields of `Sampling`, greedy by default;
+    special_tokens: those in questions are tokens."""
 
     model: Model
     template: str
@@ -55,8 +56,11 @@ class Asker:
     batch: int
     seed: int = 0
     sampling: dict[str, Any] = dataclasses.field(default_factory=dict)
+    special_tokens: bool = False
 
     def prompt(self, question: str, pictures: int) -> Prompt:
+        """Raises UserError for a question with more `<image>` than pictures, and where the template can not render it,
+        or has no place for the system text."""
         count = pictures - question.count(IMAGE)
         if count < 0:
             raise UserError(
@@ -68,6 +72,7 @@ class Asker:
             (lambda: None,) * pictures,
             template=self.template,
             system=self.system,
+            special_tokens=self.special_tokens,
         )
         return Prompt(tuple(pieces(record, self.model.processor.tokenizer, prompt_only=True)))
 
