@@ -224,11 +224,13 @@ class Model:
             yield final[len(told) :]
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit CLIP embeddings float32 [N, E]; texts are cut at the tower's context, the end token kept."""
+        """Unit CLIP embeddings float32 [N, E]; texts are cut at the tower's context, the end token kept. Special tokens
+        in them are plain text, or an embedding would be of what stands before an end token there."""
         towers = self._towers()
         assert towers.text is not None
         length = towers.text.context_length
-        made = self.processor.tokenizer(list(texts), padding="max_length", truncation=True, max_length=length)
+        how = {"padding": "max_length", "truncation": True, "max_length": length, "split_special_tokens": True}
+        made = self.processor.tokenizer(list(texts), **how)
         return embed.embed_texts(towers, self.params["clip"], made["input_ids"])
 
     def embed_images(self, pictures: Sequence[Picture]) -> np.ndarray:
