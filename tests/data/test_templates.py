@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from tokenizer_support import llama_like
 
-from tga_jax.data.templates import IMAGE, LLAMA_2_SYSTEM, TEMPLATES, VICUNA_SYSTEM, Record, pieces, text_of
+from tga_jax.data.prompt import IMAGE, text_of
+from tga_jax.data.templates import LLAMA_2_SYSTEM, TEMPLATES, VICUNA_SYSTEM, Record, pieces
 from tga_jax.data.tokens import Vocabulary, prompt_tokens, tokenize
 from tga_jax.errors import UserError
 
@@ -197,7 +198,7 @@ def test_a_tokenizers_own_template(chatml, legacy, template, name, retrieved):
     messages = [{"role": r, "content": c} for turn in turns for r, c in zip(("user", "assistant"), turn, strict=True)]
     made = pieces(found, tokenizer)
     assert text_of(made) == tokenizer.apply_chat_template(messages, tokenize=False)
-    learnt = [piece.text for piece in made if piece.target]
+    learnt = [text_of(group) for target, group in itertools.groupby(made, lambda piece: piece.target) if target]
     end, blank = ("</s>", " ") if template == "mistral" else ("<|im_end|>", "")
     assert learnt == [f"{blank}{answer}{end}" for _, answer in turns]
     assert "".join(p.text for p in made if p.retrieved) == retrieved

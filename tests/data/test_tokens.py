@@ -127,7 +127,7 @@ def test_a_sample_without_target_is_named():
     record = Record("c", (("", " "),), template="plain")
     assert tokenize(record, Vocabulary(tokenizer), 1).targets.sum() == 1  # the newline
     deaf = Vocabulary(tokenizer)  # it hears nothing after the first word
-    vars(deaf)["segment"] = lambda text: tuple(x[:1] for x in VOCABULARY.segment(text))
+    vars(deaf)["segment"] = lambda *text: tuple(x[:1] for x in VOCABULARY.segment(*text))
     with pytest.raises(UserError, match="sample 'c': no target token, expected an answer"):
         tokenize(dataclasses.replace(record, turns=(("a", ""),)), deaf, 1)
 

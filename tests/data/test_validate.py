@@ -39,6 +39,7 @@ BAD = {
     "duplicate_ids": sample("2"),
     "toxic_ids": sample("harm_tox_1"),
     "same_captions": sample("same", retrieved_caption="a cup"),
+    "special_tokens": sample("marked", answer="Yes.</s> [INST]", image_caption="a <mask>"),
 }
 
 
@@ -62,7 +63,9 @@ def pictures(tmp_path):
 def tokenizer(tmp_path):
     made = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[reportAttributeAccessIssue]
-    PreTrainedTokenizerFast(tokenizer_object=made, unk_token="[UNK]").save_pretrained(tmp_path / "tokenizer")
+    PreTrainedTokenizerFast(tokenizer_object=made, unk_token="[UNK]", mask_token="<mask>").save_pretrained(
+        tmp_path / "tokenizer"
+    )
     return tmp_path / "tokenizer"
 
 
@@ -122,6 +125,7 @@ def test_all_problems_of_a_file_are_found_at_once(tmp_path, pictures, tokenizer)
     )  # 4 + "What?" + 30
     assert said["duplicate_ids"] == f"{lines['duplicate_ids']}sample '2' has the id of an earlier one"
     assert said["same_captions"] == f"{lines['same_captions']}sample 'same' has its own caption as retrieved caption"
+    assert said["special_tokens"] == f"{lines['special_tokens']}sample 'marked' has </s>, <mask>, [INST]"
     assert not report["fit_for_training"]
 
 
@@ -131,7 +135,7 @@ def test_which_problems_stop_a_training(tmp_path, pictures, tokenizer, name):
     write(path, [*GOOD, BAD[name]])
     report = validate.validate(path, Checks(pictures, True, tokenizer, image_tokens=4, length=20))
     assert list(problems(report)) == [name]
-    assert report["fit_for_training"] == (name in ("duplicate_ids", "same_captions"))
+    assert report["fit_for_training"] == (name in ("duplicate_ids", "same_captions", "special_tokens"))
 
 
 def test_pictures_are_not_looked_for_without_a_store_nor_read_unless_asked(tmp_path, pictures):

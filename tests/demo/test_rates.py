@@ -6,7 +6,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from tga_jax.data.templates import IMAGE, Record, pieces, text_of
+from tga_jax.data.prompt import IMAGE, text_of
+from tga_jax.data.templates import Record, pieces
 from tga_jax.demo import rates
 from tga_jax.demo.rates import Item
 from tga_jax.demo.world import tasks

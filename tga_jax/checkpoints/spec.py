@@ -72,4 +72,7 @@ def copy_companions(source: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for pattern in _COMPANIONS:
         for file in source.glob(pattern):
-            shutil.copyfile(file, target / file.name)
+            if file.is_dir():  # chat_templates/, of templates with names
+                shutil.copytree(file, target / file.name, dirs_exist_ok=True)
+            else:
+                shutil.copyfile(file, target / file.name)

@@ -21,6 +21,7 @@ USAGE = """\
             --checkpoint=DIR    a checkpoint of ours or a hub folder
             --image=FILE        a picture to talk about; --question=TEXT asks it and ends
             --system=TEXT, --new-tokens=N, --temperature=T, --top-p=P, --top-k=K, --seed=N
+            --special-tokens    those that are typed, such as </s>, are tokens (default: plain text)
 """
 
 
@@ -56,7 +57,8 @@ def _convert(arguments: list[str]) -> None:
 
 def _chat(arguments: list[str]) -> None:
     numbers = {"new-tokens": 256, "temperature": 0.0, "top-p": 1.0, "top-k": 0, "seed": 0}
-    flags = parse(arguments, {"checkpoint": None, "image": None, "question": "", "system": "", **numbers})
+    texts = {"checkpoint": None, "image": None, "question": "", "system": ""}
+    flags = parse(arguments, {**texts, **numbers, "special-tokens": False})
     checkpoint, image = flags.pop("checkpoint"), flags.pop("image")
     if not checkpoint:
         raise UserError("--checkpoint: missing, expected a checkpoint of ours or a hub folder")
@@ -65,9 +67,9 @@ def _chat(arguments: list[str]) -> None:
 
     from tga_jax.serve import chat
 
-    question, system = flags.pop("question"), flags.pop("system")
+    said = (flags.pop(name) for name in ("question", "system", "special_tokens"))
     pictures = [Path(image)] if image else []
-    chat.run(Path(checkpoint), pictures, question, system, console=rich.console.Console(), **flags)
+    chat.run(Path(checkpoint), pictures, *said, console=rich.console.Console(), **flags)
 
 
 COMMANDS: dict[str, Callable[[list[str]], int | None]] = {

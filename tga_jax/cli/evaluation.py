@@ -32,6 +32,7 @@ USAGE = """\
             --data=DIR          has a folder for every benchmark, called as it; --list tells what each must hold
             --to=DIR            answers, results.json, report.md and report.html go here
             --template=NAME (default: the checkpoint's chat template), --system=TEXT, --dtype=bf16|fp32, --batch=N,
+            --special-tokens    those in questions, such as </s>, are tokens (default: plain text)
             --new-tokens=N (default: each benchmark's own), --temperature=T, --top-p=P, --seed=N, --limit=N samples
             --judge=phrases|model|endpoint   of refusals; may be given several times, the first one's come first; gcg,
                                 vlguard and xstest are the string matches that papers use
@@ -135,7 +136,7 @@ def _evaluate(arguments: list[str]) -> int:
     )
     others = {"suite": [], "judge": [], "rubric": [], "template": "chat", "system": None, "dtype": None}
     numbers = {"batch": 16, "new-tokens": 0, "seed": 0, "limit": 0, "temperature": 0.0, "top-p": 1.0}
-    switches = {"defence": "none", "max-degenerate": 0.5, "distributed": False, "list": False}
+    switches = {"defence": "none", "max-degenerate": 0.5, "special-tokens": False, "distributed": False, "list": False}
     defaults = {**paths, **others, **numbers, **switches}
     flags = parse(arguments, defaults, dtype=tuple(DTYPES), defence=("none", "system-prompt", "ecso", "detector"))
     if flags["list"]:
@@ -159,7 +160,7 @@ def _evaluate(arguments: list[str]) -> int:
     sampling = {} if not flags["temperature"] else {name: flags[name] for name in ("temperature", "top_p")}
     settings = evaluate.Settings(
         flags["checkpoint"], flags["template"], flags["system"], dtype, flags["new_tokens"], sampling, flags["seed"],
-        flags["limit"], defences.describe(flags["defence"], flags["calibration"]),
+        flags["limit"], defences.describe(flags["defence"], flags["calibration"]), flags["special_tokens"],
     )  # fmt: skip
     console = rich.console.Console(quiet=jax.process_index() > 0)
     judges, share = _judges(flags, dtype), flags["max_degenerate"]

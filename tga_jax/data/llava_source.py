@@ -26,6 +26,9 @@ class LlavaSource(Source):
 
     toxic: TGA's released code takes a sample whose id contains "tox" for toxic text: it blanks the picture and leaves
     the guide out. "text" leaves the picture out of such samples, "picture" keeps it; "" stops at one that has one.
+
+    special_tokens: special tokens in its texts, such as `</s>`, are tokens, as in LLaVA's own training; otherwise they
+    are plain text.
     """
 
     path: str
@@ -33,6 +36,7 @@ class LlavaSource(Source):
     template: str = "mistral_instruct"
     retrieved_in_prompt: bool = True  # R, where a sample has one, stands in the prompt
     toxic: str = ""
+    special_tokens: bool = False
     kind: str = dataclasses.field(default="llava", kw_only=True)
 
     def __post_init__(self):
@@ -110,4 +114,5 @@ class LlavaRecords:
             sample.retrieved,
             bool(sample.retrieved) and self._source.retrieved_in_prompt,
             self._source.template,
+            special_tokens=self._source.special_tokens,
         )

@@ -127,6 +127,12 @@ class Batches:
     def _row(self, number: int) -> tuple[Record, Tokens]:
         record: Record = self._records[number]  # pyright: ignore[reportAssignmentType]
         row = tokenize(record, self._vocabulary, self._shape.image_tokens)
+        learnt = row.tokens[row.targets]
+        if record.template == "chat" and len(learnt) and not np.isin(learnt, self._vocabulary.control_ids).any():
+            raise UserError(
+                f"sample {record.id!r}: the tokenizer's chat template writes no end token behind an answer, so that a "
+                "training would not teach to stop; expected another template, such as vicuna_v1"
+            )
         return record, _fit(record, row, self._shape, self._policy)
 
     def without_images(self, number: int) -> Batch:

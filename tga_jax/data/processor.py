@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,12 @@ import numpy as np
 import transformers
 from PIL import Image
 
-from tga_jax.data import images
+from tga_jax.data import chat_template, images
 from tga_jax.data.batch import Batch
-from tga_jax.data.templates import IMAGE
-from tga_jax.data.tokens import Vocabulary, collate, prompt_tokens
+from tga_jax.data.prompt import IMAGE, Piece, Prompt
+from tga_jax.data.tokens import Vocabulary, collate, images_in, prompt_tokens
 from tga_jax.errors import UserError
+from tga_jax.workdir import read_json
 
 Picture = Image.Image | np.ndarray | str | Path
 
@@ -48,11 +49,16 @@ class Processor:
     def image_tokens(self) -> int:
         return self.image.tokens if self.image is not None else 0
 
-    def chat(self, messages: Sequence[dict[str, str]]) -> str:
-        """The prompt of a conversation, [{"role": "user", "content": "..."}, ...], up to where the answer starts."""
-        if self.tokenizer.chat_template is None:
+    def chat(self, messages: Sequence[Mapping[str, Any]], special_tokens: bool = False) -> Prompt:
+        """The prompt of a conversation, [{"role": "user", "content": "..."}, ...], up to where the answer starts.
+
+        content: a string, in which `<image>` of a user is a picture, or a list of {"type": "text", "text": "..."} and
+        {"type": "image"}. special_tokens: special tokens in what was said, such as `</s>`, are tokens; otherwise they
+        are plain text. Raises UserError where the template refuses the messages or leaves out a part of them.
+        """
+        if not self.tokenizer.chat_template:
             raise UserError("this checkpoint has no chat template; give the whole prompt instead")
-        return self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        return chat_template.prompt(self.tokenizer, messages, bool(self.image_tokens), special_tokens)
 
     def pixels(self, pictures: Sequence[Picture]) -> np.ndarray:
         """uint8 [N, I, I, 3]. Raises UserError for a file that is no image, or a checkpoint without a vision tower."""
@@ -69,7 +75,7 @@ class Processor:
         return np.stack(made) if made else np.zeros((0, size, size, 3), np.uint8)
 
     def batch(
-        self, prompts: Sequence[str], pictures: Sequence[Sequence[Picture]] | None = None, multiple: int = 1
+        self, prompts: Sequence[str | Prompt], pictures: Sequence[Sequence[Picture]] | None = None, multiple: int = 1
     ) -> Batch:
         """Prompts as a right-padded Batch; pictures: those of every prompt, in the order of its `<image>`; multiple: of
         which the Batch's length is one, so that few programs are compiled.
@@ -81,7 +87,8 @@ class Processor:
         if len(shown) != len(prompts):
             raise UserError(f"{len(prompts)} prompts and pictures of {len(shown)}, expected as many")
         for i, (prompt, own) in enumerate(zip(prompts, shown, strict=True)):
-            count = prompt.count(IMAGE) if self.image_tokens else 0
+            found = prompt.pieces if isinstance(prompt, Prompt) else (Piece(prompt),)
+            count = images_in(found) if self.image_tokens else 0
             if count != len(own):
                 raise UserError(f"prompt {i}: {count} times {IMAGE} and {len(own)} pictures, expected as many")
         rows = []
@@ -98,10 +105,28 @@ class Processor:
         return self.vocabulary.decode(ids)
 
 
+def _processor_template(folder: Path) -> str | None:
+    """The chat template of transformers' processor, where it is not the tokenizer's. Raises UserError."""
+    config, legacy = folder / "processor_config.json", folder / "chat_template.json"
+    path = config
+    found = read_json(config, "a processor").get("chat_template") if config.exists() else None
+    if found is None and legacy.exists():
+        path, found = legacy, read_json(legacy, "a chat template", ("chat_template",))["chat_template"]
+        if any((folder / "chat_templates").glob("*.jinja")):
+            raise UserError(f"{legacy}: beside chat_templates/, expected one of them")
+    if not isinstance(found, str | None):
+        raise UserError(f"{path}: {found!r:.80} as chat_template, expected a string")
+    return found
+
+
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a folder. Raises UserError if there is none."""
+    """The tokenizer of a folder, with the chat template that a processor there has. Raises UserError if there is
+    none."""
     try:
-        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers raises many types for a folder without, or with a broken, tokenizer
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(f"{folder}: no tokenizer that transformers can read ({reason})") from error
+    if (template := _processor_template(folder)) is not None:
+        tokenizer.chat_template = template
+    return tokenizer

@@ -4,12 +4,13 @@ Label masks are built from these pieces' places in the tokenised text and never 
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
+from tga_jax.data import chat_template
+from tga_jax.data.prompt import IMAGE, Piece, with_images
 from tga_jax.errors import UserError
 
-IMAGE = "<image>"
 # Of LLaVA's conversation.py.
 VICUNA_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
@@ -23,7 +24,10 @@ LLAMA_2_SYSTEM = (
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One training or test sample. A last answer of None is left open: the language loss learns nothing from it."""
+    """One training or test sample. A last answer of None is left open: the language loss learns nothing from it.
+
+    Special tokens in its texts, such as `</s>`, are plain text, and so is `<image>` anywhere but in a question.
+    """
 
     id: str
     turns: tuple[tuple[str, str | None], ...]  # (question with its `<image>`, answer)
@@ -32,40 +36,47 @@ class Record:
     retrieved: str = ""  # R: the nearest other text; empty: none
     retrieved_in_prompt: bool = False
     template: str = "mistral_instruct"
-    system: str | None = None  # None: the template's own
-
-
-@dataclasses.dataclass(frozen=True)
-class Piece:
-    """A run of text; an `IMAGE` within it stands for the image's tokens."""
-
-    text: str
-    target: bool = False
-    retrieved: bool = False
+    system: str | None = None  # None: the template's own; "": none, which a chat template gets as an empty message
+    special_tokens: bool = False  # special tokens in its texts are tokens
 
 
 def _question(record: Record, turn: int) -> list[Piece]:
     """What the user says; R stands before all else in the first turn, as TGA puts it."""
-    text = Piece(record.turns[turn][0])
+    text = with_images(record.turns[turn][0])
     if turn or not (record.retrieved_in_prompt and record.retrieved):
-        return [text]
-    return [Piece("Retrieved Text: "), Piece(record.retrieved, retrieved=True), Piece(". "), text]
+        return text
+    return [Piece("Retrieved Text: "), Piece(record.retrieved, retrieved=True, literal=True), Piece(". "), *text]
+
+
+def _learnt(before: str, answer: str, end: str) -> list[Piece]:
+    return [Piece(before, target=True), Piece(answer, target=True, literal=True), Piece(end, target=True)]
 
 
 def _plain(record: Record, tokenizer: Any) -> list[Piece]:
     """`<image>` + caption + newline, loss on caption and newline (LLaVA's stage 1); text only: the question first."""
     question, answer = record.turns[0]
     blank = "" if not question or question.endswith(IMAGE) else " "
-    return [Piece(question)] if answer is None else [Piece(question), Piece(f"{blank}{answer}\n", target=True)]
+    return with_images(question) + ([] if answer is None else _learnt(blank, answer, "\n"))
 
 
 def _clip(record: Record, tokenizer: Any) -> list[Piece]:
     """The caption and the end token, at which CLIP's text tower is read; the image is not part of the sequence."""
-    return [Piece((record.turns[0][1] or "") + tokenizer.eos_token, target=True)]
+    return _learnt("", record.turns[0][1] or "", tokenizer.eos_token)
+
+
+def _system(text: str | None, before: str, after: str) -> list[Piece]:
+    """A system text with what stands around it; nothing without one."""
+    return [Piece(before), Piece(text, literal=True), Piece(after)] if text else []
 
 
 def _conversation(
-    record: Record, first: str, between: str, question_end: str, answer_start: str, answer_end: str, later: str = ""
+    record: Record,
+    first: list[Piece],
+    between: str,
+    question_end: str,
+    answer_start: str,
+    answer_end: str,
+    later: str = "",
 ) -> list[Piece]:
     """first + question + question_end + [answer_start + answer + answer_end] + later + between + question + ...
 
@@ -73,82 +84,67 @@ def _conversation(
     """
     pieces = []
     for i, (_, answer) in enumerate(record.turns):
-        pieces += [Piece(between if i else first), *_question(record, i), Piece(question_end)]
+        pieces += [*([Piece(between)] if i else first), *_question(record, i), Piece(question_end)]
         if answer is not None:
-            pieces += [Piece(answer_start + answer + answer_end, target=True), Piece(later)]
+            pieces += [*_learnt(answer_start, answer, answer_end), Piece(later)]
     return pieces
 
 
 def _vicuna_v1(record: Record, tokenizer: Any) -> list[Piece]:
     """`{system} USER: {question} ASSISTANT: {answer}</s>USER: ...`"""
-    system = VICUNA_SYSTEM if record.system is None else record.system
-    first = f"{system} USER: " if system else "USER: "
-    return _conversation(record, first, "USER: ", " ASSISTANT:", " ", tokenizer.eos_token)
+    system = _system(VICUNA_SYSTEM if record.system is None else record.system, "", " ")
+    return _conversation(record, [*system, Piece("USER: ")], "USER: ", " ASSISTANT:", " ", tokenizer.eos_token)
 
 
 def _llama_2(record: Record, tokenizer: Any) -> list[Piece]:
     """`[INST] <<SYS>>\\n{system}\\n<</SYS>>\\n\\n{question} [/INST] {answer} </s><s>[INST] ...`"""
-    system = LLAMA_2_SYSTEM if record.system is None else record.system
-    first = f"[INST] <<SYS>>\n{system}\n<</SYS>>\n\n" if system else "[INST] "
+    system = _system(LLAMA_2_SYSTEM if record.system is None else record.system, "<<SYS>>\n", "\n<</SYS>>\n\n")
     between = f"{tokenizer.bos_token}[INST] "
-    return _conversation(record, first, between, " [/INST]", " ", f" {tokenizer.eos_token}")
+    return _conversation(record, [Piece("[INST] "), *system], between, " [/INST]", " ", f" {tokenizer.eos_token}")
 
 
 def _mistral_instruct(record: Record, tokenizer: Any) -> list[Piece]:
     """`[INST] {question} [/INST] {answer} </s>[INST] ...`; a system text, of which it has none of its own, comes as
     llama_2's."""
-    first = f"[INST] <<SYS>>\n{record.system}\n<</SYS>>\n\n" if record.system else "[INST] "
-    return _conversation(record, first, "[INST] ", " [/INST]", " ", f" {tokenizer.eos_token}")
+    system = _system(record.system, "<<SYS>>\n", "\n<</SYS>>\n\n")
+    return _conversation(record, [Piece("[INST] "), *system], "[INST] ", " [/INST]", " ", f" {tokenizer.eos_token}")
 
 
 def _chatml(record: Record, tokenizer: Any) -> list[Piece]:
     """`<|im_start|>user\\n{question}<|im_end|>\\n<|im_start|>assistant\\n{answer}<|im_end|>\\n`, after a system text
     if there is one. The last newline is not learnt: an answer ends before it."""
-    start = "<|im_start|>user\n"
-    first = f"<|im_start|>system\n{record.system}<|im_end|>\n{start}" if record.system else start
-    return _conversation(record, first, start, "<|im_end|>\n<|im_start|>assistant\n", "", "<|im_end|>", "\n")
+    start, system = "<|im_start|>user\n", _system(record.system, "<|im_start|>system\n", "<|im_end|>\n")
+    answer_start = "<|im_end|>\n<|im_start|>assistant\n"
+    return _conversation(record, [*system, Piece(start)], start, answer_start, "", "<|im_end|>", "\n")
 
 
 def _chat_template(record: Record, tokenizer: Any) -> list[Piece]:
-    """The tokenizer's own chat template, rendered with marks in place of what people said.
+    """The tokenizer's own chat template.
 
     An answer is learnt from where a prompt for it would end, to its end token. Raises UserError for a template that
-    changes what was said, or whose prompts are not the start of its conversations.
+    leaves out or changes what was said, or whose prompts are not the start of its conversations.
     """
     if not tokenizer.chat_template:
-        raise UserError(f"sample {record.id!r}: template 'chat', but the tokenizer has no chat template")
-    messages = [{"role": "system", "content": record.system}] if record.system else []
-    said = list(messages)
-
-    def render(messages: list, prompt: bool) -> str:
-        try:
-            return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
-        except Exception as error:  # a template is a program and may raise anything
-            raise UserError(f"sample {record.id!r}: the tokenizer's chat template refuses it ({error})") from error
-
-    pieces, done = [], ""
+        raise UserError("template 'chat', but the tokenizer has no chat template")
+    messages: list[tuple[str, list[Piece]]] = []
+    if record.system is not None:
+        messages.append(("system", [Piece(record.system, literal=True)]))
+    places = []
     for i, (_, answer) in enumerate(record.turns):
-        question_mark, answer_mark = chr(0xE000 + 2 * i), chr(0xE001 + 2 * i)  # of the private use area
-        messages.append({"role": "user", "content": question_mark})
-        prompt = render(messages, True)
-        messages.append({"role": "assistant", "content": answer_mark})
-        whole = render(messages, False)
-        before, at, after = whole.partition(answer_mark)
-        opening, found, closing = prompt.removeprefix(done).partition(question_mark)
-        if not (prompt.startswith(done) and found and at and before.startswith(prompt)):
-            raise UserError(
-                f"sample {record.id!r}: the tokenizer's chat template does not begin a conversation with its prompt"
-            )
-        question = _question(record, i)
-        pieces += [Piece(opening), *question, Piece(closing)]
-        said.append({"role": "user", "content": text_of(question)})
+        messages.append(("user", _question(record, i)))
+        places.append(len(messages))
         if answer is not None:
-            end, eos, rest = after.partition(tokenizer.eos_token)
-            pieces += [Piece(before.removeprefix(prompt) + answer + end + eos, target=True), Piece(rest)]
-            said.append({"role": "assistant", "content": answer})
-        done = whole
-    if text_of(pieces) != render(said, record.turns[-1][1] is None):
-        raise UserError(f"sample {record.id!r}: the tokenizer's chat template changes what was said")
+            messages.append(("assistant", [Piece(answer, literal=True)]))
+    chat = chat_template.conversation(tokenizer, messages)
+    pieces, done = [], ""
+    for place, (_, answer) in zip(places, record.turns, strict=True):
+        prompt = chat.render(place, True)
+        if not prompt.startswith(done):
+            raise UserError(chat_template.NOT_ITS_PROMPT)
+        pieces += chat.pieces(prompt.removeprefix(done))
+        if answer is not None:
+            done = chat.render(place + 1, False)
+            pieces += chat_template.learnt(chat, prompt, done, tokenizer.eos_token)
     return pieces
 
 
@@ -189,8 +185,8 @@ def pieces(record: Record, tokenizer: Any, prompt_only: bool = False) -> list[Pi
     for token in needed.get(record.template, [tokenizer.eos_token]):
         if token is None or tokenizer.convert_tokens_to_ids(token) in (None, tokenizer.unk_token_id):
             raise UserError(f"template {record.template!r}: the tokenizer lacks {token or 'an end token'}")
-    return TEMPLATES[record.template](record, tokenizer)
-
-
-def text_of(found: Sequence[Piece]) -> str:
-    return "".join(piece.text for piece in found)
+    try:
+        found = TEMPLATES[record.template](record, tokenizer)
+    except UserError as error:
+        raise UserError(f"sample {record.id!r}: {error}") from error
+    return [dataclasses.replace(piece, literal=False) for piece in found] if record.special_tokens else found

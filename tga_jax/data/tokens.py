@@ -5,14 +5,20 @@ Dimension letters: T tokens of a sequence, C of a caption, B samples, M images, 
 
 import dataclasses
 import functools
+import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import tokenizers
 
 from tga_jax.data.batch import Batch
-from tga_jax.data.templates import IMAGE, Piece, Record, pieces, text_of
+from tga_jax.data.prompt import IMAGE, Piece, Prompt, text_of
+from tga_jax.data.templates import Record, pieces
 from tga_jax.errors import UserError
+
+_BREAK = "\ufdd0\ufdd1"  # noncharacters of Unicode, which no text has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,14 +67,55 @@ class Vocabulary:
 
     def check(self, ids: np.ndarray) -> None:
         """Raises UserError naming the first of these tokens that has no row in the model's table."""
-        wrong = ids[(ids < 0) | (ids >= self.rows)] if self.rows is not None else ()
+        wrong = ids[(ids < 0) | (ids >= self.rows)] if self.rows is not None else ids[:0]
         if len(wrong):
             token = self.tokenizer.convert_ids_to_tokens(int(wrong[0]))
             raise UserError(f"token {token!r} has id {wrong[0]}, and the model's embedding table {self.rows} rows")
 
     @functools.cached_property
-    def segment(self) -> Callable[[str], tuple[np.ndarray, np.ndarray]]:
-        """(ids, index of the last character of each) of a text, both int32, no special tokens added.
+    def control(self) -> re.Pattern[str]:
+        """What a template alone may write: the special tokens, and added tokens that stand in the chat template, as
+        transformers' `sanitize_control_tokens` has it; blanks are text whatever they are."""
+        found = self.tokenizer.chat_template or ""
+        templates = "".join(found.values()) if isinstance(found, dict) else found
+        words = [
+            token.content
+            for token in self.tokenizer.added_tokens_decoder.values()
+            if (token.special or token.content in templates) and not token.content.isspace()
+        ]
+        return re.compile("|".join(re.escape(word) for word in sorted(words, key=len, reverse=True)) or "(?!)")
+
+    @functools.cached_property
+    def _breakable(self) -> tokenizers.Tokenizer:
+        """The tokenizer, but that it leaves `_BREAK` out of a text once special tokens have been looked for, so that
+        one with a break in it becomes what its characters are otherwise."""
+        described = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        leave_out = {"type": "Replace", "pattern": {"String": _BREAK}, "content": ""}
+        own = [described["normalizer"]] if described["normalizer"] else []
+        described["normalizer"] = {"type": "Sequence", "normalizers": [leave_out, *own]}
+        for token in described["added_tokens"]:
+            if self.control.fullmatch(token["content"]):
+                token["normalized"] = False  # or it would be looked for behind the normalizer
+        made = tokenizers.Tokenizer.from_str(json.dumps(described))
+        made.no_padding()
+        made.no_truncation()
+        return made
+
+    def _literal(self, text: str, literal: tuple[tuple[int, int], ...]) -> tuple[list[int], np.ndarray]:
+        """(ids, end of each in the text) where the special tokens in the spans `literal` are plain text."""
+        before = np.zeros(len(text), bool)  # which characters a break stands before
+        for start, end in literal:
+            before[start + 1 : end] = True
+        broken = "".join(_BREAK * bool(b) + c for b, c in zip(before, text, strict=True))
+        origin = np.repeat(np.arange(len(text)), 1 + len(_BREAK) * before)  # a break is its next character's
+        encoded = self._breakable.encode(broken, add_special_tokens=False)
+        ends = np.array([end for _, end in encoded.offsets], int).reshape(-1)
+        return encoded.ids, origin[np.maximum(ends - 1, 0)] + 1
+
+    @functools.cached_property
+    def segment(self) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+        """Of a text, (ids, index of the last character of each), both int32, no special tokens added; `literal`: spans
+        (start, end) in which special tokens are plain text.
 
         Raises UserError as `check`.
         Few different texts recur over a small world's training, so it caches, but not so many that memory fills; so
@@ -76,13 +123,21 @@ class Vocabulary:
         """
 
         @functools.lru_cache(4096)
-        def found(text: str) -> tuple[np.ndarray, np.ndarray]:
-            made = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-            ids, ends = np.array(made["input_ids"], np.int32), [end for _, end in made["offset_mapping"]]
+        def found(text: str, literal: tuple[tuple[int, int], ...] = ()) -> tuple[np.ndarray, np.ndarray]:
+            if literal:
+                ids, ends = self._literal(text, literal)
+            else:
+                made = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+                ids, ends = made["input_ids"], [end for _, end in made["offset_mapping"]]
+            ids, ends = np.array(ids, np.int32), np.array(ends, np.int32).reshape(-1)
             self.check(ids)
-            return ids, np.maximum(np.array(ends, np.int32).reshape(-1) - 1, 0)
+            return ids, np.maximum(ends - 1, 0)
 
         return found
+
+    def literal(self, text: str) -> np.ndarray:
+        """int32 ids of a text whose special tokens are plain text, no special tokens added."""
+        return self.segment(text, _spans(self.control, text, np.ones(len(text), bool)))[0]
 
     @functools.cached_property
     def joined(self) -> Callable[[tuple[Piece, ...], int], list[np.ndarray]]:
@@ -96,6 +151,17 @@ class Vocabulary:
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
+    @functools.cached_property
+    def control_ids(self) -> np.ndarray:
+        """int [N]: of what `control` finds, but for the token of unknown words, which any text may have."""
+        ids = [i for i, t in self.tokenizer.added_tokens_decoder.items() if self.control.fullmatch(t.content)]
+        return np.array([i for i in ids if i != self.tokenizer.unk_token_id], int)
+
+
+def _spans(control: re.Pattern[str], text: str, literal: np.ndarray) -> tuple[tuple[int, int], ...]:
+    """Where literal characters spell a special token, in part at least."""
+    return tuple(found.span() for found in control.finditer(text) if literal[found.start() : found.end()].any())
+
 
 class Tokens(NamedTuple):
     """A tokenised record, not padded yet."""
@@ -108,40 +174,59 @@ class Tokens(NamedTuple):
 
 
 def _joined(found: Sequence[Piece], vocabulary: Vocabulary, image_tokens: int) -> list[np.ndarray]:
-    """int32 [T] and three bool [T], as in Tokens."""
+    """int32 [T] and three bool [T], as in Tokens. Raises UserError for a special token that the tokenizer makes even of
+    plain text."""
     begin = vocabulary.begin
     text = text_of(found)
-    special = vocabulary.begin_text
-    if special and text.startswith(special):  # a prompt may have brought its own
-        begin = ()
     # Which piece every character belongs to.
     owner = np.repeat(np.arange(len(found)), [len(p.text) for p in found])
-    target, retrieved = (np.array([getattr(p, name) for p in found], bool) for name in ("target", "retrieved"))
+    target, retrieved, literal = (
+        np.array([getattr(p, name) for p in found], bool) for name in ("target", "retrieved", "literal")
+    )
+    plain = literal[owner]
+    special = vocabulary.begin_text
+    if special and text.startswith(special) and not plain[: len(special)].any():  # a prompt may have brought its own
+        begin = ()
     nothing = np.zeros(len(begin), bool)
     columns = [[np.array(begin, np.int32)], [nothing], [nothing], [nothing]]
+    places = [m.start() for m in re.finditer(IMAGE, text) if image_tokens and not plain[m.start() : m.end()].any()]
+    spans = _spans(vocabulary.control, text, plain) if plain.any() else ()
     start = 0
-    for i, part in enumerate(text.split(IMAGE) if image_tokens else [text]):
+    for i, stop in enumerate([*places, len(text)]):
         if i:
             image = np.ones(image_tokens, bool)
             values = (np.full(image_tokens, vocabulary.pad_id, np.int32), ~image, image, ~image)
             for column, value in zip(columns, values, strict=True):
                 column.append(value)
-        if part:
-            ids, last = vocabulary.segment(part)
+        if start < stop:
+            own = tuple((a - start, b - start) for a, b in spans if start <= a and b <= stop)
+            ids, last = vocabulary.segment(text[start:stop], own)
             # A token is its last character's: "_A" of " A" belongs to the answer that begins with the blank.
             whose = owner[start + last]
+            if own and (wrong := np.isin(ids, vocabulary.control_ids) & literal[whose]).any():
+                token = vocabulary.tokenizer.convert_ids_to_tokens(int(ids[wrong][0]))
+                raise UserError(
+                    f"{token!r} in a text: this tokenizer has no plain text for it, expected a text without"
+                )
             for column, value in zip(columns, (ids, target[whose], ids < -1, retrieved[whose]), strict=True):
                 column.append(value)
-        start += len(part) + len(IMAGE)
+        start = stop + len(IMAGE)
     joined = [np.concatenate(column) for column in columns]
     for array in joined:
         array.flags.writeable = False
     return joined
 
 
-def prompt_tokens(prompt: str, vocabulary: Vocabulary, image_tokens: int) -> Tokens:
-    """A whole prompt to answer. image_tokens: 0 if `<image>` means nothing to the model."""
-    tokens, targets, image_mask, retrieved_mask = vocabulary.joined((Piece(prompt),), image_tokens)
+def images_in(found: Sequence[Piece]) -> int:
+    """How many `<image>` stand for pictures."""
+    return sum(piece.text.count(IMAGE) for piece in found if not piece.literal)
+
+
+def prompt_tokens(prompt: str | Prompt, vocabulary: Vocabulary, image_tokens: int) -> Tokens:
+    """A whole prompt to answer; in a string every special token is one. image_tokens: 0 if `<image>` means nothing to
+    the model."""
+    found = prompt.pieces if isinstance(prompt, Prompt) else (Piece(prompt),)
+    tokens, targets, image_mask, retrieved_mask = vocabulary.joined(found, image_tokens)
     return Tokens(tokens, targets, image_mask, retrieved_mask, np.array([vocabulary.caption_begin], np.int32))
 
 
@@ -154,10 +239,11 @@ def tokenize(record: Record, vocabulary: Vocabulary, image_tokens: int, prompt_o
     found = pieces(record, vocabulary.tokenizer, prompt_only)
     try:
         tokens, targets, image_mask, retrieved_mask = vocabulary.joined(tuple(found), image_tokens)
-        caption = vocabulary.segment(record.caption)[0] if record.caption else ()
+        read = vocabulary.encode if record.special_tokens else vocabulary.literal
+        caption = read(record.caption) if record.caption else ()
     except UserError as error:
         raise UserError(f"sample {record.id!r}: {error}") from error
-    placed = text_of(found).count(IMAGE)
+    placed = images_in(found)
     if record.template != "clip" and placed != len(record.images):
         raise UserError(f"sample {record.id!r}: {placed} {IMAGE} and {len(record.images)} images, expected as many")
     if not prompt_only and record.turns[-1][1] is not None and not targets.any():

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import hashlib
+import re
 from array import array
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,8 @@ from tga_jax.data import images, llava_json
 from tga_jax.data.llava_json import Sample
 from tga_jax.data.media import Store
 from tga_jax.data.open_samples import open_pictures, open_samples
-from tga_jax.data.templates import IMAGE
+from tga_jax.data.prompt import IMAGE
+from tga_jax.data.tokens import Vocabulary
 from tga_jax.errors import UserError
 
 PLACES = 20  # of every problem that a report names
@@ -39,7 +41,10 @@ PROBLEMS: dict[str, tuple[str, bool]] = {
     "duplicate_ids": ("id of an earlier sample", False),
     "toxic_ids": ('id with "tox", and a picture: data.source.toxic has to say what it is', True),
     "same_captions": ("caption equal to the retrieved caption", False),
+    "special_tokens": ("special token or marker of a template in a text, which is read as plain text", False),
 }
+# What templates write around turns, whether or not it is special to a tokenizer.
+_MARKERS = ("<s>", "</s>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<|im_start|>", "<|im_end|>")
 
 
 @dataclasses.dataclass
@@ -47,7 +52,8 @@ class Checks:
     """What is looked at beside the samples themselves.
 
     images: the folder or archive of the pictures; decode: read every one of them, not only look whether it is there.
-    tokenizer: a folder; lengths are then its tokens, without a template's, and words otherwise.
+    tokenizer: a folder; lengths are then its tokens, without a template's, and words otherwise; its special tokens are
+    looked for, and otherwise the markers of the templates here alone.
     image_tokens: that a picture takes, added to the length; length: the limit, 0 for none. toxic: what the training's
     `data.source.toxic` says, "" for nothing.
     """
@@ -78,7 +84,7 @@ class _Report:
         if len(self.problems[name]["places"]) < PLACES:
             self.problems[name]["places"].append(place)
 
-    def sample(self, sample: Sample, row: int, place: str, length: int, limit: int) -> None:
+    def sample(self, sample: Sample, row: int, place: str, length: int, limit: int, special: re.Pattern[str]) -> None:
         counts = self.counts
         counts["with_image" if sample.images else "text_only"] += 1
         counts["several_images"] += len(sample.images) > 1
@@ -92,6 +98,9 @@ class _Report:
             self.problem("too_long", f"{place} has {length} tokens, expected at most {limit}")
         if self.problems["toxic_ids"]["count"] is not None and sample.images and "tox" in sample.id:
             self.problem("toxic_ids", f"{place} has a picture")
+        texts = (text.replace(IMAGE, "") for turn in sample.turns for text in turn)
+        if found := {m[0] for text in (*texts, sample.caption, sample.retrieved) for m in special.finditer(text)}:
+            self.problem("special_tokens", f"{place} has {', '.join(sorted(found))}")
         if sample.caption and sample.caption == sample.retrieved:
             self.problem("same_captions", f"{place} has its own caption as retrieved caption")
         if sample.id:
@@ -112,7 +121,13 @@ def validate(path: Path, checks: Checks, console: rich.console.Console | None = 
     store = open_pictures(checks.images, file)
     if checks.decode and not store:
         raise UserError("--decode: needs --images, the pictures to be read")
-    measure = _measure(checks)
+    vocabulary, special = None, "|".join(map(re.escape, _MARKERS))
+    if checks.tokenizer:
+        from tga_jax.data.processor import load_tokenizer  # imports transformers
+
+        vocabulary = Vocabulary(load_tokenizer(checks.tokenizer))
+        special = f"{vocabulary.control.pattern}|{special}"
+    measure, special = _measure(checks, vocabulary), re.compile(special)
     unasked = set() if checks.length else {"too_long"}
     unasked |= set() if checks.decode else {"corrupt_images"}
     unasked |= set() if store else {"image_names", "missing_images"}
@@ -131,7 +146,7 @@ def validate(path: Path, checks: Checks, console: rich.console.Console | None = 
                     report.problem(error.problem if isinstance(error, llava_json.SampleError) else "json", str(error))
             lengths = measure([sample for _, _, sample in found])
             for (i, place, sample), length in zip(found, lengths, strict=True):
-                report.sample(sample, i, place, length, checks.length)
+                report.sample(sample, i, place, length, checks.length, special)
             if store:
                 asked = [(place, name) for _, place, sample in found for name in sample.images]
                 looked = pool.map(lambda pair: _image_problem(store, pair[1], checks.decode), asked)
@@ -155,21 +170,19 @@ def validate(path: Path, checks: Checks, console: rich.console.Console | None = 
     }
 
 
-def _measure(checks: Checks) -> Callable[[list[Sample]], list[int]]:
+def _measure(checks: Checks, vocabulary: Vocabulary | None) -> Callable[[list[Sample]], list[int]]:
     """The lengths of samples."""
 
     def texts(sample: Sample) -> str:
         words = "\n".join(text for turn in sample.turns for text in turn).replace(IMAGE, "")
         return f"{sample.retrieved}\n{words}" if sample.retrieved else words
 
-    if not checks.tokenizer:
+    if vocabulary is None:
         return lambda samples: [len(texts(s).split()) for s in samples]
-    from tga_jax.data.processor import load_tokenizer
-
-    tokenizer = load_tokenizer(checks.tokenizer)
 
     def tokens(samples: list[Sample]) -> list[int]:
-        ids = tokenizer([texts(s) for s in samples], add_special_tokens=False)["input_ids"] if samples else []
+        how = {"add_special_tokens": False, "split_special_tokens": True}
+        ids = vocabulary.tokenizer([texts(s) for s in samples], **how)["input_ids"] if samples else []
         return [len(row) + checks.image_tokens * len(s.images) for row, s in zip(ids, samples, strict=True)]
 
     return tokens

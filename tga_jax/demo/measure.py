@@ -14,7 +14,8 @@ from tga_jax.analysis.hidden_states import RefusalLayers, cosine_curves, probe, 
 from tga_jax.analysis.instruments import modality_probe, norm_ratio, retrieval_accuracy, token_states, word_share
 from tga_jax.analysis.patching import refusal_curves, text_twins
 from tga_jax.data.batch import Batch
-from tga_jax.data.templates import Record, pieces, text_of
+from tga_jax.data.prompt import Prompt
+from tga_jax.data.templates import Record, pieces
 from tga_jax.data.tokens import collate, tokenize
 from tga_jax.demo import rates
 from tga_jax.demo.config import World
@@ -55,7 +56,7 @@ def items(world: World, split: str, attachments: Path | None = None) -> list[Ite
 def generator(model: Model, new_tokens: int) -> Callable[[Sequence[Record]], list[str]]:
     def generate(records: Sequence[Record]) -> list[str]:
         loop.stop_if_asked()
-        prompts = [text_of(pieces(record, model.processor.tokenizer, prompt_only=True)) for record in records]
+        prompts = [Prompt(tuple(pieces(r, model.processor.tokenizer, prompt_only=True))) for r in records]
         images = [[image() for image in record.images] for record in records]
         return model.generate(prompts, images, new_tokens=new_tokens, batch_size=64)
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from PIL import Image
 
-from tga_jax.data.templates import IMAGE, Record, pieces, text_of
+from tga_jax.data.prompt import IMAGE, Prompt
+from tga_jax.data.templates import Record, pieces
 from tga_jax.errors import UserError
 from tga_jax.evals.benchmark import BenchmarkSample
 from tga_jax.inference.model import Model
@@ -45,7 +46,8 @@ def questions(samples: Iterable[BenchmarkSample], sees: bool) -> list[Question]:
 @dataclasses.dataclass(frozen=True)
 class Asker:
     """template: one of `templates.TEMPLATES`, "chat" for the checkpoint's own; system: a system text, None for the
-    template's; batch: how many are answered at once; sampling: the fields of `Sampling`, greedy by default."""
+    template's; batch: how many are answered at once; sampling: the fields of `Sampling`, greedy by default;
+    special_tokens: those in questions are tokens."""
 
     model: Model
     template: str
@@ -54,8 +56,11 @@ class Asker:
     batch: int
     seed: int = 0
     sampling: dict[str, Any] = dataclasses.field(default_factory=dict)
+    special_tokens: bool = False
 
-    def prompt(self, question: str, pictures: int) -> str:
+    def prompt(self, question: str, pictures: int) -> Prompt:
+        """Raises UserError for a question with more `<image>` than pictures, and where the template can not render it,
+        or has no place for the system text."""
         count = pictures - question.count(IMAGE)
         if count < 0:
             raise UserError(
@@ -67,12 +72,13 @@ class Asker:
             (lambda: None,) * pictures,
             template=self.template,
             system=self.system,
+            special_tokens=self.special_tokens,
         )
-        return text_of(pieces(record, self.model.processor.tokenizer, prompt_only=True))
+        return Prompt(tuple(pieces(record, self.model.processor.tokenizer, prompt_only=True)))
 
     def answers(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         pictures: Sequence[Sequence[Image.Image]],
         numbers: Sequence[int],
         new_tokens: int | None = None,

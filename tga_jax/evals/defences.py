@@ -17,8 +17,8 @@ from PIL import Image
 
 from tga_jax.analysis import refusal_tokens
 from tga_jax.analysis.hidden_states import logit_lens
+from tga_jax.data.prompt import IMAGE, Prompt
 from tga_jax.data.samples import SampleFile
-from tga_jax.data.templates import IMAGE
 from tga_jax.errors import UserError
 from tga_jax.evals.asking import LENGTHS, Asker, Question
 
@@ -62,7 +62,7 @@ class Defence(Protocol):
 def _asked(ask: Asker, questions: Sequence[Question], pictures: Sequence[Sequence[Image.Image]]) -> list[Answered]:
     prompts = [ask.prompt(q.text, len(p)) for q, p in zip(questions, pictures, strict=True)]
     answers = ask.answers(prompts, pictures, [q.number for q in questions])
-    return [Answered(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    return [Answered(str(prompt), answer) for prompt, answer in zip(prompts, answers, strict=True)]
 
 
 def load_pictures(questions: Sequence[Question]) -> list[list[Image.Image]]:
@@ -112,7 +112,7 @@ class Ecso:
         again = ask.answers(prompts, [[]] * len(prompts), numbers)
         found = [dataclasses.replace(one, note={"harmful": False}) for one in first]
         for i, prompt, caption, answer in zip(harmful, prompts, captions, again, strict=True):
-            found[i] = Answered(prompt, answer, {"harmful": True, "first": first[i].answer, "caption": caption})
+            found[i] = Answered(str(prompt), answer, {"harmful": True, "first": first[i].answer, "caption": caption})
         return found
 
 
@@ -121,7 +121,7 @@ def _plain(question: Question) -> str:
 
 
 def refusal_scores(
-    ask: Asker, prompts: Sequence[str], pictures: Sequence[Sequence[Any]], ids: Sequence[int]
+    ask: Asker, prompts: Sequence[Prompt], pictures: Sequence[Sequence[Any]], ids: Sequence[int]
 ) -> np.ndarray:
     """float [L+1, B]: at each layer the cosine of the logit lens at the last position and the refusal vector, which is
     one at the tokens `ids` and zero elsewhere."""
@@ -144,7 +144,7 @@ class Detector:
     name: str = "detector"
     system: str | None = None
 
-    def score(self, ask: Asker, prompts: Sequence[str], pictures: Sequence[Sequence[Any]]) -> np.ndarray:
+    def score(self, ask: Asker, prompts: Sequence[Prompt], pictures: Sequence[Sequence[Any]]) -> np.ndarray:
         """float [B]."""
         return refusal_scores(ask, prompts, pictures, self.refusal_ids)[list(self.layers)].mean(0)
 
@@ -158,13 +158,19 @@ class Detector:
         )
         found = dict(zip(passed, answers, strict=True))
         return [
-            Answered(prompt, found.get(i, REFUSAL), {"detected": i not in found, "score": round(float(scores[i]), 4)})
+            Answered(
+                str(prompt), found.get(i, REFUSAL), {"detected": i not in found, "score": round(float(scores[i]), 4)}
+            )
             for i, prompt in enumerate(prompts)
         ]
 
 
 def calibrate(
-    ask: Asker, prompts: Sequence[str], harmful: Sequence[bool], refusal_ids: Sequence[int], false_alarms: float = 0.05
+    ask: Asker,
+    prompts: Sequence[Prompt],
+    harmful: Sequence[bool],
+    refusal_ids: Sequence[int],
+    false_alarms: float = 0.05,
 ) -> Detector:
     """A detector from prompts without pictures of which it is known whether they are harmful.
 

@@ -30,12 +30,12 @@ from tga_jax.evals import asked, degenerate, outcomes, store, summary
 from tga_jax.evals.asking import Asker, Question, questions
 from tga_jax.evals.benchmark import Benchmark
 from tga_jax.evals.benchmarks import BENCHMARKS
-from tga_jax.evals.defences import Defence, make_defence
+from tga_jax.evals.defences import SAFETY_PROMPT, Defence, make_defence
 from tga_jax.evals.judge import Verdict
 from tga_jax.evals.judges import Judging
 from tga_jax.evals.judges.agreement import cohens_kappa
 from tga_jax.inference.model import load
-from tga_jax.workdir import Input, claim, disk_errors, read_json, write_json, write_text
+from tga_jax.workdir import Input, claim, disk_errors, holds, read_json, write_json, write_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Settings:
     template: one of `templates.TEMPLATES`, "chat" for the checkpoint's own; system: a system text, None for that of
     the template; new_tokens: the most of an answer, 0 for each benchmark's own; sampling: the fields of `Sampling`;
     limit: only so many samples of each benchmark, drawn by the seed, 0 for all; defence: one of `defences`, with what
-    it was made from.
+    it was made from; special_tokens: those in questions are tokens.
     """
 
     checkpoint: str
@@ -57,6 +57,7 @@ class Settings:
     seed: int = 0
     limit: int = 0
     defence: dict[str, Any] = dataclasses.field(default_factory=lambda: {"name": "none"})
+    special_tokens: bool = False
 
 
 def choose(names: Sequence[str]) -> list[Benchmark]:
@@ -158,6 +159,17 @@ def _verdicts(
     return [row["verdict"] for row in kept.rows()]
 
 
+def _asker(settings: Settings, batch: int) -> Asker:
+    """Raises UserError if the checkpoint's template can not ask with the system text."""
+    model = load(settings.checkpoint, settings.dtype)
+    asker = Asker(
+        model, settings.template, settings.system, 1, batch, settings.seed, settings.sampling, settings.special_tokens
+    )
+    safety = settings.defence["name"] == "system-prompt"
+    dataclasses.replace(asker, system=SAFETY_PROMPT if safety else settings.system).prompt("Hello.", 0)
+    return asker
+
+
 def _report(
     benchmark: Benchmark,
     rows: list[dict[str, Any]],
@@ -226,22 +238,26 @@ def run(
     what was answered is kept.
     """
     check_asked(settings.template)
+    if settings.system is not None and settings.defence["name"] == "system-prompt":
+        raise UserError("--system: --defence=system-prompt has its own system text, expected one of the two")
     first = jax.process_index() == 0
     if first:
         inputs = {"checkpoint": _weights(settings.checkpoint)}
         if judge_checkpoint is not None:
             inputs[f"--judge-checkpoint={judge_checkpoint}"] = _weights(judge_checkpoint)
+        holds(target, dataclasses.asdict(settings), "--to", inputs=inputs)
+    paths = {benchmark.name: target / "answers" / f"{benchmark.name}.jsonl" for benchmark in benchmarks}
+    asker, defence, results, left_out = None, None, {}, {}
+    if not all(path.exists() for path in paths.values()):
+        asker = _asker(settings, batch)
+    if first:
         claim(target, dataclasses.asdict(settings), "--to", inputs=inputs)
     orbax_files.wait_for_all("the target is claimed")
-    asker, defence, results, left_out = None, None, {}, {}
     for benchmark in benchmarks:
-        path = target / "answers" / f"{benchmark.name}.jsonl"
+        path = paths[benchmark.name]
         if not path.exists():
-            if asker is None:
-                model = load(settings.checkpoint, settings.dtype)
-                asker = Asker(model, settings.template, settings.system, 1, batch, settings.seed, settings.sampling)
-                defence = make_defence(settings.defence, asker)
-            assert defence is not None
+            assert asker is not None
+            defence = defence or make_defence(settings.defence, asker)
             sees = bool(asker.model.processor.image_tokens)
             every = _questions(benchmark, data, settings, sees)
             if not every:

@@ -17,6 +17,7 @@ from tga_jax.checkpoints import convert, hub, spec
 from tga_jax.checkpoints.spec import Spec
 from tga_jax.data.batch import Batch
 from tga_jax.data.processor import Picture, Processor
+from tga_jax.data.prompt import Prompt
 from tga_jax.errors import UserError
 from tga_jax.inference import embed
 from tga_jax.inference.decode import Decoding, generate_all, language_model, stream
@@ -126,7 +127,11 @@ class Model:
         return _forward(config, self.params, tokens, valid, mask, pixels)
 
     def _ask(
-        self, prompts: Sequence[str], images: Sequence[Sequence[Picture]] | None, new_tokens: int, multiple: int = 1
+        self,
+        prompts: Sequence[str | Prompt],
+        images: Sequence[Sequence[Picture]] | None,
+        new_tokens: int,
+        multiple: int = 1,
     ) -> Batch:
         batch = self.processor.batch(prompts, images, multiple)
         limit = self.spec.hub_fields.get("max_position_embeddings")
@@ -137,7 +142,7 @@ class Model:
 
     def generate(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[str | Prompt],
         images: Sequence[Sequence[Picture]] | None = None,
         *,
         new_tokens: int = 256,
@@ -150,12 +155,13 @@ class Model:
     ) -> list[str]:
         """Answers to whole prompts; `.processor.chat` makes one of a conversation.
 
+        prompts: in a string, every special token is one; in a `Prompt`, those that the template wrote;
         images: for every prompt, the pictures of its `<image>`; stop: texts at which an answer is cut; batch_size: how
         many are answered at once, 16 or all if fewer by default, filled up if there are fewer; multiple: of which the
         padded length is one; sampling: the fields of `Sampling`, greedy by default; numbers: of the prompts, from which
         sampling's keys come. A row's answer does not depend on the others.
         """
-        if isinstance(prompts, str):
+        if isinstance(prompts, str | Prompt):
             raise UserError("prompts: a string, expected a list of prompts")
         how = self._how(sampling)
         config, batch = self._language(), self._ask(prompts, images, new_tokens, multiple)
@@ -190,7 +196,7 @@ class Model:
 
     def stream(
         self,
-        prompt: str,
+        prompt: str | Prompt,
         images: Sequence[Picture] = (),
         *,
         new_tokens: int = 256,
@@ -199,7 +205,7 @@ class Model:
         **sampling: Any,
     ) -> Iterator[str]:
         """The answer in pieces, as they come. Together they are what `generate` gives."""
-        if not isinstance(prompt, str):
+        if not isinstance(prompt, str | Prompt):
             raise UserError(f"prompt: {type(prompt).__name__}, expected a string")
         how = self._how(sampling)
         batch = self._ask([prompt], [images], new_tokens)
@@ -220,14 +226,16 @@ class Model:
             yield final[len(told) :]
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit CLIP embeddings float32 [N, E]; texts are cut at the tower's context, the end token kept.
+        """Unit CLIP embeddings float32 [N, E]; texts are cut at the tower's context, the end token kept. Special tokens
+        in them are plain text, or an embedding would be of what stands before an end token there.
 
         Raises UserError for a token that the table has no row for, and for an embedding that is NaN.
         """
         towers = self._towers()
         assert towers.text is not None
         length = towers.text.context_length
-        made = self.processor.tokenizer(list(texts), padding="max_length", truncation=True, max_length=length)
+        how = {"padding": "max_length", "truncation": True, "max_length": length, "split_special_tokens": True}
+        made = self.processor.tokenizer(list(texts), **how)
         ids, vocabulary = np.asarray(made["input_ids"], np.int32), self.processor.vocabulary
         used = np.asarray(made["attention_mask"], bool)
         vocabulary.check(ids[used])

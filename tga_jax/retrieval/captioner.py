@@ -8,8 +8,9 @@ import rich.console
 
 from tga_jax.data import fingerprint, images, llava_json, templates
 from tga_jax.data.open_samples import open_pictures, open_samples
+from tga_jax.data.prompt import IMAGE, Prompt
 from tga_jax.data.rewrite import rewrite
-from tga_jax.data.templates import IMAGE, Record, pieces, text_of
+from tga_jax.data.templates import Record, pieces
 from tga_jax.errors import UserError
 from tga_jax.inference.model import load
 from tga_jax.workdir import Input
@@ -48,7 +49,7 @@ def run(
         raise UserError(f"{checkpoint}: expected a checkpoint with a vision tower and a language model")
     size, mode = spec.size, spec.mode
     record = Record("question", ((f"{IMAGE}\n{question}", None),), (lambda: None,), template=template)
-    prompt = text_of(pieces(record, model.processor.tokenizer, prompt_only=True))
+    prompt = Prompt(tuple(pieces(record, model.processor.tokenizer, prompt_only=True)))
 
     def make(numbers: Sequence[int]) -> list[dict[str, Any]]:
         rows = [file[i] for i in numbers]

@@ -8,7 +8,7 @@ from typing import Any
 import rich.console
 
 from tga_jax.data.processor import Picture
-from tga_jax.data.templates import IMAGE
+from tga_jax.data.prompt import Prompt
 from tga_jax.errors import UserError
 from tga_jax.inference.model import Model, load
 
@@ -17,13 +17,19 @@ _HELP = "/image FILE shows a picture with the next question, /new starts over, /
 
 @dataclasses.dataclass
 class Conversation:
-    """What was said so far, and the pictures in the order of their `<image>`."""
+    """What was said so far, and the pictures in their order. special_tokens: those that are typed are tokens."""
 
     model: Model
     system: str = ""
-    messages: list[dict[str, str]] = dataclasses.field(default_factory=list)
+    special_tokens: bool = False
+    messages: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     pictures: list[Picture] = dataclasses.field(default_factory=list)
     waiting: list[Picture] = dataclasses.field(default_factory=list)  # shown with the next question
+
+    def prompt(self, message: dict[str, Any]) -> Prompt:
+        """Raises UserError if the checkpoint's chat template has no place for the system text."""
+        start = [{"role": "system", "content": self.system}] if self.system else []
+        return self.model.processor.chat([*start, *self.messages, message], self.special_tokens)
 
     def show(self, picture: Path) -> None:
         """Raises UserError if the model has no eyes, or the file is no image."""
@@ -31,9 +37,9 @@ class Conversation:
 
     def ask(self, question: str, **how: Any) -> Iterator[str]:
         """The answer in pieces. What was said is kept only once the answer is whole."""
-        message = {"role": "user", "content": f"{IMAGE}\n" * len(self.waiting) + question}
-        start = [{"role": "system", "content": self.system}] if self.system else []
-        prompt = self.model.processor.chat([*start, *self.messages, message])
+        shown = [{"type": "image"}] * len(self.waiting)
+        message = {"role": "user", "content": [*shown, {"type": "text", "text": question}]}
+        prompt = self.prompt(message)
         pictures, answer = [*self.pictures, *self.waiting], ""
         for piece in self.model.stream(prompt, pictures, **how):
             answer += piece
@@ -46,11 +52,19 @@ class Conversation:
 
 
 def run(
-    checkpoint: Path, pictures: list[Path], question: str, system: str, *, console: rich.console.Console, **how: Any
+    checkpoint: Path,
+    pictures: list[Path],
+    question: str,
+    system: str,
+    special_tokens: bool,
+    *,
+    console: rich.console.Console,
+    **how: Any,
 ) -> None:
     """Asks one question, or if there is none, talks until the input ends. Raises UserError as `load` does."""
     with console.status(f"loading {checkpoint}"):
-        talk = Conversation(load(checkpoint), system)
+        talk = Conversation(load(checkpoint), system, special_tokens)
+    talk.prompt({"role": "user", "content": "Hello."})  # or a system text would be refused at every question
     for picture in pictures:
         talk.show(picture)
     if question:
