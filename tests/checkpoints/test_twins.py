@@ -1,0 +1,153 @@
+"""Twins of public checkpoints, through the commands, against transformers: tokens, answers, exports."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+import twins
+from PIL import Image
+
+import tga_jax
+from tga_jax import cli
+from tga_jax.inference.decode import generate_all
+from tga_jax.inference.model import Model
+
+NEW = 6  # tokens
+ASKED = [
+    "A cat", "The red mat", "What is in the picture?", "You are a helpful assistant", "a", "12 mugs\n\nand 345 desks",
+    "Describe this image in detail. A chat between a curious user and an artificial intelligence", "ünïcödé: 日本.",
+]  # fmt: skip
+
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def ours(model: Model, prompts: list[str], pictures=None) -> list[list[int]]:
+    """Greedy answers' ids up to the first stop token."""
+    batch = model.processor.batch(prompts, pictures)
+    sizes = {"new_tokens": NEW, "batch_size": len(prompts)}
+    rows = generate_all(model.config, model.params, batch, model._how({}), **sizes, seed=0)
+    return [_until(row.tolist(), model.processor.stop_ids) for row in rows]
+
+
+def _until(row: list[int], ends) -> list[int]:
+    return row[: next((i for i, token in enumerate(row) if token in ends), len(row))]
+
+
+def theirs(model, inputs) -> list[list[int]]:
+    asked = {"max_new_tokens": NEW, "do_sample": False, "repetition_penalty": 1.0}
+    with torch.no_grad():
+        rows = model.generate(**inputs, **asked, pad_token_id=0)[:, inputs["input_ids"].shape[1] :]
+    ends = model.generation_config.eos_token_id
+    return [_until(row.tolist(), ends if isinstance(ends, list) else [ends]) for row in rows]
+
+
+def reference(folder: Path, kind=transformers.AutoModelForCausalLM):
+    model, told = kind.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+    )
+    assert not told["missing_keys"]
+    assert not told["mismatched_keys"]
+    return model.eval()
+
+
+def prompts_of(tokenizer) -> list[str]:
+    if tokenizer.chat_template is None:
+        return ASKED
+    talks = [[{"role": "user", "content": text}] for text in ASKED]
+    return [tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True) for talk in talks]
+
+
+def convert(folder: Path, target: Path, *flags: str) -> None:
+    assert cli.run(["convert", f"--from={folder}", f"--to={target}", "--dtype=fp32", *flags]) in (None, 0)
+
+
+@pytest.mark.parametrize("name", sorted(twins.LLMS))
+def test_language_models(tmp_path, name):
+    folder, _ = twins.write(name, tmp_path)
+    model, tokenizer = reference(folder), transformers.AutoTokenizer.from_pretrained(folder)
+    convert(folder, tmp_path / "ours")
+    loaded = tga_jax.load(tmp_path / "ours")
+
+    prompts = prompts_of(tokenizer)
+    expected = []
+    for prompt in prompts:  # the template has put the begin token there, where there is one
+        begun = tokenizer.bos_token is not None and prompt.startswith(tokenizer.bos_token)
+        inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=not begun)
+        rows = loaded.processor.batch([prompt])
+        assert rows.tokens[0].tolist() == inputs["input_ids"][0].tolist()
+        expected += theirs(model, inputs)
+    assert len({tuple(row) for row in expected}) > 4  # or equality would say little
+    assert [ours(loaded, [prompt])[0] for prompt in prompts[::3]] == expected[::3]
+    assert ours(loaded, prompts) == expected
+
+    assert cli.run(["convert", f"--from={tmp_path / 'ours'}", f"--to-hub={tmp_path / 'hub'}"]) in (None, 0)
+    again = reference(tmp_path / "hub")
+    ids = torch.tensor([[5, 17, 200, 9, 33]])
+    torch.testing.assert_close(again(ids).logits, model(ids).logits, rtol=0, atol=0)
+    exported = transformers.AutoTokenizer.from_pretrained(tmp_path / "hub")
+    for text in [*twins.SENTENCES, *prompts]:
+        assert exported.encode(text) == tokenizer.encode(text)
+
+
+@pytest.mark.parametrize("name", sorted(twins.CLIPS))
+def test_clip(tmp_path, name):
+    folder, _ = twins.write(name, tmp_path)
+    convert(folder, tmp_path / "ours")
+    loaded = tga_jax.load(tmp_path / "ours")
+    model = reference(folder, transformers.CLIPModel)
+    processor = transformers.CLIPProcessor.from_pretrained(folder)
+    pictures = photographs(3)
+    texts = [*ASKED, " ".join(ASKED * 4)]  # the last one is cut
+    inputs = processor(text=texts, images=pictures, return_tensors="pt", padding=True, truncation=True)
+    with torch.no_grad():
+        out = model(**inputs)
+    np.testing.assert_allclose(loaded.embed_texts(texts), out.text_embeds.numpy(), atol=2e-5)
+    np.testing.assert_allclose(loaded.embed_images(pictures), out.image_embeds.numpy(), atol=2e-5)
+    assert cli.run(["convert", f"--from={tmp_path / 'ours'}", f"--to-hub={tmp_path / 'hub'}"]) in (None, 0)
+    again = reference(tmp_path / "hub", transformers.CLIPModel)
+    with torch.no_grad():
+        torch.testing.assert_close(again(**inputs).logits_per_image, out.logits_per_image, rtol=0, atol=1e-5)
+
+
+def photographs(count: int) -> list[Image.Image]:
+    rng = np.random.default_rng(3)
+    sizes = [(40, 31), (28, 28), (17, 50), (90, 33), (64, 64), (29, 31), (33, 90), (300, 20)]
+    return [Image.fromarray(rng.integers(0, 256, (h, w, 3), np.uint8)) for w, h in sizes[:count]]
+
+
+@pytest.mark.parametrize("name", ["llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-13b-hf"])
+def test_llava_of_the_hub(tmp_path, name):
+    folder, _ = twins.write(name, tmp_path)
+    check_llava(tmp_path, folder, folder)
+
+
+def check_llava(tmp_path: Path, reference_folder: Path, folder: Path, *flags: str) -> None:
+    """Answers and exports of `folder` are those of transformers' model of the reference's folder."""
+    model = reference(reference_folder, transformers.LlavaForConditionalGeneration)
+    processor = transformers.LlavaProcessor.from_pretrained(reference_folder)
+    processor.tokenizer.padding_side = "left"
+    convert(folder, tmp_path / "ours", *flags)
+    loaded = tga_jax.load(tmp_path / "ours")
+    pictures = photographs(8)
+    prompts = [f"USER: <image>\n{text} ASSISTANT:" for text in ASKED]
+    inputs = [processor(text=p, images=i, return_tensors="pt") for p, i in zip(prompts, pictures, strict=True)]
+    expected = [theirs(model, x)[0] for x in inputs]
+    padded = processor(text=prompts, images=pictures, return_tensors="pt", padding=True)
+    assert theirs(model, padded) == expected
+    assert len({tuple(row) for row in expected}) > 4
+    shown = [[picture] for picture in pictures]
+    assert [ours(loaded, [prompts[i]], [shown[i]])[0] for i in (0, 3, 6)] == [expected[i] for i in (0, 3, 6)]
+    assert ours(loaded, prompts, shown) == expected
+
+    assert cli.run(["convert", f"--from={tmp_path / 'ours'}", f"--to-hub={tmp_path / 'hub'}"]) in (None, 0)
+    again = reference(tmp_path / "hub", transformers.LlavaForConditionalGeneration)
+    exported = transformers.LlavaProcessor.from_pretrained(tmp_path / "hub")
+    for prompt, picture, x in zip(prompts, pictures, inputs, strict=True):
+        y = exported(text=prompt, images=picture, return_tensors="pt")
+        assert y["input_ids"].tolist() == x["input_ids"].tolist()
+        with torch.no_grad():
+            a, b = again(**y).logits, model(**x).logits
+        torch.testing.assert_close(a[..., : b.shape[-1]], b[..., : a.shape[-1]], rtol=0, atol=1e-5)
