@@ -218,12 +218,14 @@ class Model:
             yield final[len(told) :]
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit CLIP embeddings float32 [N, E]; texts are cut at the tower's context, the end token kept."""
+        """Unit CLIP embeddings float32 [N, E]; texts are cut at the tower's context, the end token kept.
+
+        Raises UserError naming a text that the tokenizer does not end where the tower reads it.
+        """
         towers = self._towers()
         assert towers.text is not None
-        length = towers.text.context_length
-        made = self.processor.tokenizer(list(texts), padding="max_length", truncation=True, max_length=length)
-        return embed.embed_texts(towers, self.params["clip"], made["input_ids"])
+        tokens = embed.text_tokens(towers.text, self.processor.vocabulary, texts)
+        return embed.embed_texts(towers, self.params["clip"], tokens)
 
     def embed_images(self, pictures: Sequence[Picture]) -> np.ndarray:
         """Unit CLIP embeddings float32 [N, E]."""
