@@ -113,6 +113,13 @@ def tokenizer(image: str = "<image>") -> transformers.PreTrainedTokenizerFast:
     )
 
 
+def with_end(made: transformers.PreTrainedTokenizerFast, token: str, i: int) -> transformers.PreTrainedTokenizerFast:
+    """Which puts a token after every text, as CLIP's does."""
+    ends = tokenizers.processors.TemplateProcessing(single=f"<s> $A {token}", special_tokens=[("<s>", 1), (token, i)])
+    made.backend_tokenizer.post_processor = ends
+    return made
+
+
 def save(made: Any, folder: Path, **how: Any) -> Path:
     made.save_pretrained(folder, **how)
     tokenizer().save_pretrained(folder)

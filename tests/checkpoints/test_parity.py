@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from hub_support import CONFIGS, IMAGE_ID, model, save, token_rows
+from hub_support import CONFIGS, IMAGE_ID, model, save, token_rows, tokenizer, with_end
 
 import tga_jax
 
@@ -77,16 +77,17 @@ def test_clip_embeddings_and_similarity(tmp_path):
     theirs = model("clip")
     theirs.config.text_config.eos_token_id = 2  # as early files have it: the end is where the largest id stands
     folder = save(theirs, tmp_path / "clip")
+    with_end(tokenizer(), "w66", 66).save_pretrained(folder)
     ours = tga_jax.load(folder, dtype="float32")
-    assert ours.config.text.eos_token_id == 66
     rng = np.random.default_rng(2)
     pictures = [rng.integers(0, 256, (28, 28, 3)).astype(np.uint8) for _ in range(3)]
-    texts = ["w5 w7 w66", "w9 w66", "w4 w4 w4 w5 w66"]
+    texts = ["w5 w7", "w9", "w4 w4 w4 w5", "w66 w8", "", " ".join(f"w{i}" for i in range(40, 60))]
     processor = transformers.CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
     pixels = processor(pictures, return_tensors="pt")["pixel_values"]
-    tokens = ours.processor.tokenizer(texts, padding="max_length", max_length=11, return_tensors="pt")["input_ids"]
+    how = {"padding": "max_length", "truncation": True, "max_length": 11, "return_tensors": "pt"}
+    tokens = ours.processor.tokenizer(texts, **how)
     with torch.no_grad():
-        found = theirs(input_ids=tokens, pixel_values=pixels)
+        found = theirs(**{k: tokens[k] for k in ("input_ids", "attention_mask")}, pixel_values=pixels)
     images, words = ours.embed_images(pictures), ours.embed_texts(texts)
     assert relative(images, found.image_embeds) < 2e-5
     assert relative(words, found.text_embeds) < 2e-5

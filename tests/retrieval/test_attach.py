@@ -7,7 +7,6 @@ from pathlib import Path
 import hub_support
 import numpy as np
 import pytest
-import tokenizers
 from PIL import Image
 
 import tga_jax
@@ -30,10 +29,7 @@ def fixture_clip(tmp_path_factory):
 def save(made: object, folder: Path) -> Path:
     """With a tokenizer that ends a text as CLIP's does, with the largest id."""
     hub_support.save(made, folder)
-    tokenizer = hub_support.tokenizer()
-    ends = tokenizers.processors.TemplateProcessing(single="<s> $A w66", special_tokens=[("<s>", 1), ("w66", 66)])
-    tokenizer.backend_tokenizer.post_processor = ends
-    tokenizer.save_pretrained(folder)
+    hub_support.with_end(hub_support.tokenizer(), "w66", 66).save_pretrained(folder)
     return folder
 
 
@@ -124,9 +120,10 @@ def test_the_nearest_other_text_and_all_else_as_it_was(data, clip, capsys):
     assert [list(row) for row in written] == [list(row) for row in rows]
     out = " ".join(capsys.readouterr().out.split())
     assert "12 texts for 10 samples with an image; search: faiss flat" in out
+    assert out.endswith("out.jsonl: 0 of 10 samples with an image have no retrieved text")
 
 
-def test_no_near_duplicate_of_the_own_caption(data, clip):
+def test_no_near_duplicate_of_the_own_caption(data, clip, capsys):
     rows = read("samples.jsonl")
     loaded = tga_jax.load(clip, "float32")
     texts = [caption_of(row) for row in rows if "image" in row] + MORE
@@ -145,6 +142,7 @@ def test_no_near_duplicate_of_the_own_caption(data, clip):
     assert lowest > 0
     assert retrieve(clip, f"--near-duplicate={lowest}", "--to=none.jsonl") == 0
     assert {row.get("retrieved_caption") for row in read("none.jsonl")} == {"", None}
+    assert capsys.readouterr().out.endswith("none.jsonl: 10 of 10 samples with an image have no retrieved text\n")
 
 
 def test_a_stopped_command_goes_on_where_it_was(data, clip, monkeypatch):

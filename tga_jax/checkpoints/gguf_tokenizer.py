@@ -208,7 +208,7 @@ def build(path: Path, read: Callable[..., Any], names: Iterable[str]) -> PreTrai
         twice = next(token for i, token in enumerate(tokens) if vocab[token] != i)
         raise fields.wrong("tokens", f"holds {twice!r} twice", "every token once")
     stored = fields.of_each_token(len(tokens), "token_type", list[int], [_NORMAL] * len(tokens))
-    types: list[int] = [_TYPES.get(token, type_) for token, type_ in zip(tokens, stored, strict=True)]
+    types: list[Any] = [_TYPES.get(token, type_) for token, type_ in zip(tokens, stored, strict=True)]
     special = {}
     for name, default in (("bos", 1), ("eos", 2), ("unknown", 0), ("padding", None)):
         i = fields.get(f"{name}_token_id", int, default if is_sentencepiece else None)

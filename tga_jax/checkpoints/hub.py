@@ -13,12 +13,14 @@ import rich.console
 import rich.progress
 from etils import epath
 from jax.sharding import Mesh
+from tokenizers import processors
 
 from tga_jax.checkpoints import convert, gguf, hub_config, image_config, lora, orbax_files, rules, spec, torch_file
 from tga_jax.checkpoints.folder import Tensor, tensors
 from tga_jax.checkpoints.spec import Spec
 from tga_jax.data.processor import ImageSpec, Processor, load_tokenizer
 from tga_jax.data.templates import IMAGE
+from tga_jax.data.tokens import Vocabulary
 from tga_jax.errors import UserError
 from tga_jax.models import sharding
 from tga_jax.models.clip import ClipConfig
@@ -207,6 +209,19 @@ def export_projector(workdir: Path, file: Path) -> None:
         torch_file.write(aside, {f"model.mm_projector.{name}": x for name, x in found.items()})
 
 
+def _end_texts(tokenizer: Any, end: int | None, folder: Path) -> None:
+    """A tokenizer that puts nothing after a text, written so that it puts CLIP's end token there, if it is its own."""
+    vocabulary = Vocabulary(tokenizer)
+    if vocabulary.end or end is None or end != tokenizer.eos_token_id:
+        return
+    ids = [*vocabulary.begin, end]
+    names = tokenizer.convert_ids_to_tokens(ids)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=[*names[:-1], "$A", names[-1]], special_tokens=list(zip(names, ids, strict=True))
+    )
+    tokenizer.save_pretrained(folder)
+
+
 def _write_processor(companions: Path, folder: Path, model: Spec) -> None:
     """The image processor, and the tokenizer with `<image>`, if the companions have not said it all already."""
     import transformers
@@ -220,9 +235,13 @@ def _write_processor(companions: Path, folder: Path, model: Spec) -> None:
         square = {"height": size, "width": size}
         sizes = {"size": square if model.image_mode == "stretch" else {"shortest_edge": size}, "crop_size": square}
         cls(**sizes, **({"do_pad": True} if pads else {})).save_pretrained(folder)
-    if model.kind != "llava" or not any(companions.glob("tokenizer*")):
+    if not any(companions.glob("tokenizer*")):
         return
     tokenizer = load_tokenizer(companions)
+    if model.kind == "clip":
+        if model.clip.text is not None:
+            _end_texts(tokenizer, model.clip.text.eos_token_id, folder)
+        return
     if tokenizer.convert_tokens_to_ids(IMAGE) != model.image_token_id:
         tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE]})
     found = tokenizer.convert_tokens_to_ids(IMAGE)

@@ -121,8 +121,8 @@ def _vision(where: str, hf: Any) -> VisionConfig:
 
 def clip_config(where: str, hf: Any) -> ClipConfig:
     t = hf.text_config
-    # transformers takes 2, which early files hold by mistake, for "the largest id", where the end token stands.
-    end = t.vocab_size - 1 if t.eos_token_id == 2 else t.eos_token_id
+    # transformers takes 2, which early files hold by mistake, for "where the largest id stands".
+    end = None if t.eos_token_id == 2 else t.eos_token_id
     text = TextConfig(**_tower(t), vocab_size=t.vocab_size, context_length=t.max_position_embeddings, eos_token_id=end)
     return ClipConfig(_vision(where, hf.vision_config), text, hf.projection_dim)
 
@@ -327,11 +327,15 @@ def to_hub(model: Spec, vocab_size: int | None = None) -> Any:
     if text is None:
         vision.architectures = ["CLIPVisionModel"]
         return vision
+    if text.eos_token_id == 2:
+        raise UserError(
+            "the text tower ends texts with token 2, which transformers takes for: the largest id of a text"
+        )
     hub_text = transformers.CLIPTextConfig(
         **_hub_tower(text),
         vocab_size=text.vocab_size,
         max_position_embeddings=text.context_length,
-        eos_token_id=text.eos_token_id,
+        eos_token_id=2 if text.eos_token_id is None else text.eos_token_id,
     )
     return transformers.CLIPConfig(
         vision_config=vision.to_dict(),

@@ -47,12 +47,22 @@ class Vocabulary:
         return 0 if pad is None or (self.rows is not None and pad >= self.rows) else pad
 
     @functools.cached_property
+    def _around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        bare, full = (self.tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
+        start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
+        before, after = full[:start], full[start + len(bare) :]
+        self.check(np.array(before + after, np.int32))
+        return tuple(before), tuple(after)
+
+    @property
     def begin(self) -> tuple[int, ...]:
         """What the tokenizer puts before every text: a begin token, or nothing."""
-        bare, full = (self.tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
-        begin = next(tuple(full[:i]) for i in range(len(full)) if full[i : i + len(bare)] == bare)
-        self.check(np.array(begin, np.int32))
-        return begin
+        return self._around[0]
+
+    @property
+    def end(self) -> tuple[int, ...]:
+        """What the tokenizer puts after every text: CLIP's an end token, a language model's nothing."""
+        return self._around[1]
 
     @functools.cached_property
     def caption_begin(self) -> int:

@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from tga_jax.data.tokens import Vocabulary, padded
+from tga_jax.errors import UserError
 from tga_jax.models import clip, layers, llava
 
 Array = jax.Array
@@ -51,6 +53,39 @@ _embed_images = jax.jit(_images, static_argnames="config")
 def embed_images(config: clip.ClipConfig, params: dict, images: np.ndarray) -> np.ndarray:
     """uint8 [N, I, I, 3] -> float32 [N, E]. params: of both towers."""
     return in_chunks(partial(_embed_images, config, params), images)
+
+
+def _cut_ids(tokenizer: Any, texts: Sequence[str], length: int) -> list[list[int]]:
+    """At most `length` ids of each text, what the tokenizer puts around it among them. Special tokens in it are text."""
+    how = {"truncation": True, "max_length": length, "split_special_tokens": True}
+    return tokenizer(list(texts), **how)["input_ids"]
+
+
+def text_tokens(config: clip.TextConfig, vocabulary: Vocabulary, texts: Sequence[str]) -> np.ndarray:
+    """int32 [N, T] of CLIP's text tower: every text cut so that its end token stays, then padded with end tokens.
+
+    An end token is added where the tokenizer puts nothing after a text. Raises UserError naming a text that the tower
+    would not read at its end, and a token without an embedding.
+    """
+    tokenizer, added = vocabulary.tokenizer, vocabulary.end
+    wanted = config.eos_token_id
+    if not added:
+        if (end := tokenizer.eos_token_id) is None:
+            raise UserError("the tokenizer puts no end token after a text and names none; CLIP reads a text there")
+        added = (end,)
+        rows = [[*row, end] for row in _cut_ids(tokenizer, texts, config.context_length - 1)]
+    else:
+        rows = _cut_ids(tokenizer, texts, config.context_length)
+    end = max(added) if wanted is None else wanted
+    for text, row in zip(texts, rows, strict=True):
+        if max(row) >= config.vocab_size:
+            name = tokenizer.convert_ids_to_tokens(max(row))
+            raise UserError(f"{text[:50]!r}: token {max(row)} ({name}), expected at most {config.vocab_size - 1}")
+        if end not in row or (wanted is None and max(row) > end):
+            where = f"token {wanted}" if wanted is not None else f"the largest id, {max(row)}"
+            ends = ", ".join(f"{i} ({tokenizer.convert_ids_to_tokens(i)})" for i in added)
+            raise UserError(f"CLIP reads a text at {where}, and the tokenizer ends {text[:50]!r} with {ends}")
+    return padded([np.array(row, np.int32) for row in rows], config.context_length, end)
 
 
 def embed_texts(config: clip.ClipConfig, params: dict, tokens: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:

@@ -229,18 +229,13 @@ class Model:
         """Unit CLIP embeddings float32 [N, E]; texts are cut at the tower's context, the end token kept. Special tokens
         in them are plain text, or an embedding would be of what stands before an end token there.
 
-        Raises UserError for a token that the table has no row for, and for an embedding that is NaN.
+        Raises UserError naming a text with a token that the table has no row for, a text that the tokenizer does not
+        end where the tower reads it, and an embedding that is NaN.
         """
         towers = self._towers()
         assert towers.text is not None
-        length = towers.text.context_length
-        how = {"padding": "max_length", "truncation": True, "max_length": length, "split_special_tokens": True}
-        made = self.processor.tokenizer(list(texts), **how)
-        ids, vocabulary = np.asarray(made["input_ids"], np.int32), self.processor.vocabulary
-        used = np.asarray(made["attention_mask"], bool)
-        vocabulary.check(ids[used])
-        ids = np.where(used | (ids < towers.text.vocab_size), ids, vocabulary.pad_id)
-        return _finite(embed.embed_texts(towers, self.params["clip"], ids), "text")
+        tokens = embed.text_tokens(towers.text, self.processor.vocabulary, texts)
+        return _finite(embed.embed_texts(towers, self.params["clip"], tokens), "text")
 
     def embed_images(self, pictures: Sequence[Picture]) -> np.ndarray:
         """Unit CLIP embeddings float32 [N, E]. Raises UserError for one that is NaN."""

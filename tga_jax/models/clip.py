@@ -38,9 +38,11 @@ class VisionConfig(TowerConfig):
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig(TowerConfig):
+    """eos_token_id: of the token whose state stands for a text; None: the largest id of a text, as in early files."""
+
     vocab_size: int = 49408
     context_length: int = 77
-    eos_token_id: int = 49407
+    eos_token_id: int | None = 49407
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +105,11 @@ class TextTower(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Array) -> Array:
-        """int32 tokens [B, T] (right-padded after the end token) -> state at the first end token [B, D]."""
+        """int32 tokens [B, T] (right-padded after the end token) -> state at the first end token [B, D].
+
+        A row without an end token gives the state of its first token, which is that of every other such row: as in
+        transformers, whoever makes the rows sees to it (`inference.embed.text_tokens`).
+        """
         c = self.config
         dtype = jnp.dtype(c.dtype)
         length = tokens.shape[1]
@@ -113,7 +119,7 @@ class TextTower(nn.Module):
         mask = jnp.tril(jnp.ones((1, length, length), bool))
         x, _ = layers.block_stack(EncoderBlock, c.num_layers, (nn.broadcast,))(c, name="blocks")(x, mask)
         x = layers.LayerNorm(c.layer_norm_eps, dtype, name="final_norm")(x)
-        end = jnp.argmax(tokens == c.eos_token_id, axis=1)
+        end = jnp.argmax(tokens if c.eos_token_id is None else tokens == c.eos_token_id, axis=1)
         return jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
 
 
@@ -150,7 +156,7 @@ def init(config: ClipConfig, key: Array) -> dict:
     images = jnp.zeros((1, v.image_size, v.image_size, 3))
     if config.text is None:
         return {"vision": VisionTower(v).init(key, images)["params"]}
-    made = Clip(config).init(key, images, jnp.full((1, 2), config.text.eos_token_id))
+    made = Clip(config).init(key, images, jnp.zeros((1, 2), jnp.int32))
     return dict(made["params"])
 
 

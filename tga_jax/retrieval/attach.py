@@ -1,5 +1,6 @@
 """`tga retrieve`: writes R, the nearest other text to each picture, into a file of samples."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,9 @@ def run(
 
     It is the nearest text to the sample's first picture, by the checkpoint `clip`, among all captions of the file and
     the lines of `corpora`; never the sample's own caption, nor a text whose cosine to it is above `near_duplicate`
-    (1: any may be); "" where no text is left. Embeddings are kept in `folder` part by part and samples beside `target`
-    batch by batch, so that the same command goes on where it was stopped.
+    (1: any may be); "" where no text is left, and the last line printed says for how many. Embeddings are kept in
+    `folder` part by part and samples beside `target` batch by batch, so that the same command goes on where it was
+    stopped.
 
     Raises UserError naming the file, line and sample; `target` is then not there.
     """
@@ -77,3 +79,8 @@ def run(
     settings = {"texts": text_home.name, "pictures": picture_home.name, "near_duplicate": near_duplicate}
     settings |= {"method": method}
     rewrite(samples.file, target, "retrieved_caption", settings, {}, make, _BATCH, console)
+    with target.open(encoding="utf-8") as lines:  # of an earlier run that was stopped, too
+        empty = sum(n in of_row and not json.loads(line)["retrieved_caption"] for n, line in enumerate(lines))
+    console.print(
+        f"{target}: {empty} of {len(samples.rows)} samples with an image have no retrieved text", soft_wrap=True
+    )
