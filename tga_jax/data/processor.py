@@ -89,7 +89,12 @@ class Processor:
             count = images_in(found) if self.image_tokens else 0
             if count != len(own):
                 raise UserError(f"prompt {i}: {count} times {IMAGE} and {len(own)} pictures, expected as many")
-        rows = [prompt_tokens(prompt, self.vocabulary, self.image_tokens) for prompt in prompts]
+        rows = []
+        for i, prompt in enumerate(prompts):
+            try:
+                rows.append(prompt_tokens(prompt, self.vocabulary, self.image_tokens))
+            except UserError as error:
+                raise UserError(f"prompt {i}: {error}") from error
         media = [list(self.pixels(own)) if own else [] for own in shown]
         length = -(-max(len(row.tokens) for row in rows) // multiple) * multiple
         return collate(rows, media, self.vocabulary, length, captions=1)
