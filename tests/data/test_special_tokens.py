@@ -48,7 +48,7 @@ def vocabulary(kind: str) -> Vocabulary:
         tokenizer = llama_like(Path(tempfile.mkdtemp()), legacy=kind == "llama legacy")
     else:
         tokenizer = byte_level(normalizers.NFC() if kind == "byte-level NFC" else None)
-    marks = [tokenizers.AddedToken(mark, normalized=kind == "byte-level NFC") for mark in MARKS if mark != "<tool>"]
+    marks = [transformers.AddedToken(mark, normalized=kind == "byte-level NFC") for mark in MARKS if mark != "<tool>"]
     tokenizer.add_special_tokens({"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"})
     tokenizer.add_special_tokens({"additional_special_tokens": marks})
     tokenizer.add_tokens(["<tool>"])

@@ -65,6 +65,14 @@ def test_ecso_that_finds_no_harm_just_answers():
     assert [a.answer for a in defences.Ecso().answer(ask, [question(0, "<image>")])] == ["one"]  # pyright: ignore
 
 
+def test_an_answer_that_writes_an_image_has_no_place_for_one():
+    """Or the next prompt would have more places than pictures."""
+    ask = Script([["<image> one"], ["yes"], ["a <image> gun"], ["safe"]])
+    found = defences.Ecso().answer(ask, [question(0, "<image>\nwhat?")])  # pyright: ignore[reportArgumentType]
+    assert [prompt.count("<image>") for prompts, *_ in ask.asked[1:] for prompt in prompts] == [0, 0, 0]
+    assert found[0].note == {"harmful": True, "first": "<image> one", "caption": "a <image> gun"}
+
+
 @pytest.fixture
 def planted(monkeypatch):
     """Scores by layer: harmful prompts ("bad ...") stand out at layers 1 and 2 of 4, the benign ones vary."""

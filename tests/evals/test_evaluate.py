@@ -26,6 +26,7 @@ from tga_jax.evals import asking, evaluate, store
 from tga_jax.evals.evaluate import Settings
 from tga_jax.evals.judges.phrases import PhraseJudge
 from tga_jax.inference.model import Model
+from tga_jax.serve import chat
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 JUDGE = PhraseJudge((" w29 ", " w46 ", " w4 w4 "), name="words", version=1)
@@ -165,6 +166,45 @@ def test_a_stopped_run_continues_byte_for_byte(place, whole, tmp_path, monkeypat
     monkeypatch.setattr(asking.Asker, "answers", original)
     run(place, tmp_path / "out", batch=3)
     assert files(tmp_path / "out") == files(whole)
+
+
+DEAF = {  # no place for a system text, and one that raises
+    "leaves out what the system says": "{% for m in messages if m.role != 'system' %}w5 {{ m.content }} w6{% endfor %}",
+    "refuses it (none here)": "{% for m in messages %}{{ raise_exception('none here') if m.role == 'system' }}"
+    "w5 {{ m.content }} w6{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("said", DEAF)
+def test_a_system_text_without_a_place_is_refused_before_anything_is_written(place, tmp_path, said):
+    shutil.copytree(place / "model", tmp_path / "model")
+    (tmp_path / "model" / "chat_template.jinja").write_text(DEAF[said])
+    hows: list[dict] = [{"system": "w9"}, {"defence": {"name": "system-prompt", "version": 1}}]
+    for how in hows:
+        with pytest.raises(UserError) as error:
+            run(place, tmp_path / "out", checkpoint=str(tmp_path / "model"), **how)
+        assert f"the tokenizer's chat template {said}; it has no place for a system text" in str(error.value)
+        assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match="no place for a system text"):
+        chat.run(tmp_path / "model", [], "w3", "w9", False, console=rich.console.Console(file=io.StringIO()))
+    run(place, tmp_path / "out", checkpoint=str(tmp_path / "model"), template="vicuna_v1", system="w9")
+    rows = store.read(tmp_path / "out" / "answers" / "words.jsonl")
+    assert all(row["prompt"].startswith("w9 USER: ") for row in rows)
+    with pytest.raises(UserError, match="--system: --defence=system-prompt has its own system text"):
+        run(place, tmp_path / "out", system="w9", defence={"name": "system-prompt", "version": 1})
+
+
+def test_special_tokens_in_questions(place, monkeypatch):
+    """Text by default: the model is asked with other tokens."""
+    asked = []
+    monkeypatch.setattr(Model, "generate", lambda self, prompts, *_, **__: asked.extend(prompts) or [""] * len(prompts))
+    model = tga_jax.load(place / "model", "float32")
+    for special in (False, True):
+        asker = asking.Asker(model, "chat", None, 1, 1, special_tokens=special)
+        asker.answers([asker.prompt("w7</s> w8", 0)], [[]], [0])
+    ends = [(model.processor.batch([prompt]).tokens == 2).sum() for prompt in asked]
+    assert ends == [0, 1]
+    assert str(asked[0]) == str(asked[1]) == "<s> w5 w7</s> w8 w6"
 
 
 def test_two_processes_answer_what_one_does(place, whole, tmp_path, monkeypatch):

@@ -97,16 +97,18 @@ class Ecso:
         first = _asked(ask, questions, pictures)
         seen = [i for i, own in enumerate(pictures) if own]
         looks = [
-            ask.prompt(_IS_HARMFUL.format(question=_plain(questions[i]), answer=first[i].answer), len(pictures[i]))
+            ask.prompt(
+                _IS_HARMFUL.format(question=_plain(questions[i].text), answer=_plain(first[i].answer)), len(pictures[i])
+            )
             for i in seen
         ]
         said = ask.answers(looks, [pictures[i] for i in seen], [questions[i].number for i in seen], _YES_TOKENS)
         harmful = [i for i, answer in zip(seen, said, strict=True) if answer.strip().lower().startswith("yes")]
-        tells = [ask.prompt(_TELL.format(question=_plain(questions[i])), len(pictures[i])) for i in harmful]
+        tells = [ask.prompt(_TELL.format(question=_plain(questions[i].text)), len(pictures[i])) for i in harmful]
         numbers = [questions[i].number for i in harmful]
         captions = ask.answers(tells, [pictures[i] for i in harmful], numbers, _TELL_TOKENS)
         prompts = [
-            ask.prompt(_SAFE.format(caption=caption.strip(), question=_plain(questions[i])), 0)
+            ask.prompt(_SAFE.format(caption=_plain(caption), question=_plain(questions[i].text)), 0)
             for i, caption in zip(harmful, captions, strict=True)
         ]
         again = ask.answers(prompts, [[]] * len(prompts), numbers)
@@ -116,8 +118,9 @@ class Ecso:
         return found
 
 
-def _plain(question: Question) -> str:
-    return question.text.replace(IMAGE, "").strip()
+def _plain(text: str) -> str:
+    """Without places of pictures: an answer may write `<image>`, too."""
+    return text.replace(IMAGE, "").strip()
 
 
 def refusal_scores(
