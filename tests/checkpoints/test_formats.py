@@ -247,7 +247,7 @@ def test_all_that_is_wrong_is_listed_at_once_with_the_nearest_name(llava, own):
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu', expected 'silu'"),
         (
             {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}},
-            "kind 'yarn', expected 'linear'",
+            "rope_type is 'yarn', expected default, linear",
         ),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5, expected 1.0"),
         ({"vocab_size": 64}, "model.embed_tokens.weight is [67, 24], config.json says [64, 24]"),

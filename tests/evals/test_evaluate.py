@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 import rich.console
+import safetensors.numpy
 from evaluate_support import TOYS, WORDS
 from PIL import Image
 
@@ -398,6 +399,16 @@ def checked(sample, folder: Path):
 def test_what_does_not_fit_is_one_line(place, tmp_path, change, message):
     with pytest.raises(UserError, match=message):
         run(place, tmp_path / "out", **change)
+
+
+def test_answers_that_are_not_numbers_end_the_run(place, tmp_path):
+    """Of damaged weights: the first token of every answer has NaN for logits."""
+    folder = evaluate_support.write_checkpoint(tmp_path / "checkpoint")
+    weights = safetensors.numpy.load_file(folder / "model.safetensors")
+    weights = {name: np.full_like(x, np.nan) if name.endswith("lm_head.weight") else x for name, x in weights.items()}
+    safetensors.numpy.save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="the logits of new token 0 are NaN"):
+        run(place, tmp_path / "out", checkpoint=str(folder))
 
 
 def test_suites_and_names_are_chosen(monkeypatch):

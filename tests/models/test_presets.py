@@ -158,6 +158,11 @@ def test_get_replaces_both_vocabularies():
     assert plain.llm.vocab_size == 512
 
 
+def test_a_public_checkpoints_table_stays_whatever_the_tokenizer_has():
+    """A tokenizer with <image> and <pad> behind the words is used; those two are not."""
+    assert presets.get("llava-v1.5-7b", vocab_size=32002).llm.vocab_size == 32000
+
+
 @pytest.mark.parametrize("name", ["llava-v1.6", "", "llama-2-7b"])
 def test_get_names_what_it_does_not_know(name):
     with pytest.raises(UserError, match=f"preset '{name}'") as caught:

@@ -57,6 +57,8 @@ def _read_qwen2(hf: Any) -> dict[str, Any]:
         return {"qkv_bias": True}
     if set(hf.layer_types) != {"sliding_attention"}:
         raise ValueError("layer_types mixes kinds of attention, expected the same in every layer")
+    if hf.sliding_window is None:
+        raise ValueError("layer_types has sliding_attention, expected use_sliding_window and a sliding_window with it")
     return {"qkv_bias": True, "sliding_window": hf.sliding_window}
 
 

@@ -2,58 +2,37 @@
 no default of ours stands in for a model's own; what is not understood is an error that names it.
 """
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
 
 import transformers
 
+from tga_jax.checkpoints import config_fields
 from tga_jax.checkpoints.families import FAMILIES
 from tga_jax.checkpoints.families import of as family_of
 from tga_jax.checkpoints.spec import Spec
 from tga_jax.errors import UserError
 from tga_jax.models import presets
 from tga_jax.models.clip import ClipConfig, TextConfig, VisionConfig
-from tga_jax.models.layers import RopeScaling
+from tga_jax.models.layers import ACTIVATIONS, RopeScaling
 from tga_jax.models.llama import LlamaConfig
 from tga_jax.models.llava import LlavaConfig
 from tga_jax.workdir import read_json
 
 # What an exported LLM's config needs beside its shape.
 _KEPT = ("bos_token_id", "eos_token_id", "pad_token_id", "max_position_embeddings")
-# Fields that say nothing of the forward pass, and older spellings that transformers itself translates.
-_HARMLESS = {
-    "_attn_implementation_autoset", "_name_or_path", "is_llama_config", "pretraining_tp", "rope_scaling", "rope_theta",
-    "torch_dtype", "transformers.js_config", "transformers_version", "use_cache",
-}  # fmt: skip
-# Older files name these; only this value is what we compute.
-_FIXED = {"rope_interleaved": False, "partial_rotary_factor": 1.0}
+# Of language models; older files have them of towers and of the whole, where transformers does not read them.
+_UNREAD = {"bos_token_id", "eos_token_id", "pad_token_id", "projection_dim", "tie_word_embeddings", "vocab_size"}
 # LLaVA's own config: what concerns its training or its preprocessing of text.
 _LLAVA_HARMLESS = {
     "freeze_mm_mlp_adapter", "freeze_mm_vision_resampler", "image_aspect_ratio", "image_grid_pinpoints",
     "mm_hidden_size", "mm_projector_lr", "mm_resampler_type", "mm_use_im_patch_token", "mm_vision_tower",
     "tokenizer_model_max_length", "tokenizer_padding_side", "tune_mm_mlp_adapter", "tune_mm_vision_resampler",
-    "unfreeze_mm_vision_tower", "use_mm_proj", "max_length", "max_sequence_length", "vision_tower_lr",
+    "unfreeze_mm_vision_tower", "use_mm_proj", "max_sequence_length", "vision_tower_lr",
 }  # fmt: skip
 _LLAVA_FIXED = {"mm_use_im_start_end": (False,), "mm_patch_merge_type": ("flat", None)}
-
-
-def _refuse(where: str, raw: dict[str, Any], known: set[str], fixed: dict[str, tuple[Any, ...]]) -> None:
-    for name, values in fixed.items():
-        if raw.get(name, values[0]) not in values:
-            raise UserError(f"{where}: {name} is {raw[name]!r}, expected {values[0]!r}; nothing else is supported")
-    if unknown := sorted(raw.keys() - known - fixed.keys()):
-        raise UserError(f"{where}: unknown field {', '.join(unknown)}; what it means for the model is not known here")
-
-
-def _fields(cls: type) -> set[str]:
-    return {f.name for f in dataclasses.fields(cls)} | set(getattr(cls, "attribute_map", {}))
-
-
-def _check_fields(where: str, raw: dict[str, Any], cls: type, also: set[str] = frozenset()) -> None:  # pyright: ignore
-    common = set(transformers.PretrainedConfig().to_dict())
-    fixed = {name: (value,) for name, value in _FIXED.items()}
-    _refuse(where, raw, _fields(cls) | common | _HARMLESS | also, fixed)
 
 
 def _only(where: str, found: Any, expected: Any, name: str) -> None:
@@ -61,20 +40,36 @@ def _only(where: str, found: Any, expected: Any, name: str) -> None:
         raise UserError(f"{where}: {name} is {found!r}, expected {expected!r}; nothing else is supported")
 
 
-def _rope(where: str, parameters: dict[str, Any]) -> RopeScaling | None:
-    kind = parameters.get("rope_type", "default")
-    if kind == "default":
-        return None
-    names = {
+# Types of rotary scaling: the hub's fields, each a positive number, and ours.
+_ROPE = {
+    "default": {},
+    "linear": {"factor": "factor"},
+    "llama3": {
         "factor": "factor",
         "low_freq_factor": "low_freq_factor",
         "high_freq_factor": "high_freq_factor",
         "original_max_position_embeddings": "original_length",
-    }
-    try:
-        return RopeScaling(kind, **{ours: parameters[hub] for hub, ours in names.items() if hub in parameters})
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: {error}") from error
+    },
+}
+
+
+def _rope(where: str, parameters: dict[str, Any]) -> tuple[float, RopeScaling | None]:
+    """(theta, scaling) of a transformers config's `rope_parameters`, in which it gathers `rope_theta`, `rope_scaling`
+    and their older spellings. Raises UserError naming a type or a field that the decoder does not compute."""
+    where, kind = f"{where}: rotary positions", parameters.get("rope_type", "default")
+    if kind not in _ROPE:
+        raise UserError(f"{where}: rope_type is {kind!r}, expected {', '.join(_ROPE)}; nothing else is supported")
+    names = _ROPE[kind]
+    _only(where, parameters.get("partial_rotary_factor") or 1.0, 1.0, "partial_rotary_factor")
+    known = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *names}
+    if unknown := sorted(parameters.keys() - known):
+        raise UserError(f"{where}: unknown field {unknown[0]} for rope_type {kind!r}; what it means is not known here")
+    for name in ("rope_theta", *names):
+        value = parameters.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+            raise UserError(f"{where}: {name} is {value!r}, expected a positive number")
+    scaling = RopeScaling(kind, **{ours: parameters[hub] for hub, ours in names.items()}) if names else None
+    return parameters["rope_theta"], scaling
 
 
 def llm_config(where: str, hf: Any) -> LlamaConfig:
@@ -82,6 +77,13 @@ def llm_config(where: str, hf: Any) -> LlamaConfig:
     if hf.model_type not in FAMILIES:
         raise UserError(f"{where}: model_type {hf.model_type!r}, expected one of {', '.join(FAMILIES)}")
     _only(where, hf.hidden_act, "silu", "hidden_act")
+    heads, kv_heads = hf.num_attention_heads, hf.num_key_value_heads
+    if heads % kv_heads:
+        raise UserError(
+            f"{where}: num_attention_heads is {heads}, expected a multiple of num_key_value_heads, which is {kv_heads} "
+            f"in the file or else by {hf.model_type}'s default"
+        )
+    theta, scaling = _rope(where, hf.rope_parameters)
     try:
         own = FAMILIES[hf.model_type].read(hf)
     except ValueError as error:
@@ -90,19 +92,21 @@ def llm_config(where: str, hf: Any) -> LlamaConfig:
         vocab_size=hf.vocab_size,
         hidden_size=hf.hidden_size,
         num_layers=hf.num_hidden_layers,
-        num_heads=hf.num_attention_heads,
-        num_kv_heads=hf.num_key_value_heads,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
         head_dim=getattr(hf, "head_dim", None) or hf.hidden_size // hf.num_attention_heads,
         mlp_size=hf.intermediate_size,
-        rope_theta=hf.rope_parameters["rope_theta"],
+        rope_theta=theta,
         rms_norm_eps=hf.rms_norm_eps,
         tie_embeddings=hf.tie_word_embeddings,
-        rope_scaling=_rope(where, hf.rope_parameters),
+        rope_scaling=scaling,
         **{"sliding_window": None, **own},
     )
 
 
-def _tower(hf: Any) -> dict[str, Any]:
+def _tower(where: str, hf: Any) -> dict[str, Any]:
+    if hf.hidden_act not in ACTIVATIONS:
+        raise UserError(f"{where}: hidden_act is {hf.hidden_act!r}, expected one of {', '.join(ACTIVATIONS)}")
     return {
         "hidden_size": hf.hidden_size,
         "num_layers": hf.num_hidden_layers,
@@ -116,31 +120,35 @@ def _tower(hf: Any) -> dict[str, Any]:
 def _vision(where: str, hf: Any) -> VisionConfig:
     _only(where, hf.model_type, "clip_vision_model", "the vision tower's model_type")
     _only(where, hf.num_channels, 3, "num_channels")
-    return VisionConfig(**_tower(hf), image_size=hf.image_size, patch_size=hf.patch_size)
+    return VisionConfig(**_tower(where, hf), image_size=hf.image_size, patch_size=hf.patch_size)
 
 
 def clip_config(where: str, hf: Any) -> ClipConfig:
     t = hf.text_config
     # transformers takes 2, which early files hold by mistake, for "where the largest id stands".
     end = None if t.eos_token_id == 2 else t.eos_token_id
-    text = TextConfig(**_tower(t), vocab_size=t.vocab_size, context_length=t.max_position_embeddings, eos_token_id=end)
-    return ClipConfig(_vision(where, hf.vision_config), text, hf.projection_dim)
+    text = TextConfig(
+        **_tower(f"{where}: text_config", t),
+        vocab_size=t.vocab_size,
+        context_length=t.max_position_embeddings,
+        eos_token_id=end,
+    )
+    return ClipConfig(_vision(f"{where}: vision_config", hf.vision_config), text, hf.projection_dim)
 
 
 def _llava(where: str, raw: dict[str, Any], hf: Any) -> Spec:
-    for name in ("text_config", "vision_config"):
-        if isinstance(raw.get(name), dict):
-            # The vision config is CLIP's; older files left fields of the whole CLIP in it.
-            _check_fields(f"{where}: {name}", raw[name], type(getattr(hf, name)), {"vocab_size", "projection_dim"})
     _only(where, hf.projector_hidden_act, "gelu", "projector_hidden_act")
     _only(where, hf.multimodal_projector_bias, True, "multimodal_projector_bias")
-    if not isinstance(hf.vision_feature_layer, int):
-        raise UserError(f"{where}: vision_feature_layer is {hf.vision_feature_layer!r}, expected one number")
-    llm, image = llm_config(where, hf.text_config), hf.image_token_index
+    blocks, layer = hf.vision_config.num_hidden_layers, hf.vision_feature_layer
+    if not isinstance(layer, int) or not -1 - blocks <= layer <= blocks:
+        raise UserError(
+            f"{where}: vision_feature_layer is {layer!r}, expected one number from {-1 - blocks} to {blocks}"
+        )
+    llm, image = llm_config(f"{where}: text_config", hf.text_config), hf.image_token_index
     config = LlavaConfig(
-        clip=ClipConfig(_vision(where, hf.vision_config), None, None),
+        clip=ClipConfig(_vision(f"{where}: vision_config", hf.vision_config), None, None),
         llm=dataclasses.replace(llm, tie_embeddings=hf.tie_word_embeddings),
-        feature_layer=hf.vision_feature_layer,
+        feature_layer=layer,
         feature_select={"default": "patch", "full": "full"}[hf.vision_feature_select_strategy],
     )
     hub_fields = _hub_fields(hf.text_config)
@@ -154,10 +162,11 @@ def _llava(where: str, raw: dict[str, Any], hf: Any) -> Spec:
 
 
 def _parsed(where: str, cls: Any, raw: dict[str, Any]) -> Any:
+    config_fields.check_sizes(where, raw)
     try:
-        return cls.from_dict(raw)
+        return cls.from_dict(copy.deepcopy(raw))  # which it writes to
     except Exception as error:  # transformers' strict configs raise types of their own
-        raise UserError(f"{where}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{where}: {' '.join(str(error).split())[:300]}") from error
 
 
 def _original_llava(where: str, raw: dict[str, Any]) -> Spec:
@@ -168,12 +177,7 @@ def _original_llava(where: str, raw: dict[str, Any]) -> Spec:
         raise UserError(f"{where}: model_type {raw.get('model_type')!r}, expected one of {', '.join(known_types)}")
     names = {"mm_projector_type", "mm_vision_select_layer", "mm_vision_select_feature"}
     cls = FAMILIES[family].config
-    _refuse(
-        where,
-        {k: v for k, v in raw.items() if k not in _fields(cls) | set(transformers.PretrainedConfig().to_dict())},
-        names | _LLAVA_HARMLESS | _HARMLESS,
-        _LLAVA_FIXED,
-    )
+    config_fields.check(where, raw, cls, names | _LLAVA_HARMLESS, _LLAVA_FIXED)
     own = {k: v for k, v in raw.items() if not k.startswith("mm_") and k not in _LLAVA_HARMLESS | {"model_type"}}
     hf = _parsed(where, cls, own)
     if not isinstance(raw.get("mm_vision_select_layer"), int):
@@ -228,8 +232,16 @@ def describe(path: str, raw: dict[str, Any]) -> Spec:
         supported = ", ".join((*FAMILIES, "clip", "clip_vision_model", "llava"))
         raise UserError(f"{path}: model_type {family!r}, expected one of {supported}")
     hf = _parsed(path, transformers.CONFIG_MAPPING[family], raw)
-    legacy = {"text_config_dict", "vision_config_dict", "logit_scale_init_value"}
-    _check_fields(path, raw, type(hf), legacy)
+    also = _UNREAD if "text_config" in type(hf).sub_configs or family == "clip_vision_model" else set()
+    config_fields.check(path, raw, type(hf), also)
+    for name in ("text_config", "vision_config"):
+        for spelling in (name, f"{name}_dict"):  # which CLIP's older files have besides
+            if isinstance(raw.get(spelling), dict):
+                place, part = f"{path}: {spelling}", getattr(hf, name)
+                if name == "vision_config":
+                    _only(place, part.model_type, "clip_vision_model", "model_type")
+                tower = part.model_type in ("clip_vision_model", "clip_text_model")
+                config_fields.check(place, raw[spelling], type(part), _UNREAD if tower else set())
     if family == "llava":
         return _llava(path, raw, hf)
     if family == "clip":

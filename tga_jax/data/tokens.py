@@ -77,8 +77,9 @@ class Vocabulary:
 
     def check(self, ids: np.ndarray) -> None:
         """Raises UserError naming the first of these tokens that has no row in the model's table."""
-        wrong = ids[(ids < 0) | (ids >= self.rows)] if self.rows is not None else ids[:0]
-        if len(wrong):
+        if self.rows is None:
+            return
+        if len(wrong := ids[(ids < 0) | (ids >= self.rows)]):
             token = self.tokenizer.convert_ids_to_tokens(int(wrong[0]))
             raise UserError(f"token {token!r} has id {wrong[0]}, and the model's embedding table {self.rows} rows")
 
