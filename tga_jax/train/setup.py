@@ -16,6 +16,7 @@ from tga_jax import guides
 from tga_jax.checkpoints import hub
 from tga_jax.data import fingerprint, pipeline
 from tga_jax.data.batch import Batch
+from tga_jax.data.tokens import Vocabulary
 from tga_jax.errors import UserError
 from tga_jax.models import attention, llama, llava, presets, sharding
 from tga_jax.train import flops, optim, step
@@ -83,6 +84,14 @@ def make_model(config: TrainConfig, model: int | llava.LlavaConfig | None, chose
     text = None if model.clip.text is None else dataclasses.replace(model.clip.text, dtype=config.dtype)
     llm = dataclasses.replace(model.llm, dtype=config.dtype, remat=config.remat, attention=chosen, lora=config.lora)
     return dataclasses.replace(model, clip=dataclasses.replace(model.clip, vision=vision, text=text), llm=llm)
+
+
+def make_batches(
+    config: TrainConfig, vocabulary: Vocabulary, model: llava.LlavaConfig, records: Any, host: int = 0, hosts: int = 1
+) -> pipeline.Batches:
+    """What the training reads of `records`. Raises UserError."""
+    shape, policy = config.data.shape(model.image_tokens), config.data.policy
+    return pipeline.Batches(records, vocabulary, shape, config.batch_size, config.seed, policy, host, hosts)
 
 
 def abstract_params(config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh) -> dict[str, Any]:
