@@ -162,19 +162,22 @@ WORDS = st.lists(
     max_size=9,
 ).map(" ".join)
 JOINED = WORDS.map(lambda text: text.replace(" ", ""))
-TEXTS = st.one_of(WORDS, JOINED, st.just("a cat"))
-NAMES = st.sampled_from(["0.png", "1.png", "cut.png", "gone.png", "../0.png", "./2.png", ""])
-ROLES = st.sampled_from([("human", "gpt")] * 8 + [("gpt", "human"), ("human", "human"), ("system", "gpt")])
+MOSTLY = st.sampled_from(["a cat", "a dog on a blue background", "é"])
+QUESTIONS = st.one_of(WORDS, JOINED)
+TEXTS = st.sampled_from([MOSTLY] * 14 + [WORDS, JOINED]).flatmap(lambda texts: texts)
+NAMES = st.sampled_from(["0.png", "1.png", "./2.png", "cut.png", "gone.png", "../0.png", ""])
+ROLES = st.sampled_from([("human", "gpt")] * 20 + [("gpt", "human"), ("human", "human"), ("system", "gpt")])
 
 
 @st.composite
 def rows(draw) -> dict:
     turns = []
     for human, gpt in draw(st.lists(ROLES, min_size=1, max_size=2)):
-        turns += [{"from": human, "value": draw(TEXTS)}, {"from": gpt, "value": draw(TEXTS)}]
+        turns += [{"from": human, "value": draw(QUESTIONS)}, {"from": gpt, "value": draw(TEXTS)}]
     count = sum(turn["value"].count("<image>") for turn in turns[::2])
     row = {"id": draw(st.sampled_from(["a", "tox", 7, ""])), "conversations": turns}
-    if images := draw(st.one_of(st.just(["0.png"] * count), st.lists(NAMES, max_size=2))):
+    fitting = st.just(["0.png"] * count)
+    if images := draw(st.one_of(fitting, fitting, fitting, st.lists(NAMES, min_size=count, max_size=count + 1))):
         row["image"] = images if len(images) > 1 or draw(st.booleans()) else images[0]
     for field in ("image_caption", "retrieved_caption"):
         if draw(st.booleans()):
@@ -186,19 +189,20 @@ FIELDS = st.fixed_dictionaries({
     "template": st.sampled_from(sorted(TEMPLATES)),
     "retrieved_in_prompt": st.booleans(),
     "toxic": st.sampled_from(["", "text", "picture"]),
-    "lengths": st.sampled_from([(12,), (20,), (40,), (12, 80)]),
-    "caption_length": st.sampled_from([3, 12]),
+    "lengths": st.sampled_from([(12,), (40,), (120,), (12, 120)]),
+    "caption_length": st.sampled_from([3, 12, 20, 20]),
     "image_mode": st.sampled_from(["pad", "crop"]),
     "fast_images": st.booleans(),
     "policy": st.builds(Policy, st.sampled_from(["fail", "cut"]), st.sampled_from(["fail", "skip"])),
-    "labels": st.booleans(),
+    "labels": st.sampled_from([0, 0, 4, 20]),
 })  # fmt: skip
 
 
 @hypothesis.settings(max_examples=150, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 @hypothesis.given(rows(), FIELDS)
 def test_fit_means_that_the_pipeline_yields_it(folder, tmp_path, row, fields):
-    fields["labels"] = (4, 8)[: len(fields["lengths"])] if fields["labels"] else ()
+    least = fields["labels"]
+    fields["labels"] = (least, least + 1)[: len(fields["lengths"])] if least else ()
     made = config(folder, [row], tmp_path / "one.jsonl", **fields)
     hypothesis.event("stops" if (stopped := trains(made, 16)) else "yields")
     assert rehearse.reports(made, decode=True)["own"]["fit_for_training"] == (not stopped), stopped
