@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import hub_support
 import jax
@@ -91,7 +92,7 @@ def test_a_hub_folder_of_another_shape_is_named(hub, monkeypatch):
     ],
 )
 def test_weights_of_another_architecture_are_named_though_their_shapes_fit(hub, place, change, said):
-    real = open_hub(hub)[0].config
+    real: Any = open_hub(hub)[0].config
     init = {"clip": str(hub), "projector": str(hub), "llm": str(hub)}
     origin.check(init, dataclasses.replace(real, llm=dataclasses.replace(real.llm, dtype="bfloat16")), "mine")
     if place == "vision":
@@ -111,7 +112,7 @@ def test_weights_of_another_architecture_are_named_though_their_shapes_fit(hub, 
 
 def test_a_folder_without_the_part_is_named(hub, tmp_path):
     mistral = hub_support.save(hub_support.model("mistral"), tmp_path / "mistral")
-    real = open_hub(hub)[0].config
+    real: Any = open_hub(hub)[0].config
     for part in ("clip", "projector"):
         with pytest.raises(
             UserError, match=rf"init.{part}: .*mistral holds no {part}, expected one as in model 'mine'"
