@@ -195,12 +195,16 @@ def _() -> None:
 
 @case("validate-data")
 def _() -> None:
-    flags = ("--images=pictures", "--decode", "--tokenizer=parts/tokenizer", "--image-tokens=10", "--length=64")
+    flags = ("--images=pictures", "--decode", "--tokenizer=parts/tokenizer")
     run("validate-data", "data.json", *flags, "--json=valid.json", "--histogram=lengths.png")
     report = read_json("valid.json")
     assert report["counts"]["samples"] == len(CAPTIONS)
     assert report["fit_for_training"]
     assert Image.open("lengths.png").width > 0
+    source = ("--config.data.source.own.path=data.json", "--config.data.source.own.images=pictures")
+    own = (f"--config={ROOT}/configs/own_data.py:fit", *source, "--config.data.tokenizer=parts/tokenizer")
+    run("validate-data", *own, "--decode", "--json=valid.json")
+    assert read_json("valid.json")["own"]["fit_for_training"]
 
 
 @case("caption")

@@ -449,7 +449,7 @@ def test_the_known_data_sets(capsys, elsewhere):
     assert call("validate-data", "--known") == 0
     assert "llava-mix665k: " in capsys.readouterr().out
     assert call("validate-data", "--known", "mmbench", ".") == 1
-    assert ".: lacks mmbench_dev_20230712.tsv" in capsys.readouterr().out
+    assert ".: lacks mmbench_*.tsv or MMBench_*.tsv" in capsys.readouterr().out
     (elsewhere / "mmbench_dev_20230712.tsv").touch()
     assert call("validate-data", "--known", "mmbench", ".") == 0
 
@@ -462,7 +462,13 @@ def test_the_known_data_sets(capsys, elsewhere):
         (["a.json", "b.json", "c.json"], "unknown argument 'c.json'"),
         (["none.json"], "none.json: cannot be read"),
         (["none.txt"], "none.txt: expected a name in .json"),
-        (["a.json", "--length=many"], "--length=many"),
+        (["a.json", "--length=30"], "Unknown command line flag 'length'"),
+        (
+            ["a.json", f"--config={ROOT}/configs/own_data.py:fit"],
+            "unknown argument 'a.json', expected flags such as --config.",
+        ),
+        (["--config=configs/none.py"], "--config: "),
+        ([f"--config={ROOT}/configs/own_data.py:fit"], "tokenizer: no tokenizer that transformers can read"),
         (["--known", "hod"], "--known: expected no argument, or a name and the folder of a download"),
         (["--known", "laion", "."], "--known: 'laion', expected one of llava-pretrain"),
     ],

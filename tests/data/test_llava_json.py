@@ -2,7 +2,7 @@
 
 import pytest
 
-from tga_jax.data import llava_json
+from tga_jax.data import llava_json, validate
 from tga_jax.data.llava_json import Sample, SampleError
 
 WHERE = "samples.json: line 7"
@@ -157,7 +157,7 @@ def test_a_bad_sample_is_named(problem, sample, said):
         llava_json.parse(sample, WHERE)
     assert str(raised.value).startswith(f"{WHERE}: sample {said}")
     assert raised.value.problem == problem
-    assert problem in llava_json.PROBLEMS
+    assert validate.PROBLEMS[problem][1]
 
 
 def find_caption(source: list[dict], key: str) -> str | None:

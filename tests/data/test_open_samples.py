@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rich.console
 from PIL import Image
 
 from tga_jax.data import llava_tfds, validate
@@ -55,10 +56,15 @@ def test_a_file_has_no_pictures_of_its_own(folder):
         validate.validate(folder / "list.json", validate.Checks(decode=True))
 
 
+def copy(samples, target) -> None:
+    console = rich.console.Console(quiet=True)
+    rewrite(samples, target, "image_caption", {}, {}, lambda numbers: [samples[i] for i in numbers], 2, console)
+
+
 def test_what_is_rewritten_of_a_built_folder_finds_its_pictures_there(folder):
     """As `tga caption` and `tga retrieve` do: the lines name the folder's pictures, so it is their `images`."""
     samples = open_samples(folder / "built")
-    rewrite(samples, folder / "new.jsonl", {}, lambda numbers: [samples[i] for i in numbers], 2, None)  # type: ignore
+    copy(samples, folder / "new.jsonl")
     source = LlavaSource(str(folder / "new.jsonl"), str(folder / "built"))
     made, built = (LlavaRecords(s, Pictures(8)) for s in (source, LlavaSource(str(folder / "built"))))
     for i in range(3):
@@ -79,7 +85,7 @@ def test_images_beside_a_built_folder_are_refused(folder):
 
 def test_what_was_rewritten_of_a_built_folder_can_be_built_again(folder):
     samples = open_samples(folder / "built")
-    rewrite(samples, folder / "new.jsonl", {}, lambda numbers: [samples[i] for i in numbers], 2, None)  # type: ignore
+    copy(samples, folder / "new.jsonl")
     llava_tfds.build(folder / "new.jsonl", folder / "built", folder / "again")
     again = open_samples(folder / "again")
     store = open_pictures(None, again)

@@ -195,7 +195,7 @@ def test_files_are_mixed_by_weight(folder):
             "config.source.own: kind: 'x:Y' cannot be imported (ModuleNotFoundError",
         ),
         ({"source": {"own": {"kind": "llava", "path": "x", "weigth": 2}}}, "config.source.own: unknown field weigth"),
-        ({"image_mode": "stretch"}, "data.image_mode: 'stretch', expected one of pad, crop"),
+        ({"image_mode": "squeeze"}, "data.image_mode: 'squeeze', expected one of pad, crop"),
         ({"threads": 0}, "data.threads: 0, expected at least 1"),
         (
             {"source": {"own": {"kind": "llava", "path": "x", "template": "poem"}}},

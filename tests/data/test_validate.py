@@ -35,12 +35,14 @@ BAD = {
     "image_names": sample("outside", image="../a.png"),
     "missing_images": sample("gone", image="gone.png"),
     "corrupt_images": sample("cut", image="cut.png"),
-    "too_long": sample("long", answer="red " * 30),
-    "duplicate_ids": sample("2"),
     "toxic_ids": sample("harm_tox_1"),
+    "duplicate_ids": sample("2"),
     "same_captions": sample("same", retrieved_caption="a cup"),
     "special_tokens": sample("marked", answer="Yes.</s> [INST]", image_caption="a <mask>"),
 }
+
+
+OF_A_TRAINING = ["template", "long_captions", "too_long", "labels", "cut", "guide"]
 
 
 def write(path, rows) -> None:
@@ -104,9 +106,9 @@ def test_a_good_file(tmp_path, pictures):
 def test_all_problems_of_a_file_are_found_at_once(tmp_path, pictures, tokenizer):
     path = tmp_path / "bad.jsonl"
     write(path, [*GOOD, *BAD.values()])
-    report = validate.validate(path, Checks(pictures, True, tokenizer, image_tokens=4, length=20))
+    report = validate.validate(path, Checks(pictures, True, tokenizer))
     found = problems(report)
-    assert list(found) == list(validate.PROBLEMS) == list(BAD)
+    assert list(found) == [name for name in validate.PROBLEMS if name not in OF_A_TRAINING] == list(BAD)
     assert {count for count, _ in found.values()} == {1}
     said = {name: place for name, (_, [place]) in found.items()}
     lines = {name: f"{path}: line {line}: " for line, name in enumerate(BAD, len(GOOD) + 1)}
@@ -120,9 +122,6 @@ def test_all_problems_of_a_file_are_found_at_once(tmp_path, pictures, tokenizer)
     assert said["image_names"] == lines["image_names"] + outside
     assert said["missing_images"] == f"{lines['missing_images']}sample 'gone': {pictures}: has no file 'gone.png'"
     assert f"sample 'cut': {pictures}: cut.png: cannot be read as an image (" in said["corrupt_images"]
-    assert (
-        said["too_long"] == f"{lines['too_long']}sample 'long' has 36 tokens, expected at most 20"
-    )  # 4 + "What?" + 30
     assert said["duplicate_ids"] == f"{lines['duplicate_ids']}sample '2' has the id of an earlier one"
     assert said["same_captions"] == f"{lines['same_captions']}sample 'same' has its own caption as retrieved caption"
     assert said["special_tokens"] == f"{lines['special_tokens']}sample 'marked' has </s>, <mask>, [INST]"
@@ -133,7 +132,7 @@ def test_all_problems_of_a_file_are_found_at_once(tmp_path, pictures, tokenizer)
 def test_which_problems_stop_a_training(tmp_path, pictures, tokenizer, name):
     path = tmp_path / "one.jsonl"
     write(path, [*GOOD, BAD[name]])
-    report = validate.validate(path, Checks(pictures, True, tokenizer, image_tokens=4, length=20))
+    report = validate.validate(path, Checks(pictures, True, tokenizer))
     assert list(problems(report)) == [name]
     assert report["fit_for_training"] == (name in ("duplicate_ids", "same_captions", "special_tokens"))
 
@@ -144,7 +143,7 @@ def test_pictures_are_not_looked_for_without_a_store_nor_read_unless_asked(tmp_p
     assert problems(validate.validate(path, Checks())) == {}
     report = validate.validate(path, Checks(pictures))
     assert list(problems(report)) == ["missing_images"]
-    assert [name for name, p in report["problems"].items() if p["count"] is None] == ["corrupt_images", "too_long"]
+    assert [name for name, p in report["problems"].items() if p["count"] is None] == ["corrupt_images", *OF_A_TRAINING]
 
 
 def test_many_places_are_counted_and_twenty_named(tmp_path, monkeypatch):
@@ -171,7 +170,7 @@ def test_the_command_prints_and_writes_the_report(tmp_path, pictures):
         assert (image.format, image.width > 500) == ("PNG", True)
     assert validate.run(bad, Checks(), None, None, console) == 1
     said = console.file.getvalue()  # type: ignore[reportAttributeAccessIssue]
-    assert "fit for training" in said
+    assert "nothing found that a training would stop at, of what was checked" in said
     assert f"{bad}: line 5: sample '[red]x' has 0 <image> and 1 images, expected as many" in said
 
 
@@ -186,8 +185,6 @@ def test_nothing_to_measure(tmp_path):
 
 def test_what_cannot_be_looked_at_is_named(tmp_path):
     write(tmp_path / "a.jsonl", GOOD)
-    with pytest.raises(UserError, match=r"^--length: needs --tokenizer, whose tokens are counted$"):
-        validate.validate(tmp_path / "a.jsonl", Checks(length=3))
     with pytest.raises(UserError, match=r"^--decode: needs --images, the pictures to be read$"):
         validate.validate(tmp_path / "a.jsonl", Checks(decode=True))
     with pytest.raises(UserError, match=r"none: cannot be read \(No such file or directory\)"):
@@ -196,10 +193,15 @@ def test_what_cannot_be_looked_at_is_named(tmp_path):
         validate.validate(tmp_path / "none.json", Checks())
 
 
-def test_what_the_training_says_of_toxic_ids_is_no_problem(tmp_path, pictures):
-    path = tmp_path / "toxic.jsonl"
-    write(path, [*GOOD, BAD["toxic_ids"]])
-    assert not validate.validate(path, Checks(pictures))["fit_for_training"]
-    report = validate.validate(path, Checks(pictures, toxic="text"))
-    assert report["fit_for_training"]
-    assert report["problems"]["toxic_ids"]["count"] is None
+@pytest.mark.parametrize("field", ["image_caption", "retrieved_caption"])
+@pytest.mark.parametrize("within_a_turn", [False, True])
+def test_a_placeholder_in_a_caption_is_found(tmp_path, field, within_a_turn):
+    row = sample("marked", image_caption="")
+    place = row["conversations"][1] if within_a_turn else row
+    del row["image_caption"]
+    place[field] = "a cup <image> here"
+    path = tmp_path / "one.jsonl"
+    write(path, [row])
+    where = f"conversations[1].{field}" if within_a_turn else field
+    said = f"{path}: line 1: sample 'marked' has <image> in `{where}`, expected it in questions alone"
+    assert problems(validate.validate(path, Checks())) == {"placeholders": (1, [said])}

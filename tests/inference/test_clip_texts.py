@@ -67,7 +67,9 @@ def embedded(theirs, ids, mask) -> np.ndarray:
 def test_embeddings_are_transformers_s(tmp_path, tokenizer, eos, texts):
     folder, theirs = saved(tmp_path, tokenizer(), eos)
     ours = tga_jax.load(folder, "float32")
-    made = transformers.AutoTokenizer.from_pretrained(folder)(texts, padding=True, truncation=True, max_length=LENGTH, split_special_tokens=True)
+    made = transformers.AutoTokenizer.from_pretrained(folder)(
+        texts, padding=True, truncation=True, max_length=LENGTH, split_special_tokens=True
+    )
     expected = embedded(theirs, made["input_ids"], made["attention_mask"])
     np.testing.assert_allclose(ours.embed_texts(texts), expected, atol=3e-5)
     np.testing.assert_allclose(ours.embed_texts(texts[1:2]), expected[1:2], atol=3e-5)  # alone

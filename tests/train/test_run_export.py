@@ -2,6 +2,8 @@
 
 import dataclasses
 import io
+import json
+import shutil
 from pathlib import Path
 
 import chex
@@ -11,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import rich.console
+import torch
 import train_support
 import transformers
 
@@ -88,6 +91,97 @@ def test_it_goes_on_to_the_hub(folders, tmp_path):
     np.testing.assert_allclose(pixels, expected, atol=1e-5)
     asked = ["w5 <image> w6"], [[picture]]
     assert ours.generate(*asked, new_tokens=6) == again.generate(*asked, new_tokens=6)
+
+
+CONFIG = """
+import dataclasses
+from ml_collections import ConfigDict
+from tga_jax.models import presets
+import train_support
+
+def mine():
+    model = train_support.model()
+    return dataclasses.replace(model, llm=dataclasses.replace(model.llm, {llm}))
+
+presets.LLAVA["mine"] = mine
+
+def get_config():
+    return ConfigDict(dict(
+        name="mine", seed=1, model="mine", init=dict(clip="", projector="", llm=""), steps=1, batch_size=2,
+        loss=dict(lm=1.0), optim=dict(learning_rate=1e-3, schedule=((".*", 1.0),)),
+        data=dict(
+            tokenizer="data/tokenizer", lengths=(40,), caption_length=12,
+            source=dict(own=dict(kind="llava", path="data/samples.json", images="data/images")),
+        ),
+    ))
+"""
+
+
+@pytest.mark.parametrize(
+    ("llm", "said"),
+    [
+        ("rope_theta=500.0, tie_embeddings=False", None),
+        (
+            "mlp_bias=True, qkv_bias=True",
+            "no family has a decoder of this shape: Llama has no sliding window, and biases",
+        ),
+    ],
+)
+def test_a_preset_that_a_config_registers_trains_and_is_exported_without_it(tmp_path, monkeypatch, capsys, llm, said):
+    """By another process, which has not read the config. A shape that no family of the hub has ends at our format."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(presets, "LLAVA", dict(presets.LLAVA))
+    train_support.write_data(tmp_path / "data")
+    (tmp_path / "mine.py").write_text(CONFIG.format(llm=llm))
+    assert cli.run(["train", "--config=mine.py", "--workdir=run"]) == 0
+    del presets.LLAVA["mine"]
+    assert cli.run(["convert", "--from-run=run", "--to=whole", "--dtype=fp32"]) == 0
+    model = tga_jax.load("whole", stacked=True)
+    like = jax.eval_shape(lambda: model.params)
+    chex.assert_trees_all_equal(model.params["llm"], orbax_files.load_params(tmp_path / "run", "llm", like["llm"]))
+    assert model.config.llm.rope_theta == (1e4 if said else 500.0)
+    if said:
+        assert cli.run(["convert", "--from=whole", "--to-hub=hub"]) == 2
+        assert said in capsys.readouterr().err
+        return
+    assert cli.run(["convert", "--from=whole", "--to-hub=hub"]) == 0
+    theirs, told = transformers.LlavaForConditionalGeneration.from_pretrained("hub", output_loading_info=True)
+    assert not any(told[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert theirs.config.text_config.rope_parameters["rope_theta"] == 500.0
+    ids = np.array([[1, 5, 6, 7]])
+    logits = theirs(input_ids=torch.tensor(ids)).logits.detach().numpy()[..., : model.config.llm.vocab_size]
+    np.testing.assert_allclose(np.asarray(model.forward(ids).logits), logits, atol=1e-4)
+
+
+def test_what_was_replaced_since_is_not_exported(folders, tmp_path):
+    root, _ = folders
+    for name in ("hub", "stage1"):
+        shutil.copytree(root / name, tmp_path / name)
+    config = (tmp_path / "stage1" / "config.json").read_text().replace(str(root / "hub"), str(tmp_path / "hub"))
+    (tmp_path / "stage1" / "config.json").write_text(config)
+    export.save(tmp_path / "stage1", tmp_path / "whole", "float32")
+    weights = tmp_path / "hub" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    said = (
+        r"stage1: init.llm, .*hub, is not what this run began with: model.safetensors has other bytes, .*; train again"
+    )
+    with pytest.raises(UserError, match=said.replace("; train", "; put that back, or train")):
+        export.save(tmp_path / "stage1", tmp_path / "other", "float32")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_run_of_an_earlier_version_is_exported_by_its_preset(folders, tmp_path):
+    root, _ = folders
+    shutil.copytree(root / "stage2", tmp_path / "old")
+    config = json.loads((root / "stage2" / "config.json").read_text())
+    known = {name: config.pop(name) for name in ("architecture", "inputs")}
+    assert known["architecture"]["family"] == "mistral"
+    (tmp_path / "old" / "config.json").write_text(json.dumps(config))
+    for run, place in ((root / "stage2", "new"), (tmp_path / "old", "same")):
+        export.save(run, tmp_path / place, "float32")
+    one, other = (tga_jax.load(tmp_path / place) for place in ("new", "same"))
+    assert one.spec == other.spec
+    chex.assert_trees_all_equal(one.params, other.params)
 
 
 def test_a_decoder_of_its_own_belongs_to_the_family_of_its_shape():

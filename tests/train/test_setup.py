@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import hub_support
 import jax
@@ -16,7 +17,7 @@ from tga_jax.checkpoints.hub import open_hub
 from tga_jax.errors import UserError
 from tga_jax.guides import Released
 from tga_jax.models import attention, layers, presets
-from tga_jax.train import setup
+from tga_jax.train import origin, setup
 from tga_jax.train.config import TrainConfig
 from tga_jax.train.optim import OptimConfig
 from tga_jax.train.step import LossConfig
@@ -73,6 +74,50 @@ def test_a_hub_folder_of_another_shape_is_named(hub, monkeypatch):
         UserError, match=rf"{hub}: does not fit the configured model: llm/blocks/.* is \[3, .*expected \[2,"
     ):
         setup.init_state(made, setup.make_model(made, None), setup.make_mesh(made))
+
+
+@pytest.mark.parametrize(
+    ("place", "change", "said"),
+    [
+        ("llm", {"rope_theta": 5e5}, "llm.rope_theta is {} there and 500000.0 in the preset"),
+        ("llm", {"sliding_window": 7}, "llm.sliding_window is 3 there and 7 in the preset"),
+        (
+            "llm",
+            {"rms_norm_eps": 1e-3, "num_layers": 9},
+            "llm.num_layers is 3 there and 9 in the preset, llm.rms_norm_eps",
+        ),
+        ("vision", {"activation": "gelu"}, "vision.activation is quick_gelu there and gelu in the preset"),
+        ("projector", {"feature_layer": -1}, "feature_layer is -2 there and -1 in the preset"),
+        ("projector", {"feature_select": "full"}, "feature_select is patch there and full in the preset"),
+    ],
+)
+def test_weights_of_another_architecture_are_named_though_their_shapes_fit(hub, place, change, said):
+    real: Any = open_hub(hub)[0].config
+    init = {"clip": str(hub), "projector": str(hub), "llm": str(hub)}
+    origin.check(init, dataclasses.replace(real, llm=dataclasses.replace(real.llm, dtype="bfloat16")), "mine")
+    if place == "vision":
+        clip = dataclasses.replace(real.clip, vision=dataclasses.replace(real.clip.vision, **change))
+        other = dataclasses.replace(real, clip=clip)
+    else:
+        llm = dataclasses.replace(real.llm, **change) if place == "llm" else real.llm
+        other = dataclasses.replace(real, llm=llm, **(change if place == "projector" else {}))
+    with pytest.raises(UserError) as raised:
+        origin.check(init, other, "mine")
+    part = {"vision": "clip"}.get(place, place)
+    assert str(raised.value).startswith(
+        f"init.{part}: {hub} does not fit model 'mine': {said.format(real.llm.rope_theta)}"
+    )
+    assert "\n" not in str(raised.value)
+
+
+def test_a_folder_without_the_part_is_named(hub, tmp_path):
+    mistral = hub_support.save(hub_support.model("mistral"), tmp_path / "mistral")
+    real: Any = open_hub(hub)[0].config
+    for part in ("clip", "projector"):
+        with pytest.raises(
+            UserError, match=rf"init.{part}: .*mistral holds no {part}, expected one as in model 'mine'"
+        ):
+            origin.check({part: str(mistral)}, real, "mine")
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,20 @@
 """`tga validate-data`, `tga build-data`, `tga retrieve`, `tga caption`."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
-from tga_jax.cli.flags import DTYPES, parse
+from tga_jax.cli.flags import DTYPES, parse, parse_with_config
 from tga_jax.errors import UserError
 
 USAGE = """\
   validate-data DATA  what is in a file in LLaVA's JSON, or in a folder that build-data wrote, which holds its
                       pictures; ends with 1 if a training would stop at something in it
             --images=DIR        the folder, zip or tar its pictures lie in; --decode reads every one of them
-            --tokenizer=DIR     lengths in its tokens; --image-tokens=N of a picture, --length=N the limit
-            --toxic=text|picture   as the training's data.source.toxic
-            --json=OUT          the report; --histogram=OUT.png the lengths
+            --tokenizer=DIR     lengths in its tokens, without a template's
+            --config=FILE       in place of DATA: all sources of this training, through its template, tokenizer,
+                                lengths, policies and guide; --config.FIELD=V as for train
+            --json=OUT          the report; --histogram=OUT.png the lengths (of DATA)
             --known             lists the data sets that the configs name; --known NAME DIR checks a download
   build-data FILE     samples in LLaVA's JSON and their pictures as array_record shards; the same command resumes
             --images=DIR        the folder, zip or tar the pictures lie in; --to=DIR: the shards go here
@@ -38,9 +40,10 @@ USAGE = """\
 
 
 def _validate_data(arguments: list[str]) -> int:
+    if any(re.match(r"--?config\b", argument) for argument in arguments):
+        return _validate_training(arguments)
     paths = dict.fromkeys(("images", "tokenizer", "json", "histogram"))
-    others = {"image-tokens": 0, "length": 0, "decode": False, "known": False, "toxic": ""}
-    flags = parse(arguments, {**paths, **others}, places=2, toxic=("", "text", "picture"))
+    flags = parse(arguments, {**paths, "decode": False, "known": False}, places=2)
     import rich.console
 
     from tga_jax.data import known, validate
@@ -51,10 +54,22 @@ def _validate_data(arguments: list[str]) -> int:
             raise UserError("--known: expected no argument, or a name and the folder of a download")
         return known.tell(places[0], Path(places[1]), console) if places else known.tell(None, None, console)
     if len(places) != 1:
-        raise UserError("expected a file of samples, such as data.json")
+        raise UserError("expected a file of samples, such as data.json, or --config")
     images, tokenizer, report, histogram = (Path(flags[n]) if flags[n] else None for n in paths)
-    checks = validate.Checks(images, flags["decode"], tokenizer, flags["image_tokens"], flags["length"], flags["toxic"])
+    checks = validate.Checks(images, flags["decode"], tokenizer)
     return validate.run(Path(places[0]), checks, report, histogram, console)
+
+
+def _validate_training(arguments: list[str]) -> int:
+    found, values = parse_with_config(arguments, {"decode": False, "json": None}, None)
+    import rich.console
+
+    from tga_jax import config
+    from tga_jax.train import rehearse
+    from tga_jax.train.config import TrainConfig
+
+    report = Path(values.json) if values.json else None
+    return rehearse.run(config.build(TrainConfig, found), values.decode, report, rich.console.Console())
 
 
 def _build_data(arguments: list[str]) -> None:

@@ -18,7 +18,6 @@ _NUMBERS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "new-tokens": (lambda n: n >= 1, "at least 1"),
     "batch": (lambda n: n >= 1, "at least 1"),
     "limit": (lambda n: n >= 1, "at least 1"),
-    "image-tokens": (lambda n: n >= 0, "at least 0"),
     "length": (lambda n: n >= 1, "at least 1"),
     "window": (lambda n: n >= 0, "at least 0"),
     "shards": (lambda n: n >= 1, "at least 1"),

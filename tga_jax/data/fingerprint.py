@@ -9,15 +9,12 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from tga_jax import workdir
 from tga_jax.data.media import Store
 from tga_jax.errors import UserError
 from tga_jax.workdir import AnyPath, Content, Input
-
-if TYPE_CHECKING:  # it imports what imports this
-    from tga_jax.data.open_samples import Samples
 
 _WHOLE = 1 << 26  # bytes up to which all are read
 _BLOCKS, _BLOCK = 1024, 1 << 14  # of a larger file: evenly spaced, the first and the last bytes among them
@@ -25,6 +22,14 @@ _PICTURES = 64  # of a file of samples, evenly spaced
 _WEIGHTS = (".safetensors", ".bin", ".gguf")
 _COMPANIONS = (".json", ".jinja", ".model", ".txt")  # what a folder of the hub keeps beside its weights
 _TOKENIZER = ("tokenizer", "special_tokens_map", "added_tokens", "vocab", "merges", "chat_template", "spiece")
+
+
+class Rows(Protocol):
+    """Samples, as `open_samples` opens them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
 
 
 def of_bytes(data: bytes) -> str:
@@ -92,7 +97,7 @@ def of_samples(path: Path) -> Content:
         return _of_files(path, _below(path)) if path.is_dir() else {".": _of_file(path, whole=True)}
 
 
-def of_pictures(samples: "Samples", store: Store | None) -> Input:
+def of_pictures(samples: Rows, store: Store | None) -> Input:
     """Of some of the pictures that the samples name, as far as they can be read; of none where the samples hold them,
     or without a store."""
     if store is None:

@@ -10,14 +10,15 @@ from typing import Any
 from tga_jax.data.templates import IMAGE
 from tga_jax.errors import UserError
 
-PROBLEMS = ("fields", "roles", "targets", "placeholders")
 TEXTS = ("image_caption", "retrieved_caption")
 
 
 class SampleError(UserError):
-    """A sample that cannot be trained on; `problem` is one of `PROBLEMS`."""
+    """A sample that cannot be trained on; problem: one of `validate.PROBLEMS`."""
 
-    problem = ""
+    def __init__(self, problem: str, message: str):
+        super().__init__(message)
+        self.problem = problem
 
 
 @dataclass(frozen=True)
@@ -37,15 +38,13 @@ def parse(value: Any, where: str, question_only: bool = False) -> Sample:
     in one question stay where they stand. `image` is a name or a list of names; other fields are ignored.
 
     Raises SampleError naming the sample and the field: wrong types, speakers that do not take turns, an empty answer,
-    `<image>` in an answer, another number of `<image>` than of images, or a caption that the sample and the first turn
-    that has one have differently.
+    `<image>` in an answer or in one of `TEXTS`, another number of `<image>` than of images, or a caption that the
+    sample and the first turn that has one have differently.
     """
     name = ""
 
     def fail(problem: str, what: str) -> SampleError:
-        error = SampleError(f"{where}: sample {name + ' ' if name else ''}{what}")
-        error.problem = problem
-        return error
+        return SampleError(problem, f"{where}: sample {name + ' ' if name else ''}{what}")
 
     def text(value: Any, field: str) -> str:
         if not isinstance(value, str):
@@ -101,6 +100,8 @@ def _extra(value: dict[str, Any], field: str, text: Any, fail: Any) -> str:
     if len({words for _, words in found}) > 1:
         said = " and ".join(f"{words[:40]!r} as `{place}`" for place, words in found)
         raise fail("fields", f"has {said}, expected one text")
+    if found and IMAGE in found[0][1]:
+        raise fail("placeholders", f"has {IMAGE} in `{found[0][0]}`, expected it in questions alone")
     return found[0][1] if found else ""
 
 

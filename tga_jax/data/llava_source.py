@@ -75,6 +75,11 @@ class LlavaRecords:
         self._store = open_pictures(Path(source.images) if source.images else None, self._file)
         self._source, self._pictures = source, pictures
 
+    @property
+    def has_images(self) -> bool:
+        """Whether there is a store to read them from."""
+        return self._store is not None
+
     def __len__(self) -> int:
         return len(self._file)
 
@@ -87,9 +92,10 @@ class LlavaRecords:
 
     def _toxic(self, sample: llava_json.Sample, where: str) -> llava_json.Sample:
         if not self._source.toxic:
-            raise UserError(
+            raise llava_json.SampleError(
+                "toxic_ids",
                 f'{where}: sample {sample.id!r} has a picture and "tox" in its id, by which TGA\'s released code knows '
-                'toxic text; expected data.source.toxic: "text" to leave the picture out, "picture" to keep it'
+                'toxic text; expected data.source.toxic: "text" to leave the picture out, "picture" to keep it',
             )
         if self._source.toxic == "picture":
             return sample
@@ -98,11 +104,17 @@ class LlavaRecords:
 
     def __getitem__(self, index: int) -> Record:
         where = self._file.where(index)
-        sample = llava_json.parse(self._file[index], where)
+        return self.record(llava_json.parse(self._file[index], where), where)
+
+    def record(self, sample: llava_json.Sample, where: str) -> Record:
+        """What the training reads of a sample; where: its file and line, for messages."""
         if sample.images and "tox" in sample.id:
             sample = self._toxic(sample, where)
         if sample.images and self._store is None:
-            raise UserError(f"{where}: sample {sample.id!r} has an image, expected data.source.images with its folder")
+            raise llava_json.SampleError(
+                "missing_images",
+                f"{where}: sample {sample.id!r} has an image, expected data.source.images with its folder",
+            )
         turns = sample.turns
         if self._source.template == "plain":
             turns = ((IMAGE * len(sample.images) or turns[0][0], turns[0][1]),)

@@ -13,6 +13,7 @@ import grain
 import numpy as np
 
 from tga_jax.data.batch import Batch
+from tga_jax.data.llava_json import SampleError
 from tga_jax.data.templates import Record
 from tga_jax.data.tokens import Tokens, Vocabulary, collate, tokenize
 from tga_jax.errors import UserError
@@ -40,8 +41,8 @@ class Shape:
 class Policy:
     """What becomes of samples that do not fit. Raises ValueError for an unknown one.
 
-    too_long: "fail" or "cut", as LLaVA does, at the last length; missing: of an image that cannot be read, "fail" or
-    "skip", which leaves the row empty, without anything to learn.
+    too_long: "fail" or "cut", as LLaVA does, at the last length (`Shape.labels` then count what is left); missing: of
+    an image that cannot be read, "fail" or "skip", which leaves the row empty, without anything to learn.
     """
 
     too_long: str = "fail"
@@ -65,26 +66,25 @@ def _start(row: Tokens, length: int) -> Tokens:
 
 
 def _fit(record: Record, row: Tokens, shape: Shape, policy: Policy) -> Tokens:
-    """The row, cut if it may be. Raises UserError naming the sample."""
-    longest = shape.lengths[-1]
+    """The row, cut if it may be. Raises SampleError naming the sample."""
+
+    def fail(problem: str, what: str) -> SampleError:
+        return SampleError(problem, f"sample {record.id!r}: {what}")
+
+    longest, whole = shape.lengths[-1], row
     if len(row.caption) > shape.caption_length:
-        raise UserError(
-            f"sample {record.id!r}: caption of {len(row.caption) - 1} tokens, expected under {shape.caption_length}"
-        )
+        raise fail("long_captions", f"caption of {len(row.caption) - 1} tokens, expected under {shape.caption_length}")
+    if len(row.tokens) > longest:
+        if policy.too_long == "fail":
+            raise fail("too_long", f"{len(row.tokens)} tokens, expected at most {longest}")
+        row = _start(row, longest)
+        if row.image_mask.sum() != whole.image_mask.sum():
+            raise fail("too_long", f"cut to {longest} tokens it loses a part of an image")
+        if whole.targets.any() and not row.targets.any():
+            raise fail("too_long", f"cut to {longest} tokens it has no target left")
     if shape.labels and row.targets.sum() > shape.labels[-1]:
-        raise UserError(
-            f"sample {record.id!r}: {row.targets.sum()} targets, expected at most {shape.labels[-1]} (data.labels)"
-        )
-    if len(row.tokens) <= longest:
-        return row
-    if policy.too_long == "fail":
-        raise UserError(f"sample {record.id!r}: {len(row.tokens)} tokens, expected at most {longest}")
-    cut = _start(row, longest)
-    if cut.image_mask.sum() != row.image_mask.sum():
-        raise UserError(f"sample {record.id!r}: cut to {longest} tokens it loses a part of an image")
-    if row.targets.any() and not cut.targets.any():
-        raise UserError(f"sample {record.id!r}: cut to {longest} tokens it has no target left")
-    return cut
+        raise fail("labels", f"{row.targets.sum()} targets, expected at most {shape.labels[-1]} (data.labels)")
+    return row
 
 
 def _bucket(rows: Sequence[Tokens], shape: Shape) -> int:
@@ -126,6 +126,10 @@ class Batches:
 
     def _row(self, number: int) -> tuple[Record, Tokens]:
         record: Record = self._records[number]  # pyright: ignore[reportAssignmentType]
+        return record, self.fit(record, self.tokens(record))
+
+    def tokens(self, record: Record) -> Tokens:
+        """A record's tokens, of any number. Raises UserError naming the sample."""
         row = tokenize(record, self._vocabulary, self._shape.image_tokens)
         learnt = row.tokens[row.targets]
         if record.template == "chat" and len(learnt) and not np.isin(learnt, self._vocabulary.control_ids).any():
@@ -133,11 +137,19 @@ class Batches:
                 f"sample {record.id!r}: the tokenizer's chat template writes no end token behind an answer, so that a "
                 "training would not teach to stop; expected another template, such as vicuna_v1"
             )
-        return record, _fit(record, row, self._shape, self._policy)
+        return row
+
+    def fit(self, record: Record, row: Tokens) -> Tokens:
+        """The row, cut if it may be. Raises SampleError naming the sample if it does not fit."""
+        return _fit(record, row, self._shape, self._policy)
 
     def without_images(self, number: int) -> Batch:
         """All rows of a batch, of every host, whose images are not read."""
-        rows, shape = [row for _, row in self._plan(number)], self._shape
+        return self.collated([row for _, row in self._plan(number)])
+
+    def collated(self, rows: Sequence[Tokens]) -> Batch:
+        """Rows of the longest length, without images."""
+        shape = self._shape
         return collate(rows, [()] * len(rows), self._vocabulary, shape.lengths[-1], shape.caption_length)
 
     def _make_plan(self, window: int) -> list[list[tuple[Record, Tokens]]]:

@@ -3,12 +3,13 @@
 import collections
 import dataclasses
 import hashlib
+import itertools
 import re
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rich.console
@@ -17,12 +18,17 @@ import rich.table
 
 from tga_jax import workdir
 from tga_jax.data import images, llava_json
+from tga_jax.data.batch import Batch
 from tga_jax.data.llava_json import Sample
 from tga_jax.data.media import Store
 from tga_jax.data.open_samples import open_pictures, open_samples
 from tga_jax.data.prompt import IMAGE
-from tga_jax.data.tokens import Vocabulary
+from tga_jax.data.tokens import Tokens, Vocabulary
 from tga_jax.errors import UserError
+
+if TYPE_CHECKING:  # they import Grain and transformers, which a look at a file does not need
+    from tga_jax.data.llava_source import LlavaRecords
+    from tga_jax.data.pipeline import Batches
 
 PLACES = 20  # of every problem that a report names
 _ROWS = 256  # looked at together
@@ -33,47 +39,85 @@ PROBLEMS: dict[str, tuple[str, bool]] = {
     "fields": ("field that is missing or of a wrong type", True),
     "roles": ("speakers that do not take turns", True),
     "targets": ("no answer to learn from", True),
-    "placeholders": (f"{IMAGE} and images differ in number", True),
+    "placeholders": (f"{IMAGE} and images differ in number, or {IMAGE} outside a question", True),
     "image_names": ("image name that leads out of the store", True),
     "missing_images": ("image that is not there", True),
     "corrupt_images": ("image that cannot be read", True),
-    "too_long": ("more tokens than the limit", True),
-    "duplicate_ids": ("id of an earlier sample", False),
     "toxic_ids": ('id with "tox", and a picture: data.source.toxic has to say what it is', True),
+    "template": ("text that the template or the tokenizer cannot take", True),
+    "long_captions": ("`image_caption` longer than data.caption_length", True),
+    "too_long": ("more tokens than the last of data.lengths", True),
+    "labels": ("more tokens to learn than the last of data.labels", True),
+    "cut": ("more tokens than the last of data.lengths, cut there (data.policy.too_long)", False),
+    "guide": ("no sample at all on which loss.guide acts", True),
+    "duplicate_ids": ("id of an earlier sample", False),
     "same_captions": ("caption equal to the retrieved caption", False),
-    "special_tokens": ("special token or marker of a template in a text, which is read as plain text", False),
+    "special_tokens": (
+        "special token or marker of a template in a text: plain text, unless the source says not",
+        False,
+    ),
 }
+_OF_A_TRAINING = ("template", "long_captions", "too_long", "labels", "cut", "guide")
 # What templates write around turns, whether or not it is special to a tokenizer.
 _MARKERS = ("<s>", "</s>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<|im_start|>", "<|im_end|>")
+_OF_PICTURES = ("image_names", "missing_images", "corrupt_images")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """The training's own code, through which every sample goes.
+
+    records: of the file; vocabulary: for its special tokens; batches: for its `tokens` and `fit`; skips_images: whether
+    a row whose image cannot be read is left empty (data.policy.missing); counts: of a Batch, on how many rows the guide
+    acts, None without one.
+    """
+
+    records: "LlavaRecords"
+    vocabulary: Vocabulary
+    batches: "Batches"
+    skips_images: bool
+    counts: Callable[[Batch], dict[str, Any]] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Checks:
     """What is looked at beside the samples themselves.
 
     images: the folder or archive of the pictures; decode: read every one of them, not only look whether it is there.
     tokenizer: a folder; lengths are then its tokens, without a template's, and words otherwise; its special tokens are
-    looked for, and otherwise the markers of the templates here alone.
-    image_tokens: that a picture takes, added to the length; length: the limit, 0 for none. toxic: what the training's
-    `data.source.toxic` says, "" for nothing.
+    looked for, and otherwise the markers of the templates here alone. training: what the samples are for; lengths are
+    then those of its rows.
     """
 
     images: Path | None = None
     decode: bool = False
     tokenizer: Path | None = None
-    image_tokens: int = 0
-    length: int = 0
-    toxic: str = ""
+    training: Training | None = None
+
+    def unasked(self, store: Store | None) -> set[str]:
+        """The problems that are not looked for."""
+        unasked = set() if self.decode else {"corrupt_images"}
+        unasked |= set() if store else {"image_names"}
+        unasked |= set() if store or self.training else {"missing_images"}
+        if self.training is None:
+            return unasked | set(_OF_A_TRAINING)
+        return unasked | (set() if self.training.counts else {"guide"})
 
 
 class _Report:
     """What was found, as it grows."""
 
-    def __init__(self, unasked: set[str]):
+    def __init__(self, unasked: set[str], forgiven: Sequence[str]):
+        """forgiven: problems that the training goes on after."""
         names = ("samples", "with_image", "several_images", "text_only", "turns", "images")
         self.counts = dict.fromkeys((*names, "captions", "retrieved_texts", "guided"), 0)
         self.problems: dict[str, dict[str, Any]] = {
-            name: {"what": what, "stops_training": stops, "count": None if name in unasked else 0, "places": []}
+            name: {
+                "what": what,
+                "stops_training": stops and name not in forgiven,
+                "count": None if name in unasked else 0,
+                "places": [],
+            }
             for name, (what, stops) in PROBLEMS.items()
         }
         self.lengths: collections.Counter[int] = collections.Counter()
@@ -84,7 +128,7 @@ class _Report:
         if len(self.problems[name]["places"]) < PLACES:
             self.problems[name]["places"].append(place)
 
-    def sample(self, sample: Sample, row: int, place: str, length: int, limit: int, special: re.Pattern[str]) -> None:
+    def sample(self, sample: Sample, row: int, place: str, length: int, special: re.Pattern[str]) -> None:
         counts = self.counts
         counts["with_image" if sample.images else "text_only"] += 1
         counts["several_images"] += len(sample.images) > 1
@@ -93,11 +137,8 @@ class _Report:
         counts["captions"] += bool(sample.caption)
         counts["retrieved_texts"] += bool(sample.retrieved)
         counts["guided"] += bool(sample.images and sample.caption)
-        self.lengths[length] += 1
-        if limit and length > limit:
-            self.problem("too_long", f"{place} has {length} tokens, expected at most {limit}")
-        if self.problems["toxic_ids"]["count"] is not None and sample.images and "tox" in sample.id:
-            self.problem("toxic_ids", f"{place} has a picture")
+        if length:
+            self.lengths[length] += 1
         texts = (text.replace(IMAGE, "") for turn in sample.turns for text in turn)
         if found := {m[0] for text in (*texts, sample.caption, sample.retrieved) for m in special.finditer(text)}:
             self.problem("special_tokens", f"{place} has {', '.join(sorted(found))}")
@@ -112,47 +153,52 @@ def validate(path: Path, checks: Checks, console: rich.console.Console | None = 
     """The report on a file or a built folder, as JSON: its counts, the lengths, and of every problem the count (null if
     it was not looked for) and the first places. "guided" counts samples with a picture and a caption.
 
-    console: shows the progress. Memory is that of `SampleFile`, of the store's index, and 12 bytes a row for ids.
-    Raises UserError if the file as a whole, the store or the tokenizer cannot be read.
+    With `checks.training`, "fit_for_training" says whether the training would go through every sample, as far as
+    pictures are decoded. console: shows the progress. Memory is that of `SampleFile`, of the store's index, and 12
+    bytes a row for ids. Raises UserError if the file as a whole, the store or the tokenizer cannot be read.
     """
-    if checks.length and not checks.tokenizer:
-        raise UserError("--length: needs --tokenizer, whose tokens are counted")
     file = open_samples(path)
     store = open_pictures(checks.images, file)
     if checks.decode and not store:
         raise UserError("--decode: needs --images, the pictures to be read")
-    vocabulary, special = None, "|".join(map(re.escape, _MARKERS))
-    if checks.tokenizer:
-        from tga_jax.data.processor import load_tokenizer  # imports transformers
-
-        vocabulary = Vocabulary(load_tokenizer(checks.tokenizer))
-        special = f"{vocabulary.control.pattern}|{special}"
-    measure, special = _measure(checks, vocabulary), re.compile(special)
-    unasked = set() if checks.length else {"too_long"}
-    unasked |= set() if checks.decode else {"corrupt_images"}
-    unasked |= set() if store else {"image_names", "missing_images"}
-    unasked |= {"toxic_ids"} if checks.toxic else set()
-    report = _Report(unasked)
+    training = checks.training
+    vocabulary = training.vocabulary if training else _vocabulary(checks.tokenizer)
+    measure, special = _measure(vocabulary), _special(vocabulary)
+    forgiven = _OF_PICTURES if training and training.skips_images else ()
+    report = _Report(checks.unasked(store), forgiven)
     report.counts["samples"] = len(file)
+    acted = 0
     bar = rich.progress.Progress(console=console, transient=True, disable=console is None)
     with ThreadPoolExecutor() as pool, bar:
         for start in bar.track(range(0, len(file), _ROWS), description="samples"):
-            found: list[tuple[int, str, Sample]] = []
+            found: list[_Found] = []
             for i in range(start, min(start + _ROWS, len(file))):
                 try:
                     sample = llava_json.parse(file[i], file.where(i))
-                    found.append((i, f"{file.where(i)}: sample {sample.id!r}", sample))
+                    found.append(_Found(i, f"{file.where(i)}: sample {sample.id!r}", sample, sample.images))
                 except UserError as error:
                     report.problem(error.problem if isinstance(error, llava_json.SampleError) else "json", str(error))
-            lengths = measure([sample for _, _, sample in found])
-            for (i, place, sample), length in zip(found, lengths, strict=True):
-                report.sample(sample, i, place, length, checks.length, special)
+            if training:
+                rows = [_rehearse(report, training, one, file.where(one.row)) for one in found]
+                if training.counts and (whole := [row for row in rows if row is not None]):
+                    acted += sum(int(n) for n in training.counts(training.batches.collated(whole)).values())
+            else:
+                for one, length in zip(found, measure([one.sample for one in found]), strict=True):
+                    one.length = length
+                    if one.sample.images and "tox" in one.sample.id:
+                        report.problem("toxic_ids", f"{one.place} has a picture")
+            for one in found:
+                report.sample(one.sample, one.row, one.place, one.length, special)
             if store:
-                asked = [(place, name) for _, place, sample in found for name in sample.images]
-                looked = pool.map(lambda pair: _image_problem(store, pair[1], checks.decode), asked)
-                for (place, _), seen in zip(asked, looked, strict=True):
+                asked = [(one.place, name, image) for one in found for name, image in one.pictures()]
+                looked = pool.map(lambda a: _image_problem(store, a[1], a[2], checks.decode), asked)
+                for (place, *_), seen in zip(asked, looked, strict=True):
                     if seen:
                         report.problem(seen[0], f"{place}: {seen[1]}")
+    if training and training.counts and not acted:
+        report.problem(
+            "guide", f"{path}: no sample with what the guide compares, such as a picture and `image_caption`"
+        )
     for i in _repeated(report.hashes, report.named):
         if len(report.problems["duplicate_ids"]["places"]) == PLACES:
             report.problems["duplicate_ids"]["count"] += 1
@@ -164,13 +210,61 @@ def validate(path: Path, checks: Checks, console: rich.console.Console | None = 
         "file": str(path),
         "images": str(checks.images) if checks.images else None,
         "counts": report.counts,
-        "lengths": _summary(report.lengths, "tokens" if checks.tokenizer else "words"),
+        "lengths": _summary(report.lengths, "tokens" if checks.tokenizer or training else "words"),
         "problems": report.problems,
         "fit_for_training": not any(p["count"] and p["stops_training"] for p in report.problems.values()),
     }
 
 
-def _measure(checks: Checks, vocabulary: Vocabulary | None) -> Callable[[list[Sample]], list[int]]:
+@dataclasses.dataclass
+class _Found:
+    """A sample of the file. images: names of those that are read; loaders: the training's, as many; length: in words or
+    tokens."""
+
+    row: int
+    place: str
+    sample: Sample
+    images: tuple[str, ...]
+    loaders: tuple[Callable[[], Any], ...] = ()
+    length: int = 0
+
+    def pictures(self) -> Iterator[tuple[str, Callable[[], Any] | None]]:
+        yield from zip(self.images, self.loaders or itertools.repeat(None), strict=False)
+
+
+def _rehearse(report: _Report, training: Training, one: _Found, where: str) -> Tokens | None:
+    """What the training makes of a sample; None, and reported, if it stops there."""
+    try:
+        record = training.records.record(one.sample, where)
+        one.images, one.loaders = one.images[: len(record.images)], record.images
+        whole = training.batches.tokens(record)
+        one.length = len(whole.tokens)
+        row = training.batches.fit(record, whole)
+    except UserError as error:
+        problem = error.problem if isinstance(error, llava_json.SampleError) else "template"
+        report.problem(problem, f"{one.place}: {error}".replace(f": {where}: sample {one.sample.id!r}", ""))
+        one.images = one.loaders = ()
+        return None
+    if len(row.tokens) < one.length:
+        report.problem("cut", f"{one.place} has {one.length} tokens, of which {len(row.tokens)} stay")
+    return row
+
+
+def _vocabulary(tokenizer: Path | None) -> Vocabulary | None:
+    if tokenizer is None:
+        return None
+    from tga_jax.data.processor import load_tokenizer  # imports transformers
+
+    return Vocabulary(load_tokenizer(tokenizer))
+
+
+def _special(vocabulary: Vocabulary | None) -> re.Pattern[str]:
+    """What to look for in texts as special tokens."""
+    markers = "|".join(map(re.escape, _MARKERS))
+    return re.compile(f"{vocabulary.control.pattern}|{markers}" if vocabulary else markers)
+
+
+def _measure(vocabulary: Vocabulary | None) -> Callable[[list[Sample]], list[int]]:
     """The lengths of samples."""
 
     def texts(sample: Sample) -> str:
@@ -183,12 +277,13 @@ def _measure(checks: Checks, vocabulary: Vocabulary | None) -> Callable[[list[Sa
     def tokens(samples: list[Sample]) -> list[int]:
         how = {"add_special_tokens": False, "split_special_tokens": True}
         ids = vocabulary.tokenizer([texts(s) for s in samples], **how)["input_ids"] if samples else []
-        return [len(row) + checks.image_tokens * len(s.images) for row, s in zip(ids, samples, strict=True)]
+        return [len(row) for row in ids]
 
     return tokens
 
 
-def _image_problem(store: Store, name: str, decode: bool) -> tuple[str, str] | None:
+def _image_problem(store: Store, name: str, load: Callable[[], Any] | None, decode: bool) -> tuple[str, str] | None:
+    """load: the training's own way to read it, None without one."""
     try:
         present = name in store
     except UserError as error:
@@ -197,7 +292,7 @@ def _image_problem(store: Store, name: str, decode: bool) -> tuple[str, str] | N
         return "missing_images", f"{store.path}: has no file {name!r}"
     try:
         if decode:
-            images.decode(store.read(name), f"{store.path}: {name}")
+            load() if load else images.decode(store.read(name), f"{store.path}: {name}")
     except UserError as error:
         return "corrupt_images", str(error)
     return None
@@ -232,7 +327,17 @@ def _summary(lengths: collections.Counter[int], unit: str) -> dict[str, Any]:
 def run(path: Path, checks: Checks, report: Path | None, histogram: Path | None, console: rich.console.Console) -> int:
     """Prints the report and writes it where asked for; the exit status: 1 if a training would stop at something."""
     found = validate(path, checks, console)
-    table = rich.table.Table(title=str(path), title_justify="left")
+    show(found, console)
+    if report:
+        workdir.write_json(report, found)
+    if histogram:
+        _draw(found["lengths"], histogram)
+    return 0 if found["fit_for_training"] else 1
+
+
+def show(found: dict[str, Any], console: rich.console.Console) -> None:
+    """Prints a report of `validate`."""
+    table = rich.table.Table(title=found["file"], title_justify="left")
     table.add_column("what")
     table.add_column("count", justify="right")
     for name, count in found["counts"].items():
@@ -249,13 +354,10 @@ def run(path: Path, checks: Checks, report: Path | None, histogram: Path | None,
     for entry in found["problems"].values():
         for place in entry["places"][:3]:
             console.print(place, markup=False, highlight=False, soft_wrap=True)
-    fit = found["fit_for_training"]
-    console.print("fit for training" if fit else "a training would stop here: see the lines above", style="bold")
-    if report:
-        workdir.write_json(report, found)
-    if histogram:
-        _draw(lengths, histogram)
-    return 0 if fit else 1
+    unchecked = any(entry["count"] is None and entry["stops_training"] for entry in found["problems"].values())
+    fit = "nothing found that a training would stop at, of what was checked" if unchecked else "fit for training"
+    stops = "a training would stop here: see the lines above"
+    console.print(fit if found["fit_for_training"] else stops, style="bold")
 
 
 def _draw(lengths: dict[str, Any], path: Path) -> None:

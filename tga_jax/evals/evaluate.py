@@ -284,11 +284,18 @@ def run(
     if not first:
         orbax_files.wait_for_all("the results are written")
         return []
-    if not results:
-        raise UserError("nothing was asked: the checkpoint has no vision tower and the benchmarks no text")
     for judge in judges:
         if (usage := getattr(judge, "usage", None)) is not None:
             console.print(f"{judge.name}: {usage}", markup=False)
+    _write(settings, results, left_out, target, console)
+    orbax_files.wait_for_all("the results are written")
+    return [f"{name}: {', '.join(found['warnings'])}" for name, found in results.items() if found["warnings"]]
+
+
+def _write(settings: Settings, results: dict[str, Any], left_out: dict[str, str], target: Path, console) -> None:
+    """results.json and the reports of it, with what an earlier run left of other benchmarks."""
+    if not results:
+        raise UserError("nothing was asked: the checkpoint has no vision tower and the benchmarks no text")
     path = target / "results.json"
     expected = "the results of an earlier run", ("benchmarks",)
     earlier = read_json(path, *expected) if path.exists() else {"benchmarks": {}}
@@ -302,5 +309,3 @@ def run(
     write_text(target / "report.html", summary.page(whole))
     console.print(summary.markdown(whole), markup=False, highlight=False, soft_wrap=True)
     console.print(f"written: {target / 'report.html'}")
-    orbax_files.wait_for_all("the results are written")
-    return [f"{name}: {', '.join(found['warnings'])}" for name, found in results.items() if found["warnings"]]

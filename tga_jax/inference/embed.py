@@ -56,7 +56,7 @@ def embed_images(config: clip.ClipConfig, params: dict, images: np.ndarray) -> n
 
 
 def _cut_ids(tokenizer: Any, texts: Sequence[str], length: int) -> list[list[int]]:
-    """At most `length` ids of each text, what the tokenizer puts around it among them. Special tokens in it are text."""
+    """At most `length` ids of each text, what the tokenizer puts around it among them. Special tokens in it: text."""
     how = {"truncation": True, "max_length": length, "split_special_tokens": True}
     return tokenizer(list(texts), **how)["input_ids"]
 

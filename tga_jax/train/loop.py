@@ -145,10 +145,8 @@ def _ready(config: TrainConfig, console: rich.console.Console) -> tuple[_Ready, 
     preset = presets.get(config.model, vocabulary.size)
     model = setup.make_model(config, preset, chosen)
     origin.check(config.init, model, config.model)
-    vocabulary = dataclasses.replace(vocabulary, rows=setup.table_rows(config, model))
     records = sources.records(config.data, model.clip.vision.image_size, config.seed)
-    shape, host, hosts = config.data.shape(model.image_tokens), jax.process_index(), jax.process_count()
-    made = pipeline.Batches(records, vocabulary, shape, config.batch_size, config.seed, config.data.policy, host, hosts)
+    made = setup.make_batches(config, vocabulary, model, records, jax.process_index(), jax.process_count())
     made[0]  # raises for a file or sample that does not fit
     guided = setup.guided(config, made, console.print) if config.loss.guide else None
     batches = iter(pipeline.iterate(made, config.data.threads))

@@ -16,6 +16,7 @@ from tga_jax import guides
 from tga_jax.checkpoints import hub
 from tga_jax.data import fingerprint, pipeline
 from tga_jax.data.batch import Batch
+from tga_jax.data.tokens import Vocabulary
 from tga_jax.errors import UserError
 from tga_jax.models import attention, llama, llava, presets, sharding
 from tga_jax.train import flops, optim, step
@@ -85,10 +86,15 @@ def make_model(config: TrainConfig, model: int | llava.LlavaConfig | None, chose
     return dataclasses.replace(model, clip=dataclasses.replace(model.clip, vision=vision, text=text), llm=llm)
 
 
-def table_rows(config: TrainConfig, model: llava.LlavaConfig) -> int:
-    """Rows of the tables that the training's tokens index."""
+def make_batches(
+    config: TrainConfig, vocabulary: Vocabulary, model: llava.LlavaConfig, records: Any, host: int = 0, hosts: int = 1
+) -> pipeline.Batches:
+    """What the training reads of `records`. Raises UserError."""
     text = model.clip.text if config.loss.contrastive else None
-    return model.llm.vocab_size if text is None else min(model.llm.vocab_size, text.vocab_size)
+    rows = model.llm.vocab_size if text is None else min(model.llm.vocab_size, text.vocab_size)
+    vocabulary = dataclasses.replace(vocabulary, rows=rows)
+    shape, policy = config.data.shape(model.image_tokens), config.data.policy
+    return pipeline.Batches(records, vocabulary, shape, config.batch_size, config.seed, policy, host, hosts)
 
 
 def abstract_params(config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh) -> dict[str, Any]:
