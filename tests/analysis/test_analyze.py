@@ -201,7 +201,7 @@ def test_text_alone_of_a_language_model(tmp_path):
     ("row", "error"),
     [
         ({"image": "none.png"}, r"sample 's1': .*has no file 'none.png'"),
-        ({"image": "0.png", "image_caption": "a <image>"}, r"sample 's1': has <image> in `image_caption`"),
+        ({"image": "0.png", "image_caption": "a <image>"}, r"sample 's1' has <image> in `image_caption`"),
         ({"conversations": []}, r"sample 's1' has no turn of 'human' in `conversations`"),
         ({"conversations": None}, r"sample 's1' has nothing as `conversations`, expected a list"),
         ({"harmful": "yes"}, r"sample 's1': has 'yes' as `harmful`, expected true or false"),

@@ -1,5 +1,6 @@
 """Twins of public checkpoints, through the commands, against transformers: tokens, answers, exports."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +37,8 @@ def _until(row: list[int], ends) -> list[int]:
     return row[: next((i for i, token in enumerate(row) if token in ends), len(row))]
 
 
-def theirs(model, inputs) -> list[list[int]]:
-    asked = {"max_new_tokens": NEW, "do_sample": False, "repetition_penalty": 1.0}
+def theirs(model, inputs, new: int = NEW) -> list[list[int]]:
+    asked = {"max_new_tokens": new, "do_sample": False, "repetition_penalty": 1.0}
     with torch.no_grad():
         rows = model.generate(**inputs, **asked, pad_token_id=0)[:, inputs["input_ids"].shape[1] :]
     ends = model.generation_config.eos_token_id
@@ -118,7 +119,7 @@ def photographs(count: int) -> list[Image.Image]:
     return [Image.fromarray(rng.integers(0, 256, (h, w, 3), np.uint8)) for w, h in sizes[:count]]
 
 
-@pytest.mark.parametrize("name", ["llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-13b-hf"])
+@pytest.mark.parametrize("name", [name for name in twins.LLAVAS if name.startswith("llava-hf/")])
 def test_llava_of_the_hub(tmp_path, name):
     folder, _ = twins.write(name, tmp_path)
     check_llava(tmp_path, folder, folder)
@@ -132,7 +133,7 @@ def check_llava(tmp_path: Path, reference_folder: Path, folder: Path, *flags: st
     convert(folder, tmp_path / "ours", *flags)
     loaded = tga_jax.load(tmp_path / "ours")
     pictures = photographs(8)
-    prompts = [f"USER: <image>\n{text} ASSISTANT:" for text in ASKED]
+    prompts = llava_prompts()
     inputs = [processor(text=p, images=i, return_tensors="pt") for p, i in zip(prompts, pictures, strict=True)]
     expected = [theirs(model, x)[0] for x in inputs]
     padded = processor(text=prompts, images=pictures, return_tensors="pt", padding=True)
@@ -151,3 +152,95 @@ def check_llava(tmp_path: Path, reference_folder: Path, folder: Path, *flags: st
         with torch.no_grad():
             a, b = again(**y).logits, model(**x).logits
         torch.testing.assert_close(a[..., : b.shape[-1]], b[..., : a.shape[-1]], rtol=0, atol=1e-5)
+
+
+def squares() -> transformers.LlavaImageProcessorPil:
+    """LLaVA's `expand2square`, then CLIP's."""
+    return transformers.LlavaImageProcessorPil(
+        size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}, do_pad=True
+    )
+
+
+def llava_prompts() -> list[str]:
+    return [f"USER: <image>\n{text} ASSISTANT:" for text in ASKED]
+
+
+def apart(tokenizer, prompt: str, image_id: int, count: int) -> list[int]:
+    """As `tokenizer_image_token` of LLaVA's code: the texts around an image one by one."""
+    before, after = (tokenizer(part)["input_ids"] for part in prompt.split("<image>"))
+    return [*before, *[image_id] * count, *after[1:]]  # without a second begin token
+
+
+def hub_model(root: Path, language: twins.Tensors, tower: twins.Tensors):
+    """transformers' LLaVA of tensors in LLaVA's and CLIP's names, in a table that has rows enough."""
+    folder, like = twins.write("llava-hf/llava-1.5-7b-hf", root)
+    rows = len(like["lm_head.weight"])
+    weights = {n: np.asarray(x, np.float32) for n, x in language.items()}
+    weights |= {n: x for n, x in tower.items() if n.startswith("vision_model.")}
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        weights[name] = np.pad(weights[name], ((0, rows - len(weights[name])), (0, 0)))
+    assert weights.keys() == like.keys()
+    for file in folder.glob("model*"):
+        file.unlink()
+    twins.write_safetensors(folder, twins.llava_hf_names(weights))
+    return reference(folder, transformers.LlavaForConditionalGeneration)
+
+
+@dataclasses.dataclass
+class Original:
+    """A checkpoint of LLaVA's authors. flags: that `convert` needs; weights: the whole model's, but for the tower."""
+
+    folder: Path
+    flags: tuple[str, ...]
+    tokenizer: Path
+    weights: twins.Tensors
+
+
+def of_the_authors(root: Path, name: str, clip: Path) -> Original:
+    if name != "liuhaotian/llava-v1.5-7b-lora":
+        folder, weights = twins.write(name, root)
+        weights = {n: x for n, x in weights.items() if not n.startswith("vision_model.")}
+        return Original(folder, (f"--vision={clip}",), folder, weights)
+    base, weights = twins.write("lmsys/vicuna-7b-v1.5", root)
+    folder, changed = twins.write(name, root)
+    # The projector is the adapter's own; of every other tensor it has the difference.
+    weights = {n: x.astype(np.float32) for n, x in weights.items()}
+    weights |= {n: x.astype(np.float32) + weights.get(n, 0) for n, x in changed.items()}
+    return Original(folder, (f"--vision={clip}", f"--base={base}"), base, weights)
+
+
+@pytest.mark.parametrize("name", [name for name in twins.LLAVAS if name.startswith("liuhaotian/")])
+def test_llava_of_its_authors(tmp_path, name, capsys):
+    clip, tower = twins.write("openai/clip-vit-large-patch14-336", tmp_path)
+    original = of_the_authors(tmp_path, name, clip)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(original.tokenizer)
+    model = hub_model(tmp_path, original.weights, tower)
+    convert(original.folder, tmp_path / "ours", *original.flags)
+    loaded = tga_jax.load(tmp_path / "ours")
+
+    pictures, prompts = photographs(8), llava_prompts()
+    processor = squares()
+    expected = []
+    for i, (prompt, picture) in enumerate(zip(prompts, pictures, strict=True)):
+        ids = apart(tokenizer, prompt, len(tokenizer), 4)
+        row = loaded.processor.batch([prompt], [[picture]])
+        assert row.image_mask[0].tolist() == [token == len(tokenizer) for token in ids], i
+        assert row.tokens[0][~row.image_mask[0]].tolist() == [token for token in ids if token != len(tokenizer)]
+        pixels = processor(picture, return_tensors="pt")["pixel_values"]
+        expected += theirs(model, {"input_ids": torch.tensor([ids]), "pixel_values": pixels})
+    assert len({tuple(row) for row in expected}) > 4
+    shown = [[picture] for picture in pictures]
+    assert [ours(loaded, [prompts[i]], [shown[i]])[0] for i in (0, 3, 6)] == [expected[i] for i in (0, 3, 6)]
+    assert ours(loaded, prompts, shown) == expected
+
+    capsys.readouterr()
+    assert cli.run(["convert", f"--from={tmp_path / 'ours'}", f"--to-hub={tmp_path / 'hub'}"]) in (None, 0)
+    assert "they make 24 and 23 tokens with this tokenizer" in " ".join(capsys.readouterr().out.split())
+    again = reference(tmp_path / "hub", transformers.LlavaForConditionalGeneration)
+    ids = torch.tensor([apart(tokenizer, prompts[0], len(tokenizer), 4)])
+    pixels = transformers.LlavaProcessor.from_pretrained(tmp_path / "hub").image_processor(
+        pictures[0], return_tensors="pt"
+    )["pixel_values"]
+    with torch.no_grad():
+        a, b = (m(input_ids=ids, pixel_values=pixels).logits for m in (again, model))
+    torch.testing.assert_close(a[..., : len(tokenizer)], b[..., : len(tokenizer)], rtol=0, atol=1e-4)

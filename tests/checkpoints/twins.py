@@ -233,9 +233,11 @@ def llama_tokenizer(
         "unk_token": "<unk>",
     }  # fmt: skip
     (folder / "tokenizer.model").write_bytes(_sentencepiece_model(control))
-    write_json(folder / "tokenizer_config.json", common | fields)
+    legacy = {name: fields[name] for name in ("legacy", "add_prefix_space") if name in fields}
+    write_json(folder / "tokenizer_config.json", common | legacy)
     write_json(folder / "special_tokens_map.json", {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"})
     made = transformers.AutoTokenizer.from_pretrained(folder)
+    write_json(folder / "tokenizer_config.json", common | fields)
     if fast:
         made.add_tokens([tokenizers.AddedToken(name, normalized=False, special=True) for name in added])
         made.backend_tokenizer.save(str(folder / "tokenizer.json"))
@@ -705,17 +707,25 @@ def llava_hf(size: str) -> Callable[..., Tensors]:
         })  # fmt: skip
         write_json(folder / "chat_template.json", {"chat_template": _LLAVA_HF})
         weights = _llava_weights(rows, seed)
-        renamed = {
-            name.replace("model.mm_projector.0", "multi_modal_projector.linear_1")
-            .replace("model.mm_projector.2", "multi_modal_projector.linear_2")
-            .replace("vision_model.", "vision_tower.vision_model."): x
-            for name, x in weights.items()
-        }
-        renamed = {f"language_model.{n}" if n.startswith(("model.", "lm_head")) else n: x for n, x in renamed.items()}
-        write_safetensors(folder, renamed, 3)
+        write_safetensors(folder, llava_hf_names(weights), 3)
         return weights
 
     return write
+
+
+def llava_hf_names(weights: Tensors) -> Tensors:
+    """llava-hf's, of LLaVA's."""
+    names = {
+        "model.mm_projector.0": "multi_modal_projector.linear_1",
+        "model.mm_projector.2": "multi_modal_projector.linear_2",
+        "vision_model.": "vision_tower.vision_model.", "model.": "language_model.model.",
+        "lm_head.": "language_model.lm_head.",
+    }  # fmt: skip
+    renamed = {}
+    for name, x in weights.items():
+        start = next(start for start in names if name.startswith(start))
+        renamed[names[start] + name.removeprefix(start)] = x
+    return renamed
 
 
 def _llava_weights(rows: int, seed: int) -> Tensors:
@@ -732,7 +742,7 @@ def _original_llava(vocab: int) -> dict[str, Any]:
         freeze_mm_mlp_adapter=False, freeze_mm_vision_resampler=False, image_aspect_ratio="pad", max_length=4096,
         max_position_embeddings=4096, mm_hidden_size=32, mm_projector_type="mlp2x_gelu", mm_resampler_type=None,
         mm_use_im_patch_token=False, mm_use_im_start_end=False, mm_vision_select_feature="patch",
-        mm_vision_select_layer=-2, mm_vision_tower="openai/clip-vit-large-patch14-336", model_type="llava",
+        mm_vision_select_layer=-2, mm_vision_tower="./clip-tiny", model_type="llava",
         num_key_value_heads=HEADS, pad_token_id=0, pretraining_tp=1, rms_norm_eps=1e-05, rope_scaling=None,
         tie_word_embeddings=False, torch_dtype="float16", transformers_version="4.31.0",
         tune_mm_mlp_adapter=False, tune_mm_vision_resampler=False, unfreeze_mm_vision_tower=False,

@@ -331,12 +331,12 @@ def test_verdicts_are_not_taken_of_a_replaced_judge(place, whole, tmp_path):
     judge = Path(shutil.copytree(place / "model", tmp_path / "judge"))
     arguments = settings(place), [TOYS], place / "data", tmp_path / "out", [JUDGE], 4, rich.console.Console(quiet=True)
     for _ in range(2):
-        evaluate.run(*arguments, judge)
+        evaluate.run(*arguments, judge_checkpoint=judge)
     (judge / "config.json").write_text("{}")
     with pytest.raises(
         UserError, match=r"out: --judge-checkpoint=.*judge, is not what this run began with: config.json"
     ):
-        evaluate.run(*arguments, judge)
+        evaluate.run(*arguments, judge_checkpoint=judge)
 
 
 def test_a_limit_draws_the_same_samples(place, tmp_path):

@@ -20,7 +20,7 @@ from tga_jax.checkpoints.folder import Tensor, tensors
 from tga_jax.checkpoints.spec import Spec
 from tga_jax.data.processor import ImageSpec, Processor, load_tokenizer
 from tga_jax.data.templates import IMAGE
-from tga_jax.data.tokens import Vocabulary
+from tga_jax.data.tokens import Vocabulary, prompt_tokens
 from tga_jax.errors import UserError
 from tga_jax.models import sharding
 from tga_jax.models.clip import ClipConfig
@@ -63,26 +63,35 @@ def open_hub(source: Path, base: Path | None = None, vision: Path | None = None)
     """What a hub folder, or a GGUF file, holds, and its tensors, none of them read yet.
 
     base: of a folder with LoRA weights, the model they are for, whose config.json counts if they have none; vision: a
-    CLIP folder, for a LLaVA that was stored without its tower. Raises UserError naming what does not fit.
+    CLIP folder, for a LLaVA that was stored without its tower. Raises UserError naming what does not fit or is not
+    needed.
     """
+    if base is not None and not (source / _ADAPTER).exists():
+        raise UserError(f"{source}: holds no {_ADAPTER}, so that it needs no --base={base}")
     if source.suffix == ".gguf":
+        if vision is not None:
+            raise UserError(f"{source}: a language model, expected no --vision={vision}")
         return gguf.open_file(source)
+    theirs = hub_config.read(vision) if vision is not None else None
+    tower = theirs.clip.vision if theirs is not None and theirs.clip is not None else None
     if (source / _ADAPTER).exists():
         if base is None:
             raise UserError(f"{source}: holds LoRA weights, expected --base with the folder of the model they are for")
-        model = hub_config.read(source if (source / "config.json").exists() else base)
+        model = hub_config.read(source if (source / "config.json").exists() else base, tower)
         found = lora.merged(source, tensors(base))
     else:
-        model, found = hub_config.read(source), tensors(source)
+        model, found = hub_config.read(source, tower), tensors(source)
     parts = {place[0] for name in found if (place := rules.locate(name))}
     if model.kind == "llava" and "clip" not in parts:
         if vision is None:
             raise UserError(f"{source}: stored without its vision tower, expected --vision with the folder of its CLIP")
-        theirs = hub_config.read(vision)
         assert isinstance(model.config, LlavaConfig)
-        if theirs.clip is None or theirs.clip.vision != model.config.clip.vision:
-            raise UserError(f"{vision}: {theirs.clip}, expected the tower {model.config.clip.vision}")
+        if tower != model.config.clip.vision:
+            raise UserError(f"{vision}: {tower}, expected the tower {model.config.clip.vision}")
         found |= {f"vision_tower.{n}": t for n, t in tensors(vision).items() if n.startswith("vision_model.")}
+    elif vision is not None:
+        kind = "has its vision tower" if model.kind == "llava" else "has no LLaVA in it"
+        raise UserError(f"{source}: {kind}, expected no --vision={vision}")
     return _untied(dataclasses.replace(model, image_mode=image_config.mode(source, model)), found), found
 
 
@@ -168,6 +177,9 @@ def _padded_vocabulary(model: Spec) -> int | None:
 def export_hub(workdir: Path, folder: Path, console: rich.console.Console | None = None) -> None:
     """Writes a checkpoint of ours as a folder that transformers loads. Raises UserError; then `folder` is not there."""
     model = spec.read(workdir)
+    tokenizer = _with_image(workdir / spec.HUB, model, console) if model.kind == "llava" else None
+    if tokenizer is not None:
+        model = dataclasses.replace(model, image_token_id=tokenizer.convert_tokens_to_ids(IMAGE))
     rows = _padded_vocabulary(model)
     hub = hub_config.to_hub(model, rows)
     hub.dtype = _dtype(model)
@@ -183,7 +195,7 @@ def export_hub(workdir: Path, folder: Path, console: rich.console.Console | None
             convert.write_safetensors(aside, told())
         spec.copy_companions(workdir / spec.HUB, aside)
         hub.save_pretrained(aside)
-        _write_processor(workdir / spec.HUB, aside, model)
+        _write_processor(workdir / spec.HUB, aside, model, tokenizer)
 
 
 _PROJECTOR = {
@@ -222,8 +234,32 @@ def _end_texts(tokenizer: Any, end: int | None, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _write_processor(companions: Path, folder: Path, model: Spec) -> None:
-    """The image processor, and the tokenizer with `<image>`, if the companions have not said it all already."""
+_PROBE = f"USER: {IMAGE}\nWhat is this? {IMAGE} and this?"
+
+
+def _with_image(companions: Path, model: Spec, console: rich.console.Console | None) -> Any:
+    """The tokenizer with `<image>`, put behind its words if it is not there; None without one. Raises UserError."""
+    if not any(companions.glob("tokenizer*")):
+        return None
+    tokenizer = load_tokenizer(companions)
+    if (found := tokenizer.get_vocab().get(IMAGE)) is not None:
+        if found != model.image_token_id:
+            raise UserError(f"{companions}: the tokenizer has {IMAGE} at {found}, the model at {model.image_token_id}")
+        return tokenizer
+    apart = prompt_tokens(_PROBE, Vocabulary(tokenizer), 1).tokens.tolist()
+    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE]})
+    together = prompt_tokens(_PROBE, Vocabulary(tokenizer), 1).tokens.tolist()
+    if console is not None and apart != together:
+        console.print(
+            f"tokens: here, as in LLaVA's own code, the texts around {IMAGE} are tokenised apart, in the hub's "
+            f"processors together; of {_PROBE!r} they make {len(apart)} and {len(together)} tokens with this tokenizer",
+            markup=False,
+        )
+    return tokenizer
+
+
+def _write_processor(companions: Path, folder: Path, model: Spec, tokenizer: Any) -> None:
+    """The image processor and the tokenizer, if the companions have not said it all already; tokenizer: a LLaVA's."""
     import transformers
 
     if model.clip is None:
@@ -235,18 +271,10 @@ def _write_processor(companions: Path, folder: Path, model: Spec) -> None:
         square = {"height": size, "width": size}
         sizes = {"size": square if model.image_mode == "stretch" else {"shortest_edge": size}, "crop_size": square}
         cls(**sizes, **({"do_pad": True} if pads else {})).save_pretrained(folder)
-    if not any(companions.glob("tokenizer*")):
+    if model.kind == "clip" and model.clip.text is not None and any(companions.glob("tokenizer*")):
+        _end_texts(load_tokenizer(companions), model.clip.text.eos_token_id, folder)
+    if tokenizer is None:
         return
-    tokenizer = load_tokenizer(companions)
-    if model.kind == "clip":
-        if model.clip.text is not None:
-            _end_texts(tokenizer, model.clip.text.eos_token_id, folder)
-        return
-    if tokenizer.convert_tokens_to_ids(IMAGE) != model.image_token_id:
-        tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE]})
-    found = tokenizer.convert_tokens_to_ids(IMAGE)
-    if found != model.image_token_id:
-        raise UserError(f"{companions}: the tokenizer puts {IMAGE} at {found}, the model at {model.image_token_id}")
     assert isinstance(model.config, LlavaConfig)
     processor = transformers.LlavaProcessor(
         image_processor=cls.from_pretrained(folder),

@@ -28,11 +28,11 @@ _UNREAD = {"bos_token_id", "eos_token_id", "pad_token_id", "projection_dim", "ti
 # LLaVA's own config: what concerns its training or its preprocessing of text.
 _LLAVA_HARMLESS = {
     "freeze_mm_mlp_adapter", "freeze_mm_vision_resampler", "image_aspect_ratio", "image_grid_pinpoints",
-    "mm_hidden_size", "mm_projector_lr", "mm_resampler_type", "mm_use_im_patch_token", "mm_vision_tower",
+    "mm_hidden_size", "mm_projector_lr", "mm_use_im_patch_token", "mm_vision_tower",
     "tokenizer_model_max_length", "tokenizer_padding_side", "tune_mm_mlp_adapter", "tune_mm_vision_resampler",
     "unfreeze_mm_vision_tower", "use_mm_proj", "max_sequence_length", "vision_tower_lr",
 }  # fmt: skip
-_LLAVA_FIXED = {"mm_use_im_start_end": (False,), "mm_patch_merge_type": ("flat", None)}
+_LLAVA_FIXED = {"mm_resampler_type": (None,), "mm_use_im_start_end": (False,), "mm_patch_merge_type": ("flat", None)}
 
 
 def _only(where: str, found: Any, expected: Any, name: str) -> None:
@@ -169,8 +169,8 @@ def _parsed(where: str, cls: Any, raw: dict[str, Any]) -> Any:
         raise UserError(f"{where}: {' '.join(str(error).split())[:300]}") from error
 
 
-def _original_llava(where: str, raw: dict[str, Any]) -> Spec:
-    """The config of LLaVA's own code: an LLM's with `mm_` fields in it."""
+def _original_llava(where: str, raw: dict[str, Any], tower: VisionConfig | None) -> Spec:
+    """The config of LLaVA's own code: an LLM's with `mm_` fields in it, and of the tower only the name or place."""
     known_types = {name: family for family, row in FAMILIES.items() for name in row.llava}
     family = known_types.get(raw.get("model_type", ""))
     if family is None:
@@ -182,21 +182,25 @@ def _original_llava(where: str, raw: dict[str, Any]) -> Spec:
     hf = _parsed(where, cls, own)
     if not isinstance(raw.get("mm_vision_select_layer"), int):
         raise UserError(f"{where}: mm_vision_select_layer {raw.get('mm_vision_select_layer')!r}, expected such as -2")
-    tower = raw["mm_vision_tower"]
-    name = tower.rstrip("/").split("/")[-1].replace("patch", "")
+    called = raw["mm_vision_tower"]
+    name = called.rstrip("/").split("/")[-1].replace("patch", "")
     known = {f"clip-vit-{size}{patch}": ours for size, patch, ours in (
         ("base-", "32", "clip-vit-b-32"), ("base-", "16", "clip-vit-b-16"),
         ("large-", "14", "clip-vit-l-14"), ("large-", "14-336", "clip-vit-l-14-336"),
     )}  # fmt: skip
-    if name not in known:
-        raise UserError(f"{where}: mm_vision_tower {tower!r}, expected one of openai's CLIP models")
+    vision = presets.CLIP[known[name]].vision if name in known else tower
+    if vision is None:
+        raise UserError(
+            f"{where}: mm_vision_tower {called!r} is none of openai's CLIP models, expected --vision with it"
+        )
+    _only(where, raw.get("mm_hidden_size", vision.hidden_size), vision.hidden_size, "mm_hidden_size")
     kind = raw.get("mm_projector_type", "linear")
     if kind not in ("linear", "mlp2x_gelu"):
         raise UserError(f"{where}: mm_projector_type {kind!r}, expected linear or mlp2x_gelu")
     select = {"patch": "patch", "cls_patch": "full"}.get(raw.get("mm_vision_select_feature", "patch"))
     if select is None:
         raise UserError(f"{where}: mm_vision_select_feature {raw['mm_vision_select_feature']!r}")
-    vision, llm = presets.CLIP[known[name]].vision, llm_config(where, hf)
+    llm = llm_config(where, hf)
     config = LlavaConfig(ClipConfig(vision, None, None), llm, kind, None, raw["mm_vision_select_layer"], select)
     aspect = raw.get("image_aspect_ratio", "square")
     if aspect not in ("pad", "square"):
@@ -215,18 +219,19 @@ def _hub_fields(hf: Any) -> dict[str, Any]:
     return {name: getattr(hf, name) for name in _KEPT if getattr(hf, name, None) is not None}
 
 
-def read(folder: Path) -> Spec:
-    """What the checkpoint in a hub folder is. Raises UserError naming the file and what is not understood."""
+def read(folder: Path, tower: VisionConfig | None = None) -> Spec:
+    """What the checkpoint in a hub folder is; tower: of a LLaVA that names another than openai's. Raises UserError
+    naming the file and what is not understood."""
     path = folder / "config.json"
-    return describe(str(path), read_json(path, "the config of a hub checkpoint"))
+    return describe(str(path), read_json(path, "the config of a hub checkpoint"), tower)
 
 
-def describe(path: str, raw: dict[str, Any]) -> Spec:
+def describe(path: str, raw: dict[str, Any], tower: VisionConfig | None = None) -> Spec:
     """The same from a config's fields; path: names it in errors."""
     if {"init", "steps"} <= raw.keys():
         raise UserError(f"{path}: of a training, expected a checkpoint; `tga convert --from-run` makes one of it")
     if "mm_vision_tower" in raw:
-        return _original_llava(path, raw)
+        return _original_llava(path, raw, tower)
     family = raw.get("model_type")
     if family not in (*FAMILIES, "clip", "clip_vision_model", "llava"):
         supported = ", ".join((*FAMILIES, "clip", "clip_vision_model", "llava"))

@@ -27,9 +27,9 @@ _OTHERS = "non_lora_trainables.bin"  # LLaVA's projector, whole
 
 
 def _added(base: Tensor, a: Tensor, b: Tensor, scale: float) -> np.ndarray:
-    x = base.read()
-    change = b.read().astype(np.float32) @ a.read().astype(np.float32)
-    return (x.astype(np.float32) + scale * change).astype(x.dtype)
+    """float32, whatever the files have: it is rounded once, to the type that is asked for."""
+    w, up, down = (tensor.read().astype(np.float32) for tensor in (base, b, a))
+    return w + scale * (up @ down)
 
 
 def merged(folder: Path, base: dict[str, Tensor]) -> dict[str, Tensor]:

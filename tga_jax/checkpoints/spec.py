@@ -15,9 +15,10 @@ from tga_jax.workdir import read_json, write_json
 FILE = "model.json"
 HUB = "hub"  # the folder of companions
 _KINDS = {"llava": LlavaConfig, "llm": LlamaConfig, "clip": ClipConfig}
+# config.json: it has a say in which class of tokenizer transformers takes, and so in what the tokens are.
 _COMPANIONS = (
-    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "*.jinja",
-    "generation_config.json", "preprocessor_config.json", "processor_config.json", "chat_template*",
+    "config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model",
+    "*.jinja", "generation_config.json", "preprocessor_config.json", "processor_config.json", "chat_template*",
 )  # fmt: skip
 
 

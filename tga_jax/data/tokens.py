@@ -19,6 +19,7 @@ from tga_jax.data.templates import Record, pieces
 from tga_jax.errors import UserError
 
 _BREAK = "\ufdd0\ufdd1"  # noncharacters of Unicode, which no text has
+_CUT = -1  # among ids: an image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +72,14 @@ class Vocabulary:
         return next(i for i in known if i is not None)
 
     @functools.cached_property
+    def image_id(self) -> int | None:
+        """Of `<image>`, where it is a token of the tokenizer: the text around it is then tokenised with it in place, as
+        transformers' processors do, and otherwise apart, as LLaVA does. With a tokenizer that puts a blank before a
+        text, Llama's, that is one token more behind every image."""
+        found = self.tokenizer.added_tokens_decoder.items()
+        return next((i for i, token in found if token.content == IMAGE), None)
+
+    @functools.cached_property
     def size(self) -> int:
         """Rows that a table needs: ids may have gaps, so that there are fewer words."""
         return max(self.tokenizer.get_vocab().values()) + 1
@@ -86,13 +95,13 @@ class Vocabulary:
     @functools.cached_property
     def control(self) -> re.Pattern[str]:
         """What a template alone may write: the special tokens, and added tokens that stand in the chat template, as
-        transformers' `sanitize_control_tokens` has it; blanks are text whatever they are."""
+        transformers' `sanitize_control_tokens` has it, and `<image>`; blanks are text whatever they are."""
         found = self.tokenizer.chat_template or ""
         templates = "".join(found.values()) if isinstance(found, dict) else found
         words = [
             token.content
             for token in self.tokenizer.added_tokens_decoder.values()
-            if (token.special or token.content in templates) and not token.content.isspace()
+            if (token.special or token.content in templates or token.content == IMAGE) and not token.content.isspace()
         ]
         return re.compile("|".join(re.escape(word) for word in sorted(words, key=len, reverse=True)) or "(?!)")
 
@@ -126,7 +135,7 @@ class Vocabulary:
     @functools.cached_property
     def segment(self) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
         """Of a text, (ids, index of the last character of each), both int32, no special tokens added; `literal`: spans
-        (start, end) in which special tokens are plain text.
+        (start, end) in which special tokens are plain text; `sees`: `image_id` needs no row in the table.
 
         Raises UserError as `check`.
         Few different texts recur over a small world's training, so it caches, but not so many that memory fills; so
@@ -134,14 +143,16 @@ class Vocabulary:
         """
 
         @functools.lru_cache(4096)
-        def found(text: str, literal: tuple[tuple[int, int], ...] = ()) -> tuple[np.ndarray, np.ndarray]:
+        def found(
+            text: str, literal: tuple[tuple[int, int], ...] = (), sees: bool = False
+        ) -> tuple[np.ndarray, np.ndarray]:
             if literal:
                 ids, ends = self._literal(text, literal)
             else:
                 made = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
                 ids, ends = made["input_ids"], [end for _, end in made["offset_mapping"]]
             ids, ends = np.array(ids, np.int32), np.array(ends, np.int32).reshape(-1)
-            self.check(ids)
+            self.check(ids[ids != self.image_id] if sees and self.image_id is not None else ids)
             return ids, np.maximum(ends - 1, 0)
 
         return found
@@ -191,38 +202,40 @@ def _joined(found: Sequence[Piece], vocabulary: Vocabulary, image_tokens: int) -
     text = text_of(found)
     # Which piece every character belongs to.
     owner = np.repeat(np.arange(len(found)), [len(p.text) for p in found])
-    target, retrieved, literal = (
-        np.array([getattr(p, name) for p in found], bool) for name in ("target", "retrieved", "literal")
+    target, retrieved, literal = (  # of the pieces, and at -1 of what no piece has
+        np.array([*(getattr(p, name) for p in found), False]) for name in ("target", "retrieved", "literal")
     )
     plain = literal[owner]
     special = vocabulary.begin_text
     if special and text.startswith(special) and not plain[: len(special)].any():  # a prompt may have brought its own
         begin = ()
-    nothing = np.zeros(len(begin), bool)
-    columns = [[np.array(begin, np.int32)], [nothing], [nothing], [nothing]]
-    places = [m.start() for m in re.finditer(IMAGE, text) if image_tokens and not plain[m.start() : m.end()].any()]
     spans = _spans(vocabulary.control, text, plain) if plain.any() else ()
+    image_id, cuts = vocabulary.image_id, []
+    if image_id is None and image_tokens:
+        cuts = [m.start() for m in re.finditer(IMAGE, text) if not plain[m.start() : m.end()].any()]
+    # Token by token, an image as one: its id, and the piece that it belongs to.
+    ids, whose = [np.array(begin, np.int32)], [np.full(len(begin), -1)]
     start = 0
-    for i, stop in enumerate([*places, len(text)]):
+    for i, stop in enumerate([*cuts, len(text)]):
         if i:
-            image = np.ones(image_tokens, bool)
-            values = (np.full(image_tokens, vocabulary.pad_id, np.int32), ~image, image, ~image)
-            for column, value in zip(columns, values, strict=True):
-                column.append(value)
+            ids.append(np.full(1, _CUT, np.int32))
+            whose.append(owner[start - 1 : start])
         if start < stop:
             own = tuple((a - start, b - start) for a, b in spans if start <= a and b <= stop)
-            ids, last = vocabulary.segment(text[start:stop], own)
+            found_ids, last = vocabulary.segment(text[start:stop], own, bool(image_tokens))
+            ids.append(found_ids)
             # A token is its last character's: "_A" of " A" belongs to the answer that begins with the blank.
-            whose = owner[start + last]
-            if own and (wrong := np.isin(ids, vocabulary.control_ids) & literal[whose]).any():
-                token = vocabulary.tokenizer.convert_ids_to_tokens(int(ids[wrong][0]))
+            whose.append(owner[start + last])
+            if own and (wrong := np.isin(found_ids, vocabulary.control_ids) & literal[whose[-1]]).any():
+                token = vocabulary.tokenizer.convert_ids_to_tokens(int(found_ids[wrong][0]))
                 raise UserError(
                     f"{token!r} in a text: this tokenizer has no plain text for it, expected a text without"
                 )
-            for column, value in zip(columns, (ids, target[whose], ids < -1, retrieved[whose]), strict=True):
-                column.append(value)
         start = stop + len(IMAGE)
-    joined = [np.concatenate(column) for column in columns]
+    row, whose = np.concatenate(ids), np.concatenate(whose)
+    image = (row == _CUT) | (row == image_id) if image_tokens else np.zeros(len(row), bool)
+    columns = np.where(image, vocabulary.pad_id, row), target[whose] & ~image, image, retrieved[whose] & ~image
+    joined = [np.repeat(column, np.where(image, image_tokens, 1)) for column in columns]
     for array in joined:
         array.flags.writeable = False
     return joined
@@ -242,7 +255,7 @@ def prompt_tokens(prompt: str | Prompt, vocabulary: Vocabulary, image_tokens: in
 
 
 def tokenize(record: Record, vocabulary: Vocabulary, image_tokens: int, prompt_only: bool = False) -> Tokens:
-    """A record in its template. Texts around an image are tokenised apart, as LLaVA does.
+    """A record in its template.
 
     prompt_only: up to where the last answer starts, for generation (no targets then). Raises UserError naming the
     sample if it has nothing to learn, not as many `<image>` as images, or a token without a row in the model's table.

@@ -8,6 +8,7 @@ from tga_jax import config as config_files
 from tga_jax.checkpoints import hub, spec
 from tga_jax.checkpoints.spec import Spec
 from tga_jax.errors import UserError
+from tga_jax.models.clip import TextConfig
 from tga_jax.models.llava import LlavaConfig
 from tga_jax.workdir import AnyPath, is_remote, located, read_json
 
@@ -48,13 +49,18 @@ def of_folder(folder: str) -> Spec | None:
     return hub.open_hub(Path(folder))[0]
 
 
+def _with_end(text: TextConfig) -> TextConfig:
+    """The largest id of a text is the table's last one in the files that mean the end token by it."""
+    return text if text.eos_token_id is not None else dataclasses.replace(text, eos_token_id=text.vocab_size - 1)
+
+
 def _parts(model: Any, part: str) -> dict[str, Any]:
     """The fields, by dotted names, on which a part's computation depends; {} if the model lacks it."""
     if part == "llm":
         found = {"llm": model.llm}
     elif part == "clip":
         clip = model.clip
-        found = {} if clip is None else {"vision": clip.vision, "text": clip.text}
+        found = {} if clip is None else {"vision": clip.vision, "text": clip.text and _with_end(clip.text)}
     elif isinstance(model.config, LlavaConfig):
         c = model.config
         width = None if isinstance(c.projector, str) and c.projector == "linear" else c.projector_hidden
