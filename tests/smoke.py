@@ -2,7 +2,7 @@
 
 The tests run where torch and all extras are, so they do not notice a command that cannot do without. This does: a plain
 script, run by the environment's own Python, with a demo of one row and one step a training and with inputs of a few
-samples, all in a temporary folder. It takes three to four minutes on two cores:
+samples, and with twins of public checkpoints, all in a temporary folder. It takes four minutes on two cores:
 
     python -m venv /tmp/base && /tmp/base/bin/pip install -e '.[gguf]' && /tmp/base/bin/python tests/smoke.py
 
@@ -11,6 +11,7 @@ Exit status: 0, 1 if a command failed or has no case, 2 if this is no base insta
 
 import contextlib
 import importlib.util
+import io
 import json
 import os
 import subprocess
@@ -28,6 +29,9 @@ import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
+
+sys.path.append(str(Path(__file__).parent / "checkpoints"))
+import twins
 
 from tga_jax import cli
 from tga_jax.cli import bench
@@ -400,6 +404,141 @@ def _() -> None:
     run("compare", "eval-none", "eval-system-prompt", "--json=compared.json")
     compared = read_json("compared.json")
     assert {row["benchmark"] for row in compared["rows"]} == {"scenes", "text-prompts"}
+
+
+# --- twins of public checkpoints --------------------------------------------------------------------------------------
+
+HF, ORIGINAL, LORA = "llava-hf/llava-1.5-7b-hf", "liuhaotian/llava-v1.5-7b", "liuhaotian/llava-v1.5-7b-lora"
+VICUNA, CLIP = "lmsys/vicuna-7b-v1.5", "openai/clip-vit-large-patch14-336"
+TWIN_CONFIG = """
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from tga_jax.checkpoints.hub import open_hub
+from tga_jax.models import presets
+
+FOLDER = Path({folder!r}).resolve()
+presets.LLAVA["twin"] = lambda: open_hub(FOLDER)[0].config
+
+
+def get_config():
+    return ConfigDict({{
+        "name": "twin", "seed": 0, "model": "twin", "steps": 2, "batch_size": 2,
+        "init": dict.fromkeys(("clip", "projector", "llm"), str(FOLDER)),
+        "loss": {{"lm": 1.0, "guide": {{"kind": "released", "layers": (0, 1)}}}},
+        "optim": {{"learning_rate": 1e-4, "schedule": (("clip/.*", 0.0), (".*", 1.0))}},
+        "data": {{
+            "source": {{"own": {{"kind": "llava", "path": "data.json", "images": "pictures"}}}},
+            "lengths": (160,), "caption_length": 32, "tokenizer": str(FOLDER),
+        }},
+    }})
+"""
+
+
+def run_here(*arguments: str | Path) -> str:
+    """`tga` within this process, since starting one and compiling takes longer than all else; what it printed."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        status = cli.run([str(argument) for argument in arguments])
+    if status not in (None, 0):
+        raise RuntimeError("\n".join([f"ended with {status}, expected 0:", *out.getvalue().splitlines()[-15:]]))
+    return out.getvalue()
+
+
+def twin(name: str) -> Path:
+    """The twin's folder."""
+    folder = Path("twins", name)
+    return folder if folder.exists() else twins.write(name, Path("twins"))[0]
+
+
+def beside(name: str) -> tuple[str, ...]:
+    """The other folders that `convert` needs for it."""
+    vision = (f"--vision={twin(CLIP)}",) if name in (ORIGINAL, LORA) else ()
+    return (*vision, f"--base={twin(VICUNA)}") if name == LORA else vision
+
+
+@case("convert, twins")
+def _() -> None:
+    for name in (*twins.LLMS, *twins.CLIPS, *twins.LLAVAS):
+        run_here("convert", f"--from={twin(name)}", *beside(name), f"--to=ours/{name}", "--dtype=fp32")
+        run_here("convert", f"--from=ours/{name}", f"--to-hub=again/{name}")
+        assert any(Path("again", name).glob("*.safetensors"))
+    run_here("convert", f"--from=ours/{ORIGINAL}", "--projector-to=twin.bin")
+    assert "llava-hf/llava-1.5-7b-hf" in run_here("convert", "--known")
+
+
+@case("chat, twins")
+def _() -> None:
+    for name in (*twins.LLMS, *twins.LLAVAS):
+        image = ("--image=pictures/cat.png",) if name in twins.LLAVAS else ()
+        plain = ("--template=vicuna_v1",) if name in (VICUNA, ORIGINAL, LORA) else ()
+        flags = (*image, *plain, "--question=What is it?", "--new-tokens=3")
+        assert run_here("chat", f"--checkpoint=ours/{name}", *flags).strip()
+        if name == HF:
+            assert run_here("chat", f"--checkpoint={twin(name)}", *flags).strip()
+
+
+@case("evaluate, twins")
+def _() -> None:
+    for name in (*twins.LLMS, *twins.LLAVAS):
+        plain = ("--template=vicuna_v1",) if name in (VICUNA, ORIGINAL, LORA) else ()
+        flags = ("--suite=scenes", "--suite=text-prompts", "--data=eval", "--new-tokens=2", "--max-degenerate=1")
+        run_here("evaluate", f"--checkpoint=ours/{name}", *plain, *flags, f"--to=evaluated/{name}")
+        results = read_json(f"evaluated/{name}/results.json")
+        assert set(results["benchmarks"]) == {"text-prompts", "scenes"}
+
+
+@case("compare, twins")
+def _() -> None:
+    assert "text-prompts" in run_here("compare", f"evaluated/{HF}", f"evaluated/{ORIGINAL}")
+
+
+@case("retrieve, twins")
+def _() -> None:
+    for i, name in enumerate(twins.CLIPS):
+        flags = (f"--clip={twin(name)}", f"--cache=cache-{i}", "--near-duplicate=1", "--data=data.json")
+        run_here("retrieve", *flags, "--images=pictures", f"--to=twin-{i}.jsonl")
+        assert all(row["retrieved_caption"] for row in read_lines(f"twin-{i}.jsonl"))
+        assert run_here("retrieve", "--query=a knife", f"--cache=cache-{i}", f"--clip={twin(name)}").strip()
+
+
+@case("caption, twins")
+def _() -> None:
+    for name in (HF, ORIGINAL):
+        plain = ("--template=vicuna_v1",) if name == ORIGINAL else ()
+        flags = ("--data=data.json", "--images=pictures", "--again", "--new-tokens=2", *plain)
+        run_here("caption", *flags, f"--checkpoint=ours/{name}", f"--to={Path(name).name}.jsonl")
+
+
+@case("analyze, twins")
+def _() -> None:
+    flags = ("--data=data.json", "--images=pictures", "--window=1", "--image-tokens")
+    for name in (HF, ORIGINAL):
+        plain = ("--template=vicuna_v1",) if name == ORIGINAL else ()
+        run_here("analyze", f"--checkpoint=ours/{name}", *flags, *plain, f"--to=inside-{Path(name).name}")
+
+
+@case("train, twins")
+def _() -> None:
+    """Both kinds of LLaVA and the stages' commands; what comes of it is asked and exported."""
+    for i, folder in enumerate((twin(HF), Path("ours", ORIGINAL))):
+        if i:  # of ours
+            text = TWIN_CONFIG.replace("open_hub(FOLDER)[0]", "read(FOLDER)").replace(
+                "hub import open_hub", "spec import read"
+            )
+        else:
+            text = TWIN_CONFIG
+        Path(f"twin_{i}.py").write_text(text.format(folder=str(folder)))
+        run_here("validate-data", f"--config=twin_{i}.py", "--decode")
+        run_here("train", f"--config=twin_{i}.py", f"--workdir=twin-{i}")
+        run_here("convert", f"--from-run=twin-{i}", f"--to=twin-{i}-whole", "--dtype=fp32")
+        run_here("convert", f"--from=twin-{i}-whole", f"--to-hub=twin-{i}-hub")
+        flags = ("--image=pictures/cat.png", "--question=What is it?", "--new-tokens=3", "--template=vicuna_v1")
+        assert run_here("chat", f"--checkpoint=twin-{i}-hub", *flags).strip()
 
 
 # --- measurements -----------------------------------------------------------------------------------------------------

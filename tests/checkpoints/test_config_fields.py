@@ -244,6 +244,43 @@ def test_towers_and_whole_llavas(fields, said):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (
+            {"model_type": "llava_next", "image_grid_pinpoints": [[336, 672]]},
+            "model_type 'llava_next', expected one of",
+        ),
+        ({"model_type": "qwen2_5_vl"}, "model_type 'qwen2_5_vl', expected one of"),
+        ({"model_type": "mllama"}, "model_type 'mllama', expected one of"),
+    ],
+)
+def test_llavas_that_read_pictures_in_parts_are_refused(fields, said):
+    """llava-hf's v1.6, and others that see."""
+    with pytest.raises(UserError, match=f"^config.json: {said}"):
+        hub_config.describe("config.json", {**PUBLIC["llava-hf/llava-1.5-7b-hf"], **fields})
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"image_aspect_ratio": "anyres"}, "image_aspect_ratio 'anyres', expected pad or square"),  # v1.6
+        ({"mm_patch_merge_type": "spatial_unpad"}, "mm_patch_merge_type is 'spatial_unpad', expected"),  # v1.6
+        ({"mm_projector_type": "identity"}, "mm_projector_type 'identity', expected linear or mlp2x_gelu"),
+        ({"mm_resampler_type": "qformer"}, "mm_resampler_type is 'qformer', expected None"),
+        ({"mm_use_im_start_end": True}, "mm_use_im_start_end is True, expected False"),
+        (
+            {"mm_vision_tower": "google/siglip-so400m"},
+            "mm_vision_tower 'google/siglip-so400m' is none of openai's CLIP",
+        ),
+        ({"mm_hidden_size": 768}, "mm_hidden_size is 768, expected 1024"),
+    ],
+)
+def test_llavas_of_the_authors_that_are_computed_otherwise(fields, said):
+    with pytest.raises(UserError, match=f"^config.json: {said}"):
+        hub_config.describe("config.json", {**PUBLIC["liuhaotian/llava-v1.5-7b"], **fields})
+
+
 def test_a_window_without_a_size():
     raw = {"model_type": "qwen2", **SMALL, "layer_types": ["sliding_attention"] * 2}
     with pytest.raises(UserError, match=r"^config.json: layer_types has sliding_attention, expected use_"):

@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,7 @@ from PIL import Image
 
 import tga_jax
 from tga_jax import cli
+from tga_jax.errors import UserError
 from tga_jax.inference.decode import generate_all
 from tga_jax.inference.model import Model
 
@@ -244,3 +246,44 @@ def test_llava_of_its_authors(tmp_path, name, capsys):
     with torch.no_grad():
         a, b = (m(input_ids=ids, pixel_values=pixels).logits for m in (again, model))
     torch.testing.assert_close(a[..., : len(tokenizer)], b[..., : len(tokenizer)], rtol=0, atol=1e-4)
+
+
+def test_a_tower_of_another_name_is_asked_for(tmp_path):
+    folder, _ = twins.write("liuhaotian/llava-v1.5-7b", tmp_path)
+    with pytest.raises(
+        UserError, match=r"mm_vision_tower './clip-tiny' is none of openai's CLIP models, expected --vis"
+    ):
+        tga_jax.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "flag", "said"),
+    [
+        ("llava-hf/llava-1.5-7b-hf", "vision", "has its vision tower, expected no --vision"),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", "vision", "has no LLaVA in it, expected no --vision"),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", "base", r"holds no adapter_config.json, so that it needs no --base"),
+        ("liuhaotian/llava-v1.5-7b-lora", "vision", "holds LoRA weights, expected --base"),
+    ],
+)
+def test_a_folder_too_many_or_too_few(tmp_path, capsys, name, flag, said):
+    folder, _ = twins.write(name, tmp_path)
+    clip, _ = twins.write("openai/clip-vit-base-patch32", tmp_path)
+    assert cli.run(["convert", f"--from={folder}", f"--to={tmp_path / 'ours'}", f"--{flag}={clip}"]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "ours").exists()
+
+
+def test_bins_are_what_torch_reads(tmp_path):
+    """Or the twins of folders with .bin files would show little."""
+    rng = np.random.default_rng(0)
+    tensors = {
+        "half": rng.standard_normal((3, 5)).astype(np.float16), "single": rng.standard_normal(7).astype(np.float32),
+        "whole": np.arange(6, dtype=np.int64)[None], "scalar": np.asarray(4.6, np.float32),
+        "brain": rng.standard_normal((2, 2)).astype(ml_dtypes.bfloat16),
+    }  # fmt: skip
+    twins.write_bin(tmp_path / "x.bin", tensors)
+    found = torch.load(tmp_path / "x.bin", weights_only=True)
+    assert list(found) == list(tensors)
+    for name, x in tensors.items():
+        assert str(found[name].dtype) == f"torch.{x.dtype}"
+        np.testing.assert_array_equal(found[name].float().numpy(), x.astype(np.float32))

@@ -296,11 +296,11 @@ def clip_tokenizer(folder: Path) -> int:
     core.normalizer = normalizers.Sequence([
         normalizers.NFC(), normalizers.Replace(tokenizers.Regex(r"\s+"), " "), normalizers.Lowercase(),
     ])  # fmt: skip
-    words = tokenizers.Regex(
+    regex = tokenizers.Regex(
         r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
     )
     core.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(words, "removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False),
+        pre_tokenizers.Split(regex, "removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False),
     ])  # fmt: skip
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -310,6 +310,15 @@ def clip_tokenizer(folder: Path) -> int:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )  # pyright: ignore[reportCallIssue]
     core.train_from_iterator(SENTENCES * 5, trainer)
+    trained = json.loads(core.to_str())["model"]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = [*letters, *(f"{c}</w>" for c in letters), *map("".join, trained["merges"])]
+    words = [*dict.fromkeys(words), "<|startoftext|>", "<|endoftext|>"]
+    merges = [tuple(merge) for merge in trained["merges"]]
+    core.model = models.BPE(
+        {word: i for i, word in enumerate(words)}, merges, continuing_subword_prefix="", end_of_word_suffix="</w>",
+        unk_token="<|endoftext|>",
+    )  # fmt: skip
     core.add_special_tokens([
         tokenizers.AddedToken("<|startoftext|>", normalized=True, special=True),
         tokenizers.AddedToken("<|endoftext|>", normalized=False, special=True),
@@ -317,10 +326,8 @@ def clip_tokenizer(folder: Path) -> int:
     ends = [(name, core.token_to_id(name)) for name in ("<|endoftext|>", "<|startoftext|>")]
     core.post_processor = processors.RobertaProcessing(ends[0], ends[1], trim_offsets=False, add_prefix_space=False)
     core.save(str(folder / "tokenizer.json"))
-    model = json.loads((folder / "tokenizer.json").read_text())["model"]
-    write_json(folder / "vocab.json", model["vocab"] | dict(reversed(ends)))
-    merges = [" ".join(merge) if isinstance(merge, list) else merge for merge in model["merges"]]
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
+    write_json(folder / "vocab.json", {word: i for i, word in enumerate(words)})
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, merges), ""]))
     typed = {"__type": "AddedToken"}
     config = {
         "unk_token": typed | _special("<|endoftext|>", normalized=True),

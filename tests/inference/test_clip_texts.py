@@ -1,5 +1,7 @@
 """What CLIP's text tower reads, against transformers: the end token is there, or there is an error."""
 
+import json
+
 import hub_support
 import numpy as np
 import pytest
@@ -109,6 +111,17 @@ def test_a_text_that_would_not_be_read_at_its_end_is_an_error(tmp_path, tokenize
     folder, _ = saved(tmp_path, tokenizer(), eos)
     with pytest.raises(tga_jax.UserError, match=message):
         tga_jax.load(folder, "float32").embed_texts(["w5 w7"])
+
+
+def test_a_text_that_the_tokenizer_cannot_read_is_an_error(tmp_path):
+    """A letter that its table lacks, and the token for such is not in it either."""
+    made = hub_support.with_end(hub_support.tokenizer(), "w66", 66)
+    core = json.loads(made.backend_tokenizer.to_str())
+    core["model"] |= {"unk_token": "<none>"}
+    made = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer.from_str(json.dumps(core)))
+    folder, _ = saved(tmp_path, made, 66)
+    with pytest.raises(tga_jax.UserError, match=r"the tokenizer cannot read .*: WordLevel error: Missing"):
+        tga_jax.load(folder, "float32").embed_texts(["w5 w999"])
 
 
 def test_a_token_without_an_embedding_is_an_error(tmp_path):

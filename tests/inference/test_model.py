@@ -183,6 +183,26 @@ def test_a_conversation_goes_on_and_keeps_its_pictures(pair, tmp_path):
         ours.processor.tokenizer.chat_template = None
 
 
+def test_a_conversation_without_a_chat_template(pair, tmp_path):
+    from PIL import Image
+
+    ours = pair[1]
+    path = tmp_path / "picture.png"
+    Image.fromarray(pictures(1)[0]).save(path)
+    with pytest.raises(tga_jax.UserError, match="no chat template, expected --template=NAME such as vicuna_v1"):
+        "".join(Conversation(ours).ask("w5"))
+    talk = Conversation(ours, system="w9", template="vicuna_v1")
+    talk.show(path)
+    first = "".join(talk.ask("w5", new_tokens=NEW))
+    second = "".join(talk.ask("w6", new_tokens=NEW))
+    asked = "w9 USER: <image>\nw5 ASSISTANT:"
+    assert ours.generate([asked], [[path]], new_tokens=NEW) == [first]
+    asked += f" {first.strip()}</s>USER: w6 ASSISTANT:"
+    assert ours.generate([asked], [[path]], new_tokens=NEW) == [second]
+    with pytest.raises(tga_jax.UserError, match="<image> in a question, expected a picture given as a file"):
+        "".join(talk.ask("what is <image>?"))
+
+
 def test_types_go_by_both_names(pair, tmp_path):
     folder = hub_support.save(pair[0], tmp_path / "hub")
     for name, expected in (("bf16", "bfloat16"), ("bfloat16", "bfloat16"), ("fp32", "float32"), (None, "bfloat16")):

@@ -245,8 +245,8 @@ def describe(path: str, raw: dict[str, Any], tower: VisionConfig | None = None) 
                 place, part = f"{path}: {spelling}", getattr(hf, name)
                 if name == "vision_config":
                     _only(place, part.model_type, "clip_vision_model", "model_type")
-                tower = part.model_type in ("clip_vision_model", "clip_text_model")
-                config_fields.check(place, raw[spelling], type(part), _UNREAD if tower else set())
+                encoder = part.model_type in ("clip_vision_model", "clip_text_model")
+                config_fields.check(place, raw[spelling], type(part), _UNREAD if encoder else set())
     if family == "llava":
         return _llava(path, raw, hf)
     if family == "clip":

@@ -20,7 +20,8 @@ USAGE = """\
   chat    a conversation in the terminal
             --checkpoint=DIR    a checkpoint of ours or a hub folder
             --image=FILE        a picture to talk about; --question=TEXT asks it and ends
-            --system=TEXT, --new-tokens=N, --temperature=T, --top-p=P, --top-k=K, --seed=N
+            --system=TEXT, --template=NAME (default: the checkpoint's chat template), --new-tokens=N,
+            --temperature=T, --top-p=P, --top-k=K, --seed=N
             --special-tokens    those that are typed, such as </s>, are tokens (default: plain text)
 """
 
@@ -57,7 +58,7 @@ def _convert(arguments: list[str]) -> None:
 
 def _chat(arguments: list[str]) -> None:
     numbers = {"new-tokens": 256, "temperature": 0.0, "top-p": 1.0, "top-k": 0, "seed": 0}
-    texts = {"checkpoint": None, "image": None, "question": "", "system": ""}
+    texts = {"checkpoint": None, "image": None, "question": "", "system": "", "template": "chat"}
     flags = parse(arguments, {**texts, **numbers, "special-tokens": False})
     checkpoint, image = flags.pop("checkpoint"), flags.pop("image")
     if not checkpoint:
@@ -67,7 +68,7 @@ def _chat(arguments: list[str]) -> None:
 
     from tga_jax.serve import chat
 
-    said = (flags.pop(name) for name in ("question", "system", "special_tokens"))
+    said = (flags.pop(name) for name in ("question", "system", "template", "special_tokens"))
     pictures = [Path(image)] if image else []
     chat.run(Path(checkpoint), pictures, *said, console=rich.console.Console(), **flags)
 

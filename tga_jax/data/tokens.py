@@ -47,9 +47,19 @@ class Vocabulary:
         pad = self.tokenizer.pad_token_id
         return 0 if pad is None or (self.rows is not None and pad >= self.rows) else pad
 
+    def read(self, texts: str | Sequence[str], **how: Any) -> Any:
+        """What the tokenizer makes of texts. Raises UserError where it cannot, as without a token for what is unknown
+        to it."""
+        try:
+            return self.tokenizer(texts, **how)
+        except Exception as error:
+            if type(error) is not Exception:  # which is what tokenizers raises
+                raise
+            raise UserError(f"the tokenizer cannot read {str(texts)[:60]!r}: {error}") from error
+
     @functools.cached_property
     def _around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        bare, full = (self.tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
+        bare, full = (self.read("a", add_special_tokens=special)["input_ids"] for special in (False, True))
         start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
         before, after = full[:start], full[start + len(bare) :]
         self.check(np.array(before + after, np.int32))
@@ -149,7 +159,7 @@ class Vocabulary:
             if literal:
                 ids, ends = self._literal(text, literal)
             else:
-                made = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+                made = self.read(text, add_special_tokens=False, return_offsets_mapping=True)
                 ids, ends = made["input_ids"], [end for _, end in made["offset_mapping"]]
             ids, ends = np.array(ids, np.int32), np.array(ends, np.int32).reshape(-1)
             self.check(ids[ids != self.image_id] if sees and self.image_id is not None else ids)

@@ -276,7 +276,7 @@ def _measure(vocabulary: Vocabulary | None) -> Callable[[list[Sample]], list[int
 
     def tokens(samples: list[Sample]) -> list[int]:
         how = {"add_special_tokens": False, "split_special_tokens": True}
-        ids = vocabulary.tokenizer([texts(s) for s in samples], **how)["input_ids"] if samples else []
+        ids = vocabulary.read([texts(s) for s in samples], **how)["input_ids"] if samples else []
         return [len(row) for row in ids]
 
     return tokens

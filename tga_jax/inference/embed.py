@@ -55,10 +55,10 @@ def embed_images(config: clip.ClipConfig, params: dict, images: np.ndarray) -> n
     return in_chunks(partial(_embed_images, config, params), images)
 
 
-def _cut_ids(tokenizer: Any, texts: Sequence[str], length: int) -> list[list[int]]:
+def _cut_ids(vocabulary: Vocabulary, texts: Sequence[str], length: int) -> list[list[int]]:
     """At most `length` ids of each text, what the tokenizer puts around it among them. Special tokens in it: text."""
     how = {"truncation": True, "max_length": length, "split_special_tokens": True}
-    return tokenizer(list(texts), **how)["input_ids"]
+    return vocabulary.read(list(texts), **how)["input_ids"]
 
 
 def text_tokens(config: clip.TextConfig, vocabulary: Vocabulary, texts: Sequence[str]) -> np.ndarray:
@@ -73,9 +73,9 @@ def text_tokens(config: clip.TextConfig, vocabulary: Vocabulary, texts: Sequence
         if (end := tokenizer.eos_token_id) is None:
             raise UserError("the tokenizer puts no end token after a text and names none; CLIP reads a text there")
         added = (end,)
-        rows = [[*row, end] for row in _cut_ids(tokenizer, texts, config.context_length - 1)]
+        rows = [[*row, end] for row in _cut_ids(vocabulary, texts, config.context_length - 1)]
     else:
-        rows = _cut_ids(tokenizer, texts, config.context_length)
+        rows = _cut_ids(vocabulary, texts, config.context_length)
     end = max(added) if wanted is None else wanted
     for text, row in zip(texts, rows, strict=True):
         if max(row) >= config.vocab_size:

@@ -61,19 +61,20 @@ LLAVA: dict[str, Callable[[], LlavaConfig]] = {
     "emoji": lambda: LlavaConfig(CLIP["clip-emoji"], LLM["llm-emoji"], ResamplerConfig(10, 2, 4), 128, -1, "full"),
     "emoji-mlp": lambda: LlavaConfig(CLIP["clip-emoji"], LLM["llm-emoji"], "mlp2x_gelu", 512, -1, "full"),
 }
-_PUBLIC = ("llava-v1.5-7b", "tga-mistral-7b", "tga-llama-2-7b", "tga-smollm2-135m")
+_OF_A_WORLD = ("bench-small", "emoji", "emoji-mlp")  # whose words are counted when they are known
 
 
 def get(name: str, vocab_size: int | None = None) -> LlavaConfig:
     """The preset `name`.
 
-    vocab_size: of the tokenizer. It replaces the sizes of both vocabularies where a world brings its own; a public
-    checkpoint's stay, and a token beyond them cannot be used. Raises UserError for an unknown name.
+    vocab_size: of the tokenizer. It replaces the sizes of both vocabularies where a world brings its own; those of a
+    checkpoint, here or registered by a config, stay, and a token beyond them cannot be used. Raises UserError for an
+    unknown name.
     """
     if name not in LLAVA:
         raise UserError(f"model: unknown preset {name!r}, expected one of {', '.join(sorted(LLAVA))}")
     config = LLAVA[name]()
-    if vocab_size is None or name in _PUBLIC:
+    if vocab_size is None or name not in _OF_A_WORLD:
         return config
     text = None if config.clip.text is None else dataclasses.replace(config.clip.text, vocab_size=vocab_size)
     return dataclasses.replace(

@@ -8,7 +8,8 @@ from typing import Any
 import rich.console
 
 from tga_jax.data.processor import Picture
-from tga_jax.data.prompt import Prompt
+from tga_jax.data.prompt import IMAGE, Prompt
+from tga_jax.data.templates import Record, check_asked, pieces
 from tga_jax.errors import UserError
 from tga_jax.inference.model import Model, load
 
@@ -17,19 +18,32 @@ _HELP = "/image FILE shows a picture with the next question, /new starts over, /
 
 @dataclasses.dataclass
 class Conversation:
-    """What was said so far, and the pictures in their order. special_tokens: those that are typed are tokens."""
+    """What was said so far, and the pictures in their order.
+
+    template: one of `templates.TEMPLATES`, "chat" for the checkpoint's own; special_tokens: those that are typed are
+    tokens.
+    """
 
     model: Model
     system: str = ""
+    template: str = "chat"
     special_tokens: bool = False
     messages: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     pictures: list[Picture] = dataclasses.field(default_factory=list)
     waiting: list[Picture] = dataclasses.field(default_factory=list)  # shown with the next question
 
     def prompt(self, message: dict[str, Any]) -> Prompt:
-        """Raises UserError if the checkpoint's chat template has no place for the system text."""
-        start = [{"role": "system", "content": self.system}] if self.system else []
-        return self.model.processor.chat([*start, *self.messages, message], self.special_tokens)
+        """Raises UserError if the checkpoint has no chat template, or that no place for the system text."""
+        processor = self.model.processor
+        if self.template == "chat":
+            if not processor.tokenizer.chat_template:
+                raise UserError("the checkpoint has no chat template, expected --template=NAME such as vicuna_v1")
+            start = [{"role": "system", "content": self.system}] if self.system else []
+            return processor.chat([*start, *self.messages, message], self.special_tokens)
+        said = [*self.messages, message, {"content": None}]
+        turns = tuple((_as_llava(q["content"]), a["content"]) for q, a in zip(said[::2], said[1::2], strict=True))
+        shape = {"template": self.template, "system": self.system or None, "special_tokens": self.special_tokens}
+        return Prompt(tuple(pieces(Record("question", turns, **shape), processor.tokenizer, prompt_only=True)))
 
     def show(self, picture: Path) -> None:
         """Raises UserError if the model has no eyes, or the file is no image."""
@@ -51,20 +65,32 @@ class Conversation:
         self.messages, self.pictures, self.waiting = [], [], []
 
 
+def _as_llava(parts: list[dict[str, str]]) -> str:
+    """A question as LLaVA's data have it: `<image>` and a line's end for every picture, then the text."""
+    text = parts[-1]["text"]
+    if IMAGE in text:
+        raise UserError(f"{IMAGE} in a question, expected a picture given as a file, which is put before the text")
+    return f"{IMAGE}\n" * (len(parts) - 1) + text
+
+
 def run(
     checkpoint: Path,
     pictures: list[Path],
     question: str,
     system: str,
+    template: str,
     special_tokens: bool,
     *,
     console: rich.console.Console,
     **how: Any,
 ) -> None:
     """Asks one question, or if there is none, talks until the input ends. Raises UserError as `load` does."""
+    check_asked(template)
     with console.status(f"loading {checkpoint}"):
-        talk = Conversation(load(checkpoint), system, special_tokens)
-    talk.prompt({"role": "user", "content": "Hello."})  # or a system text would be refused at every question
+        talk = Conversation(load(checkpoint), system, template, special_tokens)
+    talk.prompt(
+        {"role": "user", "content": [{"type": "text", "text": "Hello."}]}
+    )  # or a system text would be refused at every question
     for picture in pictures:
         talk.show(picture)
     if question:
