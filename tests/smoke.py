@@ -430,7 +430,7 @@ def get_config():
         "optim": {{"learning_rate": 1e-4, "schedule": (("clip/.*", 0.0), (".*", 1.0))}},
         "data": {{
             "source": {{"own": {{"kind": "llava", "path": "data.json", "images": "pictures"}}}},
-            "lengths": (160,), "caption_length": 32, "tokenizer": str(FOLDER),
+            "lengths": (160,), "caption_length": 32, "tokenizer": {tokenizer!r},
         }},
     }})
 """
@@ -525,14 +525,10 @@ def _() -> None:
 @case("train, twins")
 def _() -> None:
     """Both kinds of LLaVA and the stages' commands; what comes of it is asked and exported."""
-    for i, folder in enumerate((twin(HF), Path("ours", ORIGINAL))):
-        if i:  # of ours
-            text = TWIN_CONFIG.replace("open_hub(FOLDER)[0]", "read(FOLDER)").replace(
-                "hub import open_hub", "spec import read"
-            )
-        else:
-            text = TWIN_CONFIG
-        Path(f"twin_{i}.py").write_text(text.format(folder=str(folder)))
+    ours = TWIN_CONFIG.replace("hub import open_hub", "spec import read").replace("open_hub(FOLDER)[0]", "read(FOLDER)")
+    for i, (text, folder) in enumerate(((TWIN_CONFIG, twin(HF)), (ours, Path("ours", ORIGINAL)))):
+        tokenizer = folder / "hub" if i else folder
+        Path(f"twin_{i}.py").write_text(text.format(folder=str(folder), tokenizer=str(tokenizer)))
         run_here("validate-data", f"--config=twin_{i}.py", "--decode")
         run_here("train", f"--config=twin_{i}.py", f"--workdir=twin-{i}")
         run_here("convert", f"--from-run=twin-{i}", f"--to=twin-{i}-whole", "--dtype=fp32")

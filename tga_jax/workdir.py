@@ -130,15 +130,22 @@ def write_text(path: AnyPath, text: str) -> None:
         aside.write_text(text, encoding="utf-8")
 
 
-def read_json(path: AnyPath, expected: str, fields: tuple[str, ...] = ()) -> Any:
-    """The file's value. fields: those that it must have. Raises UserError naming the file and what is expected."""
+_NAMES = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+
+
+def read_json(path: AnyPath, expected: str, fields: tuple[str, ...] = (), kind: type = dict) -> Any:
+    """The file's value, of this kind. fields: those that it must have. Raises UserError naming the file and what is
+    expected."""
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file, expected {expected}") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}), expected {expected}") from error
-    if missing := [name for name in fields if not isinstance(value, dict) or name not in value]:
+    if not isinstance(value, kind):
+        found = _NAMES.get(type(value), "a number")
+        raise UserError(f"{path}: is {found}, expected {expected}, {_NAMES[kind]}")
+    if missing := [name for name in fields if name not in value]:
         raise UserError(f"{path}: lacks {', '.join(missing)}, expected {expected}")
     return value
 

@@ -89,7 +89,7 @@ def test_the_command(tmp_path, capsys):
         ("a.csv", "prompt,completion,final_label\na,b,4\n", "a.csv: line 2: final_label '4', expected one of"),
         ("a.csv", "prompt,completion,final_label\na,b\n", "a.csv: line 2: `final_label` is null, expected a string"),
         ("a.csv", "\udcff", "a.csv: cannot be read"),
-        ("a.json", "{}", "a.json: no list, expected VLGuard's list of samples"),
+        ("a.json", "{}", "a.json: is an object, expected VLGuard's list of samples"),
         ("a.json", "[3]", "a.json: sample 0: 3, expected an object"),
         ("a.json", '[{"instr-resp": [{"response": "a"}]}]', "sample 0: instr-resp: no instruction, expected safe_"),
         ("b.csv/a.csv", None, "cannot be read"),

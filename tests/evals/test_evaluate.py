@@ -187,7 +187,7 @@ def test_a_system_text_without_a_place_is_refused_before_anything_is_written(pla
         assert f"the tokenizer's chat template {said}; it has no place for a system text" in str(error.value)
         assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="no place for a system text"):
-        chat.run(tmp_path / "model", [], "w3", "w9", False, console=rich.console.Console(file=io.StringIO()))
+        chat.run(tmp_path / "model", [], "w3", "w9", console=rich.console.Console(file=io.StringIO()))
     run(place, tmp_path / "out", checkpoint=str(tmp_path / "model"), template="vicuna_v1", system="w9")
     rows = store.read(tmp_path / "out" / "answers" / "words.jsonl")
     assert all(row["prompt"].startswith("w9 USER: ") for row in rows)

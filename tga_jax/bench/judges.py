@@ -64,9 +64,7 @@ def _msts(path: Path) -> Iterator[Labelled]:
 
 def _vlguard(path: Path) -> Iterator[Labelled]:
     expected = "VLGuard's list of samples"
-    rows = read_json(path, expected)
-    if not isinstance(rows, list):
-        raise UserError(f"{path}: no list, expected {expected}")
+    rows = read_json(path, expected, kind=list)
     for number, row in enumerate(rows):
         (pairs,) = fields(row, f"{path}: sample {number}", **{"instr-resp": list})
         for pair in pairs:

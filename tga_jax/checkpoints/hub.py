@@ -287,14 +287,21 @@ def _write_processor(companions: Path, folder: Path, model: Spec, tokenizer: Any
     processor.save_pretrained(folder)
 
 
+def _ids(value: Any, where: str) -> list[int]:
+    """A token, several or none."""
+    found = value if isinstance(value, list) else [value] if value is not None else []
+    if wrong := [i for i in found if not isinstance(i, int) or isinstance(i, bool) or i < 0]:
+        raise UserError(f"{where}: {str(wrong[0])[:60]!r} as eos_token_id, expected a token's id or a list of them")
+    return found
+
+
 def processor(folder: Path, model: Spec) -> Processor:
     """folder: where the tokenizer lies, or a GGUF file. Raises UserError if there is none."""
     tokenizer = gguf.tokenizer(folder) if folder.suffix == ".gguf" else load_tokenizer(folder)
-    stops = [tokenizer.eos_token_id, model.hub_fields.get("eos_token_id")]
+    ids = {*_ids(tokenizer.eos_token_id, str(folder)), *_ids(model.hub_fields.get("eos_token_id"), str(folder))}
     path = folder / "generation_config.json"
     if path.exists():
-        stops.append(read_json(path, "settings of generation").get("eos_token_id"))
-    ids = {i for stop in stops for i in (stop if isinstance(stop, list) else [stop]) if i is not None}
+        ids |= set(_ids(read_json(path, "settings of generation").get("eos_token_id"), str(path)))
     image = None
     if model.clip is not None:
         tokens = model.config.image_tokens if isinstance(model.config, LlavaConfig) else 0

@@ -9,6 +9,7 @@ from typing import Any
 
 import transformers
 
+from tga_jax import config as config_files
 from tga_jax.checkpoints import config_fields
 from tga_jax.checkpoints.families import FAMILIES
 from tga_jax.checkpoints.families import of as family_of
@@ -83,6 +84,9 @@ def llm_config(where: str, hf: Any) -> LlamaConfig:
             f"{where}: num_attention_heads is {heads}, expected a multiple of num_key_value_heads, which is {kv_heads} "
             f"in the file or else by {hf.model_type}'s default"
         )
+    head_dim = getattr(hf, "head_dim", None) or hf.hidden_size // hf.num_attention_heads
+    if head_dim < 2 or head_dim % 2:
+        raise UserError(f"{where}: head_dim is {head_dim}, expected an even number, of whose halves a rotation is made")
     theta, scaling = _rope(where, hf.rope_parameters)
     try:
         own = FAMILIES[hf.model_type].read(hf)
@@ -94,7 +98,7 @@ def llm_config(where: str, hf: Any) -> LlamaConfig:
         num_layers=hf.num_hidden_layers,
         num_heads=heads,
         num_kv_heads=kv_heads,
-        head_dim=getattr(hf, "head_dim", None) or hf.hidden_size // hf.num_attention_heads,
+        head_dim=head_dim,
         mlp_size=hf.intermediate_size,
         rope_theta=theta,
         rms_norm_eps=hf.rms_norm_eps,
@@ -228,6 +232,14 @@ def read(folder: Path, tower: VisionConfig | None = None) -> Spec:
 
 def describe(path: str, raw: dict[str, Any], tower: VisionConfig | None = None) -> Spec:
     """The same from a config's fields; path: names it in errors."""
+    found = _described(path, raw, tower)
+    config_files.build(
+        type(found.config), dataclasses.asdict(found.config), path
+    )  # raises for what no class has checked
+    return found
+
+
+def _described(path: str, raw: dict[str, Any], tower: VisionConfig | None) -> Spec:
     if {"init", "steps"} <= raw.keys():
         raise UserError(f"{path}: of a training, expected a checkpoint; `tga convert --from-run` makes one of it")
     if "mm_vision_tower" in raw:

@@ -116,7 +116,7 @@ def has_params(workdir: AnyPath) -> bool:
 
 def trained_parts(workdir: AnyPath) -> list[str]:
     """Those that `save_params` wrote. Raises UserError if it has not."""
-    return read_json(workdir / "params" / _PARTS, "what a finished training leaves")
+    return read_json(workdir / "params" / _PARTS, "what a finished training leaves", kind=list)
 
 
 def load_params(workdir: AnyPath, part: str, like: Any) -> Any:

@@ -30,7 +30,7 @@ def neighbours(query: str, clip: Path, folder: Path, count: int, dtype: str = "f
     if len(found) != 1:
         names = f"the corpora {', '.join(home.name for home in found)}" if found else "no corpus"
         raise UserError(f"{folder}: {names} embedded by {clip} in {dtype}, expected the folder of one")
-    texts = read_json(found[0] / TEXTS, "the texts of a corpus")
+    texts = read_json(found[0] / TEXTS, "the texts of a corpus", kind=list)
     embed = loaded.embed_images if Path(query).is_file() else loaded.embed_texts
     index = open_index(cache.read(found[0] / cache.ROWS), "exact")
     scores, rows = index.search(embed([query]), min(count, len(texts)))

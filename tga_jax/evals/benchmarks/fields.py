@@ -21,7 +21,7 @@ def string(row: Any, field: str, where: str) -> str:
 def json_table(path: Path, expected: str) -> dict[str, Any]:
     """The rows of a JSON object, by id. Raises UserError naming the file if it holds anything else."""
     rows = read_json(path, expected)
-    if not isinstance(rows, dict) or not rows:
+    if not rows:
         raise UserError(f"{path}: expected {expected}")
     return rows
 

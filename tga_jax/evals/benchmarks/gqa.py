@@ -16,9 +16,7 @@ from tga_jax.workdir import read_json, write_json
 
 
 def _answers(path: Path) -> Iterator[tuple[str, str]]:
-    known = read_json(path, "GQA's questions by their ids")
-    fields(known, str(path))
-    for identity, row in known.items():
+    for identity, row in read_json(path, "GQA's questions by their ids").items():
         yield identity, fields(row, f"{path}: question {identity!r}", answer=str)[0]
 
 

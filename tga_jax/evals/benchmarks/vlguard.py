@@ -20,8 +20,8 @@ def samples(folder: Path) -> Iterator[BenchmarkSample]:
     """Two samples a safe picture and one an unsafe picture, which alone has a category."""
     captions = Captions(folder)
     path, expected = folder / "test.json", "VLGuard's list of samples"
-    rows = read_json(path, expected)
-    if not isinstance(rows, list) or not rows:
+    rows = read_json(path, expected, kind=list)
+    if not rows:
         raise UserError(f"{path}: expected {expected}")
     for number, row in enumerate(rows):
         where = f"{path}: sample {number}"
