@@ -50,7 +50,7 @@ def test_gqa_without_answers(gqa_folder):
     [
         ('{"1": {"answer": "yes"}}', "1 ids do not join, such as '201', a question without a label"),
         ('{"1": {"answer": true}}', "questions.json: question '1': `answer` is true, expected a string"),
-        ('[{"answer": "yes"}]', 'questions.json: is a list, expected GQA's questions by their ids, an object'),
+        ('[{"answer": "yes"}]', "questions.json: is a list, expected GQA's questions by their ids, an object"),
         ("{", "questions.json: cannot be read"),
     ],
 )
