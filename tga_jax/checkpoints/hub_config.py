@@ -52,13 +52,14 @@ _ROPE = {
         "original_max_position_embeddings": "original_length",
     },
 }
+_WHOLE = ("original_max_position_embeddings",)
 
 
 def _rope(where: str, parameters: dict[str, Any]) -> tuple[float, RopeScaling | None]:
     """(theta, scaling) of a transformers config's `rope_parameters`, in which it gathers `rope_theta`, `rope_scaling`
     and their older spellings. Raises UserError naming a type or a field that the decoder does not compute."""
     where, kind = f"{where}: rotary positions", parameters.get("rope_type", "default")
-    if kind not in _ROPE:
+    if not isinstance(kind, str) or kind not in _ROPE:
         raise UserError(f"{where}: rope_type is {kind!r}, expected {', '.join(_ROPE)}; nothing else is supported")
     names = _ROPE[kind]
     _only(where, parameters.get("partial_rotary_factor") or 1.0, 1.0, "partial_rotary_factor")
@@ -69,8 +70,11 @@ def _rope(where: str, parameters: dict[str, Any]) -> tuple[float, RopeScaling | 
         value = parameters.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
             raise UserError(f"{where}: {name} is {value!r}, expected a positive number")
-    scaling = RopeScaling(kind, **{ours: parameters[hub] for hub, ours in names.items()}) if names else None
-    return parameters["rope_theta"], scaling
+    # A whole number beyond int32 would not be taken by a compiled program.
+    values: dict[str, Any] = {
+        ours: parameters[hub] if hub in _WHOLE else float(parameters[hub]) for hub, ours in names.items()
+    }
+    return float(parameters["rope_theta"]), RopeScaling(kind, **values) if names else None
 
 
 def llm_config(where: str, hf: Any) -> LlamaConfig:
@@ -176,6 +180,9 @@ def _parsed(where: str, cls: Any, raw: dict[str, Any]) -> Any:
 def _original_llava(where: str, raw: dict[str, Any], tower: VisionConfig | None) -> Spec:
     """The config of LLaVA's own code: an LLM's with `mm_` fields in it, and of the tower only the name or place."""
     known_types = {name: family for family, row in FAMILIES.items() for name in row.llava}
+    for name in ("model_type", "mm_vision_tower", "mm_projector_type", "mm_vision_select_feature"):
+        if not isinstance(raw.get(name, ""), str):
+            raise UserError(f"{where}: {name} is {raw[name]!r:.60}, expected a string")
     family = known_types.get(raw.get("model_type", ""))
     if family is None:
         raise UserError(f"{where}: model_type {raw.get('model_type')!r}, expected one of {', '.join(known_types)}")

@@ -46,6 +46,9 @@ def merged(folder: Path, base: dict[str, Tensor]) -> dict[str, Tensor]:
             expected = f"one of {', '.join(map(repr, plain))}" if plain else "nothing: it is no plain LoRA then"
             raise UserError(f"{path}: {field} is {value!r}, expected {expected}")
     rank, alpha = config["r"], config["lora_alpha"]
+    for field, value, kinds in (("r", rank, int), ("lora_alpha", alpha, int | float)):
+        if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < math.inf:
+            raise UserError(f"{path}: {field} is {value!r}, expected a positive number")
     scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
     pairs: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors(folder).items():
