@@ -232,6 +232,16 @@ def test_a_reader_that_goes_away_is_no_error(elsewhere, arguments):
         assert process.wait() != 2
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+@pytest.mark.parametrize(("arguments", "status"), [("evaluate --list", 0), ("validate-data none.jsonl", 2)])
+def test_a_stream_that_is_closed_from_the_start_is_no_error(elsewhere, closed, arguments, status):
+    program = f"{sys.executable} -c 'from tga_jax.cli import main; main()' {arguments}"
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(["sh", "-c", f"{program} {closed}"], env=env, capture_output=True, text=True)
+    assert done.returncode == status
+    assert "Traceback" not in done.stdout + done.stderr
+
+
 def test_a_console_of_another_encoding_gets_what_it_can_show(elsewhere):
     (elsewhere / "絵.jsonl").write_text(json.dumps({**TEXT_ROW, "id": "é漢"}) + "\n" + json.dumps({"id": "漢"}) + "\n")
     with started("validate-data", "絵.jsonl", PYTHONIOENCODING="cp1252") as process:

@@ -45,7 +45,10 @@ def run(arguments: list[str]) -> int:
 
 def main() -> None:
     """Entry point of `tga`. What a console cannot show is replaced. If the reader goes away (`tga help | head`), the
-    command ends without a word, with the status that a shell's own commands have then."""
+    command ends without a word, with the status that a shell's own commands have then. A stream that was closed before
+    (`>&-`) shows nothing."""
+    streams = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115 while it runs
+    sys.stdout, sys.stderr = streams
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
