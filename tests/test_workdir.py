@@ -89,7 +89,7 @@ def test_other_errors_pass():
         (None, "a.json: no such file, expected a table"),
         ("{", "a.json: cannot be read (Expecting property name"),
         ('{"rows": 1}', "a.json: lacks columns, expected a table"),
-        ("[]", "a.json: lacks rows, columns, expected a table"),
+        ("[]", "a.json: is a list, expected a table, an object"),
         ('{"rows": 1, "columns": 2}', None),
     ],
 )
