@@ -75,9 +75,14 @@ def make(name: str, root: Path) -> Twin:
 
 
 NAMES = [*twins.LLMS, *twins.LLAVAS]
+# Of the same architecture as another one: `pytest -m slow tests/checkpoints/test_twins_used.py`.
+_ALIKE = (
+    "meta-llama/Llama-2-7b-chat-hf", "meta-llama/Llama-3.1-8B-Instruct", "mistralai/Mistral-7B-Instruct-v0.2",
+    "Qwen/Qwen2-7B-Instruct", "llava-hf/llava-1.5-13b-hf",
+)  # fmt: skip
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in _ALIKE else n for n in NAMES])
 def test_two_steps(tmp_path, monkeypatch, name):
     """The loss, and what the steps make of the parameters, against torch's AdamW on transformers' model."""
     twin = make(name, tmp_path)
