@@ -191,6 +191,8 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("rope_theta", {"rope_theta": 0}),
     ("num_key_value_heads", {"num_key_value_heads": 5}),
     ("num_attention_heads", {"num_attention_heads": 0}),
+    ("sliding_window", {"sliding_window": 10**12}),
+    ("vocab_size", {"vocab_size": 10**12}),
     ("hidden_size", {"hidden_size": -4}),
     ("num_hidden_layers", {"num_hidden_layers": "2"}),
     ("rms_norm_eps", {"rms_norm_eps": None}),

@@ -80,12 +80,13 @@ def check(
 
 def check_sizes(where: str, raw: dict[str, Any]) -> None:
     """Raises UserError naming a size that is no positive number, at any depth; transformers checks the types."""
+    for name in (*_SIZES, "sliding_window"):
+        if isinstance(value := raw.get(name), int) and value >= _HUGE:
+            raise UserError(f"{where}: {name} is {value}, expected less than {_HUGE}")
     for name in _SIZES:
         value = raw.get(name)
         if isinstance(value, int) and value < 1:
             raise UserError(f"{where}: {name} is {value}, expected at least 1")
-        if isinstance(value, int) and value >= _HUGE:
-            raise UserError(f"{where}: {name} is {value}, expected less than {_HUGE}")
     for name, value in raw.items():
         if isinstance(value, dict) and name.startswith(("text_config", "vision_config")):
             check_sizes(f"{where}: {name}", value)
