@@ -186,6 +186,10 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("factor", {"rope_scaling": {"type": "linear"}}),
     ("factor", {"rope_scaling": {"type": "linear", "factor": None}}),
     ("low_freq_factor", {"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}),
+    ("original_max_position_embeddings", {"rope_scaling": {
+        "rope_type": "llama3", "factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 10**12,
+    }}),
     ("rope_parameters", {"rope_scaling": "linear"}),
     ("rope_theta", {"rope_theta": None}),
     ("rope_theta", {"rope_theta": 0}),
@@ -281,6 +285,12 @@ def test_llavas_that_read_pictures_in_parts_are_refused(fields, said):
 def test_llavas_of_the_authors_that_are_computed_otherwise(fields, said):
     with pytest.raises(UserError, match=f"^config.json: {said}"):
         hub_config.describe("config.json", {**PUBLIC["liuhaotian/llava-v1.5-7b"], **fields})
+
+
+def test_towers_without_a_common_width():
+    raw = {**PUBLIC["openai/clip-vit-base-patch32"], "projection_dim": None}
+    with pytest.raises(UserError, match=r"^config.json: projection_dim is None, expected the width"):
+        hub_config.describe("config.json", raw)
 
 
 def test_a_window_without_a_size():

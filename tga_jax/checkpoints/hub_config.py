@@ -70,6 +70,8 @@ def _rope(where: str, parameters: dict[str, Any]) -> tuple[float, RopeScaling | 
         value = parameters.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
             raise UserError(f"{where}: {name} is {value!r}, expected a positive number")
+        if name in _WHOLE and value >= 2**31:
+            raise UserError(f"{where}: {name} is {value}, expected less than {2**31}")
     # A whole number beyond int32 would not be taken by a compiled program.
     values: dict[str, Any] = {
         ours: parameters[hub] if hub in _WHOLE else float(parameters[hub]) for hub, ours in names.items()
@@ -133,6 +135,8 @@ def _vision(where: str, hf: Any) -> VisionConfig:
 
 def clip_config(where: str, hf: Any) -> ClipConfig:
     t = hf.text_config
+    if hf.projection_dim is None:
+        raise UserError(f"{where}: projection_dim is None, expected the width of what both towers give")
     # transformers takes 2, which early files hold by mistake, for "where the largest id stands".
     end = None if t.eos_token_id == 2 else t.eos_token_id
     text = TextConfig(
