@@ -223,8 +223,6 @@ def holds(
         is_run, has_files = path.exists(), workdir.exists() and any(workdir.iterdir())
     if is_run:
         old, new = read_json(path, _CONFIG), json.loads(json.dumps(config))
-        if not isinstance(old, dict):
-            raise UserError(f"{path}: no JSON object, expected {_CONFIG}")
         known = old.get("inputs", {})
         without = {*may_change, "inputs", *(name for name in _ADDED if name not in old or name not in new)}
         old, new = ({k: v for k, v in x.items() if k not in without} for x in (old, new))

@@ -48,7 +48,10 @@ def test_a_copy_is_the_same_whatever_its_times_and_place(tmp_path):
     (one / ".cache").mkdir()
     (one / ".cache" / "x.json").write_text("")
     assert fingerprint.of_checkpoint(one) == found
-    assert sorted(fingerprint.of_tokenizer(one)) == ["chat_template.jinja", "tokenizer.json"]
+    assert sorted(fingerprint.of_tokenizer(one)) == ["chat_template.jinja", "config.json", "tokenizer.json"]
+    (one / "processor_config.json").write_text("{}")  # which may hold a chat template
+    assert "processor_config.json" in fingerprint.of_tokenizer(one)
+    (one / "processor_config.json").unlink()
 
 
 @pytest.mark.parametrize(

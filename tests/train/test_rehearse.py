@@ -246,7 +246,7 @@ def test_a_source_of_another_kind_is_named(folder, tmp_path):
         kind: str = "mine:Mine"
 
         def dataset(self, pictures, seed):
-            raise NotImplementedError
+            raise AssertionError("refused before it is read")
 
     other = dataclasses.replace(made.data, source={"mine": Mine()})
     with pytest.raises(UserError, match=r"data.source.mine: is of kind 'mine:Mine', expected llava"):

@@ -54,7 +54,7 @@ _SIZES = (
     "num_hidden_layers", "num_key_value_heads", "patch_size", "projection_dim", "vocab_size",
 )  # fmt: skip
 
-_HUGE = 2**31  # which no array's axis has
+HUGE = 2**31  # which no array's axis has
 
 
 def check(
@@ -81,8 +81,8 @@ def check(
 def check_sizes(where: str, raw: dict[str, Any]) -> None:
     """Raises UserError naming a size that is no positive number, at any depth; transformers checks the types."""
     for name in (*_SIZES, "sliding_window"):
-        if isinstance(value := raw.get(name), int) and value >= _HUGE:
-            raise UserError(f"{where}: {name} is {value}, expected less than {_HUGE}")
+        if isinstance(value := raw.get(name), int) and value >= HUGE:
+            raise UserError(f"{where}: {name} is {value}, expected less than {HUGE}")
     for name in _SIZES:
         value = raw.get(name)
         if isinstance(value, int) and value < 1:

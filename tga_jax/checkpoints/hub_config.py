@@ -70,8 +70,8 @@ def _rope(where: str, parameters: dict[str, Any]) -> tuple[float, RopeScaling | 
         value = parameters.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
             raise UserError(f"{where}: {name} is {value!r}, expected a positive number")
-        if name in _WHOLE and value >= 2**31:
-            raise UserError(f"{where}: {name} is {value}, expected less than {2**31}")
+        if name in _WHOLE and value >= config_fields.HUGE:
+            raise UserError(f"{where}: {name} is {value}, expected less than {config_fields.HUGE}")
     # A whole number beyond int32 would not be taken by a compiled program.
     values: dict[str, Any] = {
         ours: parameters[hub] if hub in _WHOLE else float(parameters[hub]) for hub, ours in names.items()

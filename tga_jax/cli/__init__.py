@@ -47,8 +47,8 @@ def main() -> None:
     """Entry point of `tga`. What a console cannot show is replaced. If the reader goes away (`tga help | head`), the
     command ends without a word, with the status that a shell's own commands have then. A stream that was closed before
     (`>&-`) shows nothing."""
-    streams = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115 while it runs
-    sys.stdout, sys.stderr = streams
+    nowhere = open(os.devnull, "w")  # noqa: SIM115 as long as the process
+    sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

@@ -21,7 +21,11 @@ _BLOCKS, _BLOCK = 1024, 1 << 14  # of a larger file: evenly spaced, the first an
 _PICTURES = 64  # of a file of samples, evenly spaced
 _WEIGHTS = (".safetensors", ".bin", ".gguf")
 _COMPANIONS = (".json", ".jinja", ".model", ".txt")  # what a folder of the hub keeps beside its weights
-_TOKENIZER = ("tokenizer", "special_tokens_map", "added_tokens", "vocab", "merges", "chat_template", "spiece")
+# config.json: by it transformers chooses the tokenizer's class; processor_config.json may hold a chat template.
+_TOKENIZER = (
+    "tokenizer", "special_tokens_map", "added_tokens", "vocab", "merges", "chat_template", "spiece", "config.json",
+    "processor_config",
+)  # fmt: skip
 
 
 class Rows(Protocol):
