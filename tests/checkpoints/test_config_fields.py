@@ -293,6 +293,14 @@ def test_towers_without_a_common_width():
         hub_config.describe("config.json", raw)
 
 
+@pytest.mark.parametrize("end", [10**12, 49408, -1])
+def test_an_end_token_that_clips_table_does_not_hold(end):
+    raw = {**PUBLIC["openai/clip-vit-base-patch32"]}
+    raw["text_config"] = {**raw["text_config"], "eos_token_id": end}
+    with pytest.raises(UserError, match=rf"^config.json: text_config.eos_token_id is {end}, expected an id below"):
+        hub_config.describe("config.json", raw)
+
+
 def test_a_window_without_a_size():
     raw = {"model_type": "qwen2", **SMALL, "layer_types": ["sliding_attention"] * 2}
     with pytest.raises(UserError, match=r"^config.json: layer_types has sliding_attention, expected use_"):

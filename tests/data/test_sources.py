@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import transformers
 from PIL import Image
 
 from tga_jax import config
@@ -234,3 +235,16 @@ def test_the_tokenizer_is_that_of_a_folder(tmp_path):
     assert found.tokenizer.chat_template == made.chat_template
     with pytest.raises(UserError, match="none: no tokenizer that transformers can read"):
         sources.vocabulary(dataclasses.replace(data(tmp_path), tokenizer=str(tmp_path / "none")))
+
+
+class Panic(BaseException):
+    """What tokenizers, written in Rust, raises where it panics: pyo3's PanicException is no Exception."""
+
+
+def test_a_panic_of_the_tokenizer_is_one_line(tmp_path, monkeypatch):
+    def panic(*_, **__):
+        raise Panic("range end index 11 out of range for slice of length 9")
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", panic)
+    with pytest.raises(UserError, match=r"no tokenizer that transformers can read \(range end index 11 out of range"):
+        sources.vocabulary(dataclasses.replace(data(tmp_path), tokenizer=str(tmp_path)))

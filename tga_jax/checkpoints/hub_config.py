@@ -139,6 +139,8 @@ def clip_config(where: str, hf: Any) -> ClipConfig:
         raise UserError(f"{where}: projection_dim is None, expected the width of what both towers give")
     # transformers takes 2, which early files hold by mistake, for "where the largest id stands".
     end = None if t.eos_token_id == 2 else t.eos_token_id
+    if end is not None and not (isinstance(end, int) and 0 <= end < t.vocab_size):
+        raise UserError(f"{where}: text_config.eos_token_id is {end!r}, expected an id below vocab_size {t.vocab_size}")
     text = TextConfig(
         **_tower(f"{where}: text_config", t),
         vocab_size=t.vocab_size,

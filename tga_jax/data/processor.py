@@ -124,7 +124,9 @@ def load_tokenizer(folder: Path) -> Any:
     none."""
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # transformers raises many types for a folder without, or with a broken, tokenizer
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # of many types; a panic in tokenizers, which is written in Rust, is no Exception
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(f"{folder}: no tokenizer that transformers can read ({reason})") from error
     if (template := _processor_template(folder)) is not None:
