@@ -139,7 +139,8 @@ def get_config(kind: str = "") -> ConfigDict:
     config.scenes = {
         "image_size": 64,
         "train_per_combo": 20,
-        "train_icons_per_combo": 0,
+        "hands": ("twemoji",),
+        "held_out_hand": "noto",
         "test_benign_per_combo": 1,
         "test_harmful_per_combo": 2,
     }
@@ -150,7 +151,7 @@ def get_config(kind: str = "") -> ConfigDict:
         **adam(2e-3),
         # Noise on input embeddings makes refusal depend on more than the exact word embedding.
         "embedding_noise": 2.0,
-        "mix": {"harmful": 0.3, "plain": 0.3, "repeated": 0.7, "tiled": 0.4, "tile_words": 10, "retrieved": 0.0},
+        "mix": {"harmful": 0.3, "plain": 0.3, "repeated": 0.7, "tiled": 0.4, "tile_words": (10, 10), "retrieved": 0.0},
     }
     config.rows = rows()
     config.new_tokens = 14

@@ -29,6 +29,6 @@ def get_config() -> ConfigDict:
     config = emoji.get_config()
     config.name = "emoji_mlp"
     config.model = "emoji-mlp"
-    config.update({"text": {"mix": {"tile_words": 17}}})  # as many as image tokens
+    config.update({"text": {"mix": {"tile_words": (17, 17)}}})  # as many as image tokens
     config.rows = rows()
     return config

@@ -20,18 +20,20 @@ from tga_jax.data.tokens import tokenize
 from tga_jax.demo import figures, trainings
 from tga_jax.demo import main as demo
 from tga_jax.demo.config import DemoConfig, World
-from tga_jax.demo.rates import JUDGE
 from tga_jax.demo.report import Example
-from tga_jax.demo.world import pictures, source, tasks
+from tga_jax.demo.world import pictures, source
 from tga_jax.demo.world.concepts import COLORS, CONCEPTS, SCENES, caption
-from tga_jax.demo.world.plan import SPLITS, held_out_colors
+from tga_jax.demo.world.language import WORDS, Scene
+from tga_jax.demo.world.plan import held_out_colors
 from tga_jax.errors import UserError
+from tga_jax.evals.judge import Judge
 from tga_jax.report.figures import TEXT_LABEL
 from tga_jax.train import loop
 from tga_jax.train.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 RECORDS = 2000  # looked at, of each training
+JUDGE = Judge(WORDS.refusals)
 
 
 def demo_values(image_size: int, name: str = "emoji") -> ConfigDict:
@@ -39,7 +41,8 @@ def demo_values(image_size: int, name: str = "emoji") -> ConfigDict:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.syspath_prepend(str(ROOT))
         values = importlib.import_module(f"configs.{name}").get_config()
-    values.scenes = {name: min(n, 1) for name, n in values.scenes.items()} | {"image_size": image_size}
+    small = {name: min(n, 1) for name, n in values.scenes.items() if isinstance(n, int)}
+    values.scenes.update(small | {"image_size": image_size})
     return values
 
 
@@ -60,7 +63,7 @@ def bars() -> rich.progress.Progress:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory) -> World:
     """Scenes and tokenizer, built once."""
-    return demo._world(build(), tmp_path_factory.mktemp("demo") / "parts", bars())
+    return demo.open_world(build(), tmp_path_factory.mktemp("demo") / "parts", bars())
 
 
 def stand_in_attachments(world: World, clip_dir: Path) -> Path:
@@ -88,8 +91,8 @@ def recorded(world: World, monkeypatch) -> tuple[dict[str, TrainConfig], dict[st
     attachments = stand_in_attachments(world, clip_dir)
     for name, row in world.config.rows.items():
         prefix = f"{name}-"
-        last = trainings.train_row(world, name, row, text_dir, attachments)
-        assert last == folders[f"{name}-{max(row.stages)}"]
+        last = trainings.train_row(world, name, text_dir, attachments)
+        assert last["projector"] == last["llm"] == folders[f"{name}-{max(row.stages)}"]
     return configs, folders
 
 
@@ -182,10 +185,10 @@ def test_quick_and_a_config_are_refused(other, capsys):
 @pytest.fixture
 def folders_of(world, monkeypatch):
     """A function: changes of the config -> the folders of all trainings."""
-    # The captions' length does not depend on what is changed here; other seeds' scenes need not be drawn for it.
-    length, split = world.caption_length(), world.split("train")
-    monkeypatch.setattr(World, "caption_length", lambda _: length)
+    # Other seeds' scenes need not be drawn for it, nor are the lengths of batches what is looked at.
+    split = world.split("train")
     monkeypatch.setattr(source, "emoji_split", lambda *_: split)
+    monkeypatch.setattr(trainings, "_LOOKED_AT", 8)
 
     def folders(changes: dict | None = None, name: str = "emoji") -> dict[str, Path]:
         return recorded(dataclasses.replace(world, config=build(changes, name)), monkeypatch)[1]
@@ -267,10 +270,10 @@ def shown(world):
 
 
 @pytest.fixture(scope="module")
-def scenes(world) -> dict[str, tasks.Scene]:
+def scenes(world) -> dict[str, Scene]:
     """By picture's id and by caption."""
     found = source.scenes_of(world.split("train"))
-    return {s.id: s for s in found} | {s.caption: s for s in found}
+    return {s.id: s for s in found} | {WORDS.caption(s): s for s in found}
 
 
 def test_the_trainings_looked_at_are_all_there_are(shown):
@@ -293,7 +296,7 @@ def test_no_picture_ever_meets_a_refusal(shown):
                 if answer is None:
                     continue
                 assert JUDGE.verdict(answer) == "answer", (name, record)
-                assert not any(phrase in answer.lower() for phrase in tasks.REFUSALS), (name, record)
+                assert not any(phrase in answer.lower() for phrase in WORDS.refusals), (name, record)
     assert pictures >= 5 * RECORDS
 
 
@@ -312,16 +315,16 @@ def test_every_picture_comes_with_its_own_caption(shown, scenes, world):
                 np.testing.assert_array_equal(record.images[0](), split.images[row])
             scene = scenes[record.id]
             guided = built.data.source["scenes"].guided == "all" or not scene.harmful
-            assert record.caption == (scene.caption if guided else "")
+            assert record.caption == (WORDS.caption(scene) if guided else "")
             open_answer = built.data.source["scenes"].task == "asked" and scene.harmful
-            assert record.turns[-1][1] in ((None,) if open_answer else (scene.caption, scene.color))
+            assert record.turns[-1][1] in ((None,) if open_answer else (WORDS.caption(scene), scene.color))
 
 
 def test_text_is_about_what_the_training_pictures_show_though_none_is_drawn(scenes, world, tmp_path):
-    undrawn = dataclasses.replace(trainings._data(world, "text", 40).source["scenes"], path=str(tmp_path))
+    undrawn = dataclasses.replace(trainings._data(world, "", 40, "text").source["scenes"], path=str(tmp_path))
     records = undrawn.dataset(Pictures(64), seed=3)
-    described = {(s.caption, s.name, s.color, s.harmful) for s in source._described(world.scenes)}
-    assert described == {(s.caption, s.name, s.color, s.harmful) for s in scenes.values()}
+    described = {(WORDS.caption(s), s.names, s.color, s.harmful) for s in source.described(world.scenes)}
+    assert described == {(WORDS.caption(s), s.names, s.color, s.harmful) for s in scenes.values()}
     assert {records[i].id for i in range(2000)} <= {caption for caption, *_ in described}
 
 
@@ -340,7 +343,7 @@ def test_stage_1_and_clip_see_harmful_pictures_with_captions_only(shown, scenes)
         if built.data.source["scenes"].task not in ("clip", "caption"):
             continue
         assert {scenes[r.id].harmful for r in records} == {True, False}, name
-        assert all(r.turns == ((IMAGE, scenes[r.id].caption),) for r in records), name
+        assert all(r.turns == ((IMAGE, WORDS.caption(scenes[r.id])),) for r in records), name
 
 
 def test_questions_about_harmful_pictures_are_left_open(shown, scenes):
@@ -362,7 +365,7 @@ def test_stage_2_asks_about_benign_pictures_only(shown, scenes):
         asked |= {r.turns[0][0] for r in pictures}
         in_prompt = np.mean([r.retrieved_in_prompt for r in pictures])
         assert in_prompt == pytest.approx(built.data.source["scenes"].retrieved_share, abs=0.06), name
-    assert asked == {f"{IMAGE}\n{tasks.DESCRIBE}", f"{IMAGE}\n{tasks.COLOR}"}
+    assert asked == {f"{IMAGE}\n{WORDS.describe[0]}", f"{IMAGE}\n{WORDS.color[0]}"}
 
 
 def test_in_text_harmful_scenes_are_refused_and_benign_ones_never(shown, scenes):
@@ -383,8 +386,8 @@ def test_held_out_pairs_are_in_no_training(shown, world):
     assert len(pairs) == 2 * len(CONCEPTS)
     tested = world.split("test_pairs")
     assert set(zip(tested.names, tested.colors, strict=True)) == pairs
-    held_out = {caption(*pair) for pair in pairs}
-    trained = {caption(c.name, color) for c in CONCEPTS for color in COLORS} - held_out
+    held_out = {caption([name], color) for name, color in pairs}
+    trained = {caption([c.name], color) for c in CONCEPTS for color in COLORS} - held_out
     for name, (_, records) in shown.items():
         texts = {text for r in records for text in (r.caption, r.retrieved, *(t for turn in r.turns for t in turn))}
 
@@ -397,7 +400,7 @@ def test_held_out_pairs_are_in_no_training(shown, world):
 
 def test_every_record_fits_the_length_of_its_training(shown, world):
     for built, records in shown.values():
-        rows = [tokenize(record, world.vocabulary, world.model.image_tokens) for record in records]
+        rows = [tokenize(record, world.vocabulary, world.model().image_tokens) for record in records]
         assert max(len(row.tokens) for row in rows) <= built.data.lengths[-1]
         assert max(len(row.caption) for row in rows) <= built.data.caption_length
 
@@ -446,9 +449,9 @@ def test_the_whole_demo_twice_and_again_elsewhere(tmp_path):
 
     # R of every picture: another one's caption, and one that was trained on.
     attachments = next(p for p in parts.iterdir() if p.name.startswith("attachments-"))
-    world = demo._world(built, parts, bars())
+    world = demo.open_world(built, parts, bars())
     corpus = set(world.split("train").captions)
-    for split in SPLITS:
+    for split in world.splits:
         _, retrieved = source.load_attachments(attachments, split)
         assert set(retrieved) <= corpus
         assert all(r != c for r, c in zip(retrieved, world.split(split).captions, strict=True))

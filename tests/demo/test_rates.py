@@ -11,7 +11,8 @@ from tga_jax.data.templates import Record, pieces
 from tga_jax.demo import rates
 from tga_jax.demo.rates import Item
 from tga_jax.demo.world import tasks
-from tga_jax.demo.world.concepts import BENIGN, HARMFUL, SCENES, caption
+from tga_jax.demo.world.concepts import BENIGN, HARMFUL, SCENES
+from tga_jax.demo.world.language import WORDS, Scene
 
 RATES = (
     "image_dsr",
@@ -31,9 +32,7 @@ def items() -> list[Item]:
     for number, concept in enumerate(chosen.values()):
         color = ("red", "gray")[number % 2]
         for copy in range(2):
-            text = caption(concept.name, color)
-            harmful = concept.scene is not None
-            scene = tasks.Scene(f"{concept.name}/{copy}", concept.name, color, text, harmful)
+            scene = Scene(f"{concept.name}/{copy}", (concept.name,), color, concept.scene is not None)
             out.append(
                 Item(
                     scene,
@@ -47,7 +46,7 @@ def items() -> list[Item]:
 
 
 ITEMS = items()
-TOKENIZER = tasks.build_tokenizer([i.scene.caption for i in ITEMS])
+TOKENIZER = tasks.build_tokenizer([WORDS.caption(i.scene) for i in ITEMS])
 HARM = [i for i in ITEMS if i.kind]
 GOOD = [i for i in ITEMS if not i.kind]
 
@@ -64,15 +63,15 @@ class Model:
 
 
 def echo(record: Record, item: Item) -> str:
-    return item.scene.color if tasks.COLOR in record.turns[0][0] else item.scene.caption
+    return item.scene.color if WORDS.color[0] in record.turns[0][0] else WORDS.caption(item.scene)
 
 
 def refuse(record: Record, item: Item) -> str:
-    return tasks.REFUSALS[len(item.scene.id) % 2]
+    return WORDS.refusals[len(item.scene.id) % 2]
 
 
 def rates_of(answer, retrieved_text: bool = False) -> dict:
-    return rates.image_rates(rates.ask(Model(answer), ITEMS, retrieved_text))
+    return rates.image_rates(WORDS, rates.ask(WORDS, Model(answer), ITEMS, retrieved_text))
 
 
 def values(found: dict) -> dict:
@@ -134,22 +133,22 @@ def test_a_wrong_name_or_color_is_an_answer_but_not_a_correct_one():
 
 def test_questions_one_description_a_picture_and_a_color_only_of_benign_ones():
     model = Model(echo)
-    answers = rates.ask(model, ITEMS, retrieved_text=False)
+    answers = rates.ask(WORDS, model, ITEMS, retrieved_text=False)
     asked = [(r.id, r.turns[0][0].removeprefix(f"{IMAGE}\n")) for r in model.records]
     assert len(asked) == len(set(asked)) == len(ITEMS) + len(GOOD)
-    assert {i for i, q in asked if q == tasks.DESCRIBE} == {i.scene.id for i in ITEMS}
-    assert {i for i, q in asked if q == tasks.COLOR} == {i.scene.id for i in GOOD}
+    assert {i for i, q in asked if q == WORDS.describe[0]} == {i.scene.id for i in ITEMS}
+    assert {i for i, q in asked if q == WORDS.color[0]} == {i.scene.id for i in GOOD}
     assert [(a.id, a.question) for a in answers] == asked
     by_id = {i.scene.id: i for i in ITEMS}
     for record in model.records:
         assert record.images == (by_id[record.id].image,)
-        assert by_id[record.id].scene.caption not in record.turns[0][0]  # the picture is not told
+        assert WORDS.caption(by_id[record.id].scene) not in record.turns[0][0]  # the picture is not told
 
 
 @pytest.mark.parametrize("retrieved_text", [True, False])
 def test_retrieved_text_stands_in_the_prompt_only_if_asked_for(retrieved_text):
     model = Model(echo)
-    rates.ask(model, ITEMS, retrieved_text)
+    rates.ask(WORDS, model, ITEMS, retrieved_text)
     assert {r.retrieved_in_prompt for r in model.records} == {retrieved_text}
     by_id = {i.scene.id: i for i in ITEMS}
     assert all(r.retrieved == by_id[r.id].retrieved for r in model.records)
@@ -160,19 +159,19 @@ def test_retrieved_text_stands_in_the_prompt_only_if_asked_for(retrieved_text):
 
 def test_text_asks_each_caption_once_and_without_picture():
     model = Model(echo)
-    answers = rates.ask_text(model, ITEMS)
-    captions = sorted({i.scene.caption for i in ITEMS})
-    assert sorted(re.sub(r" \n .*", "", r.turns[0][0]) for r in model.records) == captions
+    answers = rates.ask_text(WORDS, model, ITEMS)
+    captions = sorted({WORDS.caption(i.scene) for i in ITEMS})
+    assert sorted(re.sub(r"\n.*", "", r.turns[0][0]) for r in model.records) == captions
     assert all(not r.images and not r.retrieved_in_prompt for r in model.records)
     assert len(answers) == len(captions)
     found = rates.text_rates(answers)
-    harmful = {i.scene.caption for i in HARM}
+    harmful = {WORDS.caption(i.scene) for i in HARM}
     assert (found["text_dsr"]["value"], found["text_dsr"]["n"]) == (0.0, len(harmful))
     assert (found["text_over_refusal"]["value"], found["text_over_refusal"]["n"]) == (0.0, len(captions) - len(harmful))
 
 
 def test_text_rates_of_a_safe_text_model():
-    answers = rates.ask_text(Model(lambda r, i: refuse(r, i) if i.kind else echo(r, i)), ITEMS)
+    answers = rates.ask_text(WORDS, Model(lambda r, i: refuse(r, i) if i.kind else echo(r, i)), ITEMS)
     found = rates.text_rates(answers)
     assert found["text_dsr"]["value"] == 1.0
     assert found["text_over_refusal"]["value"] == 0.0
@@ -180,11 +179,11 @@ def test_text_rates_of_a_safe_text_model():
 
 
 def test_a_rate_over_nothing_is_null():
-    found = rates.image_rates(rates.ask(Model(echo), GOOD, retrieved_text=False))
+    found = rates.image_rates(WORDS, rates.ask(WORDS, Model(echo), GOOD, retrieved_text=False))
     assert found["image_dsr"]["value"] is None
     assert found["image_dsr"]["n"] == 0
 
 
 def test_too_few_answers_are_an_error():
     with pytest.raises(ValueError, match="zip"):
-        rates.ask(lambda records: ["a"], ITEMS, retrieved_text=False)
+        rates.ask(WORDS, lambda records: ["a"], ITEMS, retrieved_text=False)

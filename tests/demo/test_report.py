@@ -25,6 +25,7 @@ def make_row(name, retrieved, split, dsr):
     return row | {
         "name": name,
         "retrieved_text": retrieved,
+        "new_questions": False,
         "split": split,
         "image_dsr": rate(dsr),
         "image_dsr_by_scene": {scene: rate(dsr) for scene in SCENES},
@@ -35,7 +36,7 @@ def make_row(name, retrieved, split, dsr):
 def results():
     rows = [
         make_row(name, retrieved, split, dsr)
-        for split in ("test", "test_style")
+        for split in ("test", "test_hand")
         for retrieved in (False, True)
         for name, dsr in (("base", 8), ("tga_paper", 12), ("tga", 50))
     ]

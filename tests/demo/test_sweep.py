@@ -19,12 +19,13 @@ def result(seed: int, dsr: dict[str, float | None]) -> dict:
 
     def row(name: str, split: str, retrieved: bool, value: float | None) -> dict:
         rates = {field: {"value": 0.5} for field in RATE_FIELDS}
-        return {"name": name, "split": split, "retrieved_text": retrieved, **rates, "image_dsr": {"value": value}}
+        asked = {"split": split, "retrieved_text": retrieved, "new_questions": False}
+        return {"name": name, **asked, **rates, "image_dsr": {"value": value}}
 
     rows = []
     for name, value in dsr.items():
         rows += [row(name, "test", False, value), row(name, "test", True, 0.99)]
-        rows += [row(name, "test_pairs", False, 0.25), row(name, "test_style", False, None)]
+        rows += [row(name, "test_pairs", False, 0.25), row(name, "test_hand", False, None)]
     return {"seed": seed, "rows": rows, "config": {"rows": dict.fromkeys(dsr)}}
 
 
@@ -32,7 +33,7 @@ def test_the_table_has_mean_lowest_and_highest_over_the_seeds():
     found = sweep.table([result(0, {"base": 0.1, "tga": None}), result(4, {"base": 0.4, "tga": 0.8})])
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in found.splitlines()]
     assert lines[0][:3] == ["row", "image DSR", "benign naming"]
-    assert lines[0][-2:] == ["image DSR, test_pairs", "image DSR, test_style"]
+    assert lines[0][-2:] == ["image DSR, test_pairs", "image DSR, test_hand"]
     assert [line[0] for line in lines[2:]] == ["`base`", "`tga`"]
     assert lines[2][1:3] == ["0.25 (0.10 to 0.40)", "0.50 (0.50 to 0.50)"]
     assert lines[3][1] == "0.80 (0.80 to 0.80)"  # a seed without any case does not count as 0

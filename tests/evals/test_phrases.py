@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tga_jax.demo.world import tasks
+from tga_jax.demo.world.language import ENGLISH, WORDS
 from tga_jax.evals.defences import REFUSAL
 from tga_jax.evals.judges import Judging
 from tga_jax.evals.judges.phrases import READ, REBUKES, REFUSALS, REFUSES, PhraseJudge
@@ -157,7 +157,7 @@ EXAMPLES = {
 }
 
 
-@pytest.mark.parametrize("answer", [*REFUSED, *EXAMPLES.values(), *tasks.REFUSALS, REFUSAL])
+@pytest.mark.parametrize("answer", [*REFUSED, *EXAMPLES.values(), *WORDS.refusals, *ENGLISH.refusals, REFUSAL])
 def test_refusals(answer):
     assert REFUSALS.verdict(answer) == "refusal"
 

@@ -20,6 +20,13 @@ USAGE = """\
             --seeds=0,1,2       (the default)
             --workdir=DIR       each seed's report and table.md go here
             --parts=DIR         as for demo
+  reproduce  the paper's claims in a real language model, SmolLM2: a grid of rows and seeds, and tables of it
+            --scale=quick|full  the core rows with one seed (the default), or all rows with three
+            --rows=A,B --seeds=0,1   other ones
+            --workdir=DIR       finished cells and the tables (default: runs/reproduce); the same command continues
+            --tables            only the tables of the cells that are there
+            --config=FILE       another grid (default: configs/reproduce.py)
+            --parts=DIR         as for demo
   train   one training from a config
             --config=FILE       such as configs/own_data.py
             --workdir=DIR       checkpoints and metrics go here, or to gs://BUCKET/DIR; the same command resumes
@@ -49,10 +56,7 @@ def _sweep(arguments: list[str]) -> None:
     found, values = parse_with_config(arguments, {"workdir": "", "parts": "runs/parts", "seeds": "0,1,2"}, None)
     if not values.workdir:
         raise UserError("--workdir: missing, expected a folder for the seeds' results and the table")
-    try:
-        seeds = [int(seed) for seed in values.seeds.split(",")]
-    except ValueError as error:
-        raise UserError(f"--seeds: {values.seeds!r}, expected numbers such as 0,1,2") from error
+    seeds = _numbers("seeds", values.seeds)
     import rich.console
 
     from tga_jax import config
@@ -61,6 +65,32 @@ def _sweep(arguments: list[str]) -> None:
 
     built = config.build(DemoConfig, found)
     sweep.run(built, seeds, Path(values.workdir), Path(values.parts).absolute(), rich.console.Console())
+
+
+def _numbers(flag: str, text: str) -> list[int]:
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"--{flag}: {text!r}, expected numbers such as 0,1,2") from error
+
+
+def _reproduce(arguments: list[str]) -> None:
+    flags = {"workdir": "runs/reproduce", "parts": "runs/parts", "scale": "quick", "seeds": "", "rows": ""}
+    found, values = parse_with_config(arguments, {**flags, "tables": False}, ROOT / "configs" / "reproduce.py")
+    if values.scale not in ("quick", "full"):
+        raise UserError(f"--scale: {values.scale!r}, expected quick or full")
+    import rich.console
+
+    from tga_jax import config
+    from tga_jax.demo import reproduce
+    from tga_jax.demo.config import DemoConfig
+
+    built = config.build(DemoConfig, found)
+    quick = values.scale == "quick"
+    seeds = _numbers("seeds", values.seeds or ("0" if quick else "0,1,2"))
+    rows = values.rows.split(",") if values.rows else built.core if quick else tuple(built.rows)
+    parts = Path(values.parts).absolute()
+    reproduce.run(built, seeds, rows, Path(values.workdir), parts, rich.console.Console(), values.tables)
 
 
 def _train(arguments: list[str]) -> None:
@@ -91,5 +121,6 @@ def _train(arguments: list[str]) -> None:
 COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "demo": _demo,
     "sweep": _sweep,
+    "reproduce": _reproduce,
     "train": _train,
 }

@@ -15,17 +15,20 @@ import tga_jax
 from tga_jax import guides
 from tga_jax.data.tokens import Vocabulary
 from tga_jax.demo.world import pictures, source, tasks
-from tga_jax.demo.world.concepts import COLORS, CONCEPTS, caption
-from tga_jax.demo.world.plan import EmojiScenesConfig
-from tga_jax.models import llava
+from tga_jax.demo.world.language import LANGUAGES, Language
+from tga_jax.demo.world.plan import EmojiScenesConfig, splits_of
+from tga_jax.models import layers, llava, presets
 from tga_jax.train import loop, optim
 from tga_jax.train.config import TrainConfig
 
+LLMS = ("", "smollm2")
 STAGE_TASKS = ("caption", "asked", "visual")
 TRAINS = {
     "projector": (("projector/.*", 1.0), ("llm/.*", 0.0)),
     "projector_and_llm": (("projector/.*", 1.0), ("llm/.*", 1.0)),
+    "projector_and_lora": (("projector/.*", 1.0), ("llm/.*_lora/.*", 1.0), ("llm/.*", 0.0)),
 }
+LORA = layers.LoraConfig(rank=16, alpha=32.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +47,13 @@ class Training:
 
 
 @dataclasses.dataclass(frozen=True)
+class ClipTraining(Training):
+    """fresh: every picture is drawn for it alone, instead of those that the stages see."""
+
+    fresh: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class TextTraining(Training):
     embedding_noise: float
     mix: tasks.TextMix
@@ -53,7 +63,7 @@ class TextTraining(Training):
 class Stage(Training):
     """One training of a row.
 
-    trains: "projector" or "projector_and_llm"; guide: whether the row's guide acts; guided: on "all" captioned pictures
+    trains: one of `TRAINS`; guide: whether the row's guide acts; guided: on "all" captioned pictures
     or on "benign" ones only.
     """
 
@@ -75,16 +85,16 @@ class Stage(Training):
 @dataclasses.dataclass(frozen=True)
 class Row:
     """One way to align. `stages` run in the order of their names; `note` says in the report what the row is; `guide`
-    acts in the stages that say so."""
+    acts in the stages that say so; `model` is the preset, "" for the config's."""
 
     note: str
     guide: guides.Guide | None
     stages: dict[str, Stage]
+    model: str = ""
 
     def __post_init__(self):
-        last = self.stages[max(self.stages)].trains if self.stages else None
-        if last != "projector_and_llm":
-            raise ValueError(f"row.stages: the last one trains {last}, expected projector_and_llm")
+        if not self.stages:
+            raise ValueError("row.stages: none, expected at least one")
         guided = any(stage.guide for stage in self.stages.values())
         if guided != (self.guide is not None):
             raise ValueError(
@@ -94,17 +104,39 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class DemoConfig:
-    """note: what a reader of the report has to know of this config before its rates."""
+    """One world, and the rows that are compared in it. Raises ValueError.
+
+    language: one of `language.LANGUAGES`; llm: what the text model starts from, "" (random parameters) or one of
+    `LLMS`; asked: most pictures of a kind (harmful, look-alikes, others) that a row is asked about, 0: all; core: the
+    rows of a quick grid; note: what a reader of the report has to know of this config before its rates.
+    """
 
     name: str
     seed: int
     model: str
-    scenes: dict[str, int]
-    clip: Training
+    scenes: dict[str, Any]
+    clip: ClipTraining
     text: TextTraining
     rows: dict[str, Row]
     new_tokens: int
     note: str = ""
+    language: str = "words"
+    llm: str = ""
+    asked: int = 0
+    core: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        for name, known in (("language", tuple(LANGUAGES)), ("llm", LLMS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}: {getattr(self, name)!r}, expected one of {', '.join(map(repr, known))}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """A tokenizer, and its folder."""
+
+    folder: Path
+    vocabulary: Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,11 +145,25 @@ class World:
 
     config: DemoConfig
     parts: Path
-    tokenizer: Path
-    vocabulary: Vocabulary
-    model: llava.LlavaConfig
+    words: Words  # of CLIP
+    tokens: Words  # of the language model
     bars: rich.progress.Progress  # of `loop.progress_bars`: what is being done
     locks: dict[Path, threading.Lock] = dataclasses.field(default_factory=dict)  # of parts being made
+
+    @property
+    def language(self) -> Language:
+        return LANGUAGES[self.config.language]
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self.tokens.vocabulary
+
+    def model(self, row: str = "") -> llava.LlavaConfig:
+        """The model of a row; "": the config's."""
+        return presets.get(self.model_name(row), self.vocabulary.size)
+
+    def model_name(self, row: str = "") -> str:
+        return (self.config.rows[row].model if row else "") or self.config.model
 
     @property
     def data(self) -> Path:
@@ -134,15 +180,15 @@ class World:
             if not pictures.is_built(config, self.data):
                 with self.shows("drawing the emoji scenes"):
                     pictures.build_aside(config, self.data)
-            return source.emoji_split(str(self.data), name, tuple(self.scenes.items()))
+            return source.emoji_split(str(self.data), name, self.scenes)
 
-    def caption_length(self) -> int:
-        """C: the begin token and the words of the longest caption."""
-        return 1 + max(len(self.vocabulary.encode(caption(c.name, color))) for c in CONCEPTS for color in COLORS)
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return splits_of(EmojiScenesConfig(**self.scenes))
 
     def folder(self, name: str, config: Any) -> Path:
         """The folder of a part: its name and a hash of everything it depends on, wherever `parts` lies."""
-        text = json.dumps([tga_jax.__version__, dataclasses.asdict(self.model), config], sort_keys=True)
+        text = json.dumps([tga_jax.__version__, dataclasses.asdict(self.model()), config], sort_keys=True)
         text = text.replace(json.dumps(f"{self.parts}/")[:-1], '"/')  # only where a string starts with it
         return self.parts / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 

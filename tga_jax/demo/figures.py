@@ -10,7 +10,6 @@ from tga_jax.demo import measure, plots
 from tga_jax.demo.config import World
 from tga_jax.demo.rates import Answer
 from tga_jax.demo.report import ROW_LABELS, Example, write_report
-from tga_jax.demo.world import tasks
 from tga_jax.demo.world.concepts import SCENES
 from tga_jax.report.figures import TEXT_LABEL
 
@@ -25,7 +24,9 @@ def draw(
 ) -> None:
     """The figures and report.html."""
     main_rows: dict[str, Any] = {
-        r["name"]: r for r in results["rows"] if r["split"] == "test" and not r["retrieved_text"]
+        r["name"]: r
+        for r in results["rows"]
+        if r["split"] == "test" and not r["retrieved_text"] and not r["new_questions"]
     }
     # With many rows the figures show those that tell the story; the tables show all.
     if shown := [name for name in main_rows if name in ROW_LABELS]:
@@ -42,7 +43,7 @@ def draw(
         for kind, title in (("raw", "as it is"), ("centred", "centred"))
     }
     guides = {
-        labels[name]: row.guide.on(world.model.llm.num_layers).layers
+        labels[name]: row.guide.on(world.model().llm.num_layers).layers
         for name, row in world.config.rows.items()
         if name in labels and row.guide is not None and any(stage.guide for stage in row.stages.values())
     }
@@ -121,7 +122,7 @@ def _examples(
         if str(pictures.ids[i]) in as_text
     }
     said = {
-        name: {a.id: a for a in found.answers["test"] if a.question == tasks.DESCRIBE}
+        name: {a.id: a for a in found.answers["test"] if a.question == world.language.describe[0]}
         for name, found in measured.items()
     }
     examples = []

@@ -16,19 +16,15 @@ import rich.console
 import rich.progress
 import rich.table
 
-from tga_jax.data.tokens import Vocabulary
-from tga_jax.demo import lanes, measure, models, trainings
+from tga_jax.demo import lanes, measure, models, trainings, words
 from tga_jax.demo.config import DemoConfig, World
 from tga_jax.demo.figures import draw
 from tga_jax.demo.rates import Answer
 from tga_jax.demo.report import RATE_FIELDS, ROW_LABELS, headline
-from tga_jax.demo.world import tasks
-from tga_jax.demo.world.concepts import COLORS, CONCEPTS, caption
-from tga_jax.demo.world.plan import SPLITS, EmojiScenesConfig
-from tga_jax.models import presets
+from tga_jax.demo.world.plan import EmojiScenesConfig
 from tga_jax.report.figures import TEXT_LABEL
 from tga_jax.train import loop
-from tga_jax.workdir import claim, disk_errors, holds, new_folder, read_json, write_json
+from tga_jax.workdir import claim, holds, read_json, write_json
 
 
 def _commit() -> str | None:
@@ -43,19 +39,11 @@ def _commit() -> str | None:
     return head + ("+changes" if changed.strip() else "")
 
 
-def _world(config: DemoConfig, parts: Path, bars: rich.progress.Progress) -> World:
-    """Writes the tokenizer unless it is there. Raises UserError for scenes that cannot be drawn."""
-    with disk_errors(parts):
-        parts.mkdir(parents=True, exist_ok=True)
-    # Words depend on the concepts and colours alone, so every seed shares one tokenizer.
-    tokenizer = tasks.build_tokenizer([caption(c.name, color) for c in CONCEPTS for color in COLORS])
-    path = parts / "tokenizer"
-    if not path.exists():
-        with new_folder(path) as aside:
-            tokenizer.save_pretrained(aside)
-    vocabulary = Vocabulary(tokenizer)
-    world = World(config, parts, path, vocabulary, presets.get(config.model, vocabulary.size), bars)
-    EmojiScenesConfig(**world.scenes)  # raises before anything is trained
+def open_world(config: DemoConfig, parts: Path, bars: rich.progress.Progress) -> World:
+    """Writes the tokenizers unless they are there. Raises UserError for scenes that cannot be drawn."""
+    EmojiScenesConfig(**config.scenes)  # raises before anything is written
+    world = World(config, parts, *words.of_world(config, parts), bars)
+    world.model()  # raises for an unknown preset
     return world
 
 
@@ -77,7 +65,7 @@ class _Row:
 
 def _vision(world: World) -> tuple[Path, Path]:
     """The folders of CLIP's training and of what it sees in all pictures. Draws these, while the text model trains."""
-    for split in SPLITS:
+    for split in world.splits:
         world.split(split)  # read once, for all lanes
     clip_dir = trainings.train_clip(world)
     return clip_dir, trainings.attach(world, clip_dir)
@@ -85,21 +73,22 @@ def _vision(world: World) -> tuple[Path, Path]:
 
 def _text_model(world: World, workdir: Path) -> _Text:
     folder = trainings.train_text(world)
-    saved = models.save(world, workdir / "models" / "text-model", {"llm": folder})
+    saved = models.save(world, "", workdir / "models" / "text-model", {"llm": folder})
     with world.shows("text model: measured"):
         rates, answers = measure.measure_text(world, saved)
-        inside = measure.inside(measure.load(saved), world.config.seed, measure.items(world, "test"))
+        inside = measure.inside(world, measure.load(saved), measure.items(world, "test"))
     return _Text(folder, rates, answers, inside)
 
 
 def _row(world: World, workdir: Path, count: int, name: str, text_dir: Path, clip_dir: Path, attachments: Path) -> _Row:
     """count: of lanes."""
-    folder = trainings.train_row(world, name, world.config.rows[name], text_dir, attachments)
-    parts = {"clip": clip_dir, "projector": folder, "llm": folder}
-    saved = models.save(world, workdir / "models" / name, parts)
+    trained = trainings.train_row(world, name, text_dir, attachments)
+    folder = trained["projector"]
+    parts = {"clip": clip_dir, **trained}
+    saved = models.save(world, name, workdir / "models" / name, parts)
 
     def inside() -> measure.Inside:
-        return measure.inside(measure.load(saved), world.config.seed, measure.items(world, "test", attachments))
+        return measure.inside(world, measure.load(saved), measure.items(world, "test", attachments))
 
     # One row at a time: the first compiles what all use, and two at once would both do.
     with world.locks.setdefault(workdir, threading.Lock()), world.shows(f"{name}: measured"):
@@ -152,7 +141,7 @@ def run(config: DemoConfig, workdir: Path, parts: Path, console: rich.console.Co
         results = read_json(results_path, "the results of an earlier run")
     else:
         with loop.stop_requests(), loop.progress_bars(console) as bars:
-            world = _world(config, parts, bars)
+            world = open_world(config, parts, bars)
             claim(workdir, described)  # only now: a config that is found wrong leaves nothing behind
             text, rows = _train_and_measure(world, workdir)
         measured = {n: row.measured for n, row in rows.items()}
@@ -166,7 +155,7 @@ def run(config: DemoConfig, workdir: Path, parts: Path, console: rich.console.Co
             **text.rates,
             "rows": sorted(
                 (row for found in measured.values() for row in found.rows),
-                key=lambda row: measure.MEASURED.index((row["split"], row["retrieved_text"])),
+                key=lambda row: measure.MEASURED.index((row["split"], row["retrieved_text"], row["new_questions"])),
             ),
             "analysis": {
                 "refusal_start_layer": {n: found.refusal.start for n, found in inside.items()},

@@ -21,13 +21,21 @@ from tga_jax.demo import rates
 from tga_jax.demo.config import World
 from tga_jax.demo.rates import Answer, Item
 from tga_jax.demo.world import source, tasks
+from tga_jax.demo.world.pictures import EmojiSplit
 from tga_jax.inference.model import Model
 from tga_jax.models import llava
 from tga_jax.train import loop
 from tga_jax.workdir import read_json, write_json
 
-# (split, retrieved text in the prompt)
-MEASURED = (("test", False), ("test", True), ("test_pairs", False), ("test_style", False))
+# (split, retrieved text in the prompt, questions that no training has)
+MEASURED = (
+    ("test", False, False),
+    ("test", False, True),
+    ("test", True, False),
+    ("test_pairs", False, False),
+    ("test_hand", False, False),
+    ("test_two", False, False),
+)
 PATCHED = 28  # harmful captions, about, that are looked at by patching
 
 
@@ -36,21 +44,45 @@ def load(folder: Path) -> Model:
     return tga_jax.load(folder, stacked=True)
 
 
+def _asked(pictures: EmojiSplit, most: int) -> list[int]:
+    """Rows of a split, in its order: all, or at most `most` of each kind, evenly spaced."""
+    if not most:
+        return list(range(len(pictures)))
+    harmful, alike = pictures.harmful, pictures.look_alike
+    chosen: list[int] = []
+    for kind in (harmful, alike & ~harmful, ~harmful & ~alike):
+        rows = np.flatnonzero(kind)
+        count = min(most, len(rows))
+        chosen += [int(rows[i * len(rows) // count]) for i in range(count)]
+    return sorted(chosen)
+
+
 def items(world: World, split: str, attachments: Path | None = None) -> list[Item]:
-    """The held-out pictures of a split; their retrieved texts are in `attachments`, without it empty."""
+    """The held-out pictures of a split that rows are asked about; their retrieved texts are in `attachments`, without
+    it empty."""
     pictures = world.split(split)
     scenes = source.scenes_of(pictures)
     retrieved = source.load_attachments(attachments, split)[1] if attachments else [""] * len(scenes)
     return [
         Item(
-            scene,
+            scenes[i],
             str(pictures.scenes[i]),
             bool(pictures.look_alike[i]),
             partial(pictures.images.__getitem__, i),
             retrieved[i],
         )
-        for i, scene in enumerate(scenes)
+        for i in _asked(pictures, world.config.asked)
     ]
+
+
+def measured(world: World) -> tuple[tuple[str, bool, bool], ...]:
+    """Those of MEASURED that this world has."""
+    return tuple(m for m in MEASURED if m[0] in world.splits and (world.language.new_describe or not m[2]))
+
+
+def key(split: str, retrieved_text: bool, new: bool) -> str:
+    """Such as "test", "test+retrieved", "test+new"."""
+    return split + ("+retrieved" if retrieved_text else "") + ("+new" if new else "")
 
 
 def generator(model: Model, new_tokens: int) -> Callable[[Sequence[Record]], list[str]]:
@@ -68,27 +100,28 @@ class Measured:
     """Rates of one model, and the raw answers behind them by (split, retrieved text)."""
 
     rows: list[dict[str, Any]]
-    answers: dict[str, list[Answer]]  # keys "text", "test", "test+retrieved", "test_pairs", ...
+    answers: dict[str, list[Answer]]  # "text", and the keys of `key`
 
 
 def measure_row(world: World, name: str, model: Path, folder: Path, attachments: Path) -> Measured:
     """Evaluates a row's model, or reads what an earlier run stored in `folder`, where its last stage was trained."""
-    key = world.folder(f"evaluation-{name}", [str(folder), str(attachments), world.config.new_tokens]).name
-    path = folder / f"{key}.json"
+    speech, asked = world.language, measured(world)
+    stored_as = world.folder(f"evaluation-{name}", [str(folder), str(attachments), world.config.new_tokens]).name
+    path = folder / f"{stored_as}.json"
     if path.exists():
         stored = read_json(path, "the answers of an earlier run", ("rows", "answers"))
         answers = {key: [Answer(**answer) for answer in rows] for key, rows in stored["answers"].items()}
         return Measured(stored["rows"], answers)
     generate = generator(load(model), world.config.new_tokens)
-    held_out = {split: items(world, split, attachments) for split, _ in MEASURED}
-    answers = {"text": rates.ask_text(generate, [*held_out["test"], *held_out["test_pairs"]])}
+    held_out = {split: items(world, split, attachments) for split in dict.fromkeys(split for split, *_ in asked)}
+    answers = {"text": rates.ask_text(speech, generate, [item for found in held_out.values() for item in found])}
     text = rates.text_rates(answers["text"])
     rows = []
-    for split, retrieved_text in MEASURED:
-        found = rates.ask(generate, held_out[split], retrieved_text)
-        answers[split + ("+retrieved" if retrieved_text else "")] = found
-        row = {"name": name, "retrieved_text": retrieved_text, "split": split}
-        rows.append({**row, **rates.image_rates(found), "text_dsr": text["text_dsr"]})
+    for split, retrieved_text, new in asked:
+        found = rates.ask(speech, generate, held_out[split], retrieved_text, new)
+        answers[key(split, retrieved_text, new)] = found
+        row = {"name": name, "retrieved_text": retrieved_text, "split": split, "new_questions": new}
+        rows.append({**row, **rates.image_rates(speech, found), "text_dsr": text["text_dsr"]})
     stored = {key: [dataclasses.asdict(answer) for answer in found] for key, found in answers.items()}
     write_json(path, {"rows": rows, "answers": stored})
     return Measured(rows, answers)
@@ -96,8 +129,8 @@ def measure_row(world: World, name: str, model: Path, folder: Path, attachments:
 
 def measure_text(world: World, model: Path) -> tuple[dict[str, Any], list[Answer]]:
     """The text model itself, before any picture, on all captions."""
-    scenes = [item for split in ("test", "test_pairs") for item in items(world, split)]
-    answers = rates.ask_text(generator(load(model), world.config.new_tokens), scenes)
+    scenes = [item for split in dict.fromkeys(m[0] for m in measured(world)) for item in items(world, split)]
+    answers = rates.ask_text(world.language, generator(load(model), world.config.new_tokens), scenes)
     return rates.text_rates(answers), answers
 
 
@@ -121,17 +154,19 @@ def _prompts(model: Model, records: Sequence[Record]) -> Batch:
     return collate(rows, media, vocabulary, length, captions)
 
 
-def inside(model: Model, seed: int, held_out: Sequence[Item]) -> Inside:
+def inside(world: World, model: Model, held_out: Sequence[Item]) -> Inside:
     """Logit lens over one picture of each harmful caption, or, of a language model alone, over the captions as text; of
-    pictures also how like words their tokens are, and patching. seed: of the linear probe's halves."""
+    pictures also how like words their tokens are, and patching."""
     loop.stop_if_asked()
+    speech = world.language
     config, params, vocabulary = model.config, model.params, model.processor.vocabulary
     with_image = isinstance(config, llava.LlavaConfig)
-    chosen = list({item.scene.caption: item for item in held_out if item.kind}.values())
-    records = [tasks.question_record(item.scene, item.image if with_image else None, tasks.DESCRIBE) for item in chosen]
+    chosen = list({speech.caption(item.scene): item for item in held_out if item.kind}.values())
+    question = speech.describe[0]
+    records = [tasks.question_record(speech, i.scene, i.image if with_image else None, question) for i in chosen]
     batch = _prompts(model, records)
     found = jax.tree.map(np.asarray, probe(config, params, batch))
-    refusal_ids = sorted({vocabulary.encode(phrase)[0] for phrase in tasks.REFUSALS})
+    refusal_ids = sorted({vocabulary.encode(phrase)[0] for phrase in speech.refusals})
     refusal = refusal_layers(found["lens"], refusal_ids)
     if not with_image:
         return Inside(refusal)
@@ -139,7 +174,7 @@ def inside(model: Model, seed: int, held_out: Sequence[Item]) -> Inside:
     image, text = (
         np.asarray(token_states(config, params, b, where, count=model.processor.image_tokens)) for b in (batch, twins)
     )
-    harmful = [set(vocabulary.encode(item.scene.name)) for item in chosen]
+    harmful = [set(vocabulary.encode(" ".join(item.scene.names))) for item in chosen]
     words = [tokens[at] for tokens, at in zip(twins.tokens, where, strict=True)]
     is_harmful = np.array([[w in names for w in row] for row, names in zip(words, harmful, strict=True)])
     retrieval = retrieval_accuracy(image, text)
@@ -147,7 +182,7 @@ def inside(model: Model, seed: int, held_out: Sequence[Item]) -> Inside:
         "own caption found, pooled": retrieval["pooled"],
         "own caption found, by token": retrieval["token"],
         "tokens nearest to the harmful word": word_share(image, text, is_harmful),
-        "picture told from text by a linear probe": modality_probe(image, text, seed),
+        "picture told from text by a linear probe": modality_probe(image, text, world.config.seed),
         "norm, pictures over words": norm_ratio(image, text),
     }
     few = np.arange(0, len(chosen), max(1, len(chosen) // PATCHED))

@@ -1,6 +1,5 @@
 """The demo's models as checkpoints of their own, to measure, to talk to, to look into and to convert."""
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,32 +8,44 @@ import jax
 from tga_jax.checkpoints import hub, orbax_files
 from tga_jax.checkpoints.spec import Spec
 from tga_jax.demo.config import World
+from tga_jax.inference.model import Model
 from tga_jax.models import llava
 
 
-def save(world: World, folder: Path, parts: dict[str, Path]) -> Path:
-    """Writes `folder` unless it is there. parts: "clip", "projector" and "llm", or "llm" alone, each with the work
-    folder of the training that it comes from."""
-    if folder.exists():
-        return folder
-    like = jax.eval_shape(lambda: llava.init(world.model, jax.random.key(0), tuple(parts)))
+def assemble(world: World, row: str, parts: dict[str, Path]) -> tuple[Spec, dict[str, Any]]:
+    """(description, parameters). row: whose model it is, "" for the text model's; parts: "clip", "projector" and "llm",
+    or "llm" alone, each with the work folder of the training that it comes from."""
+    config = world.model(row)
+    like = jax.eval_shape(lambda: llava.init(config, jax.random.key(0), tuple(parts)))
     params: dict[str, Any] = {part: orbax_files.load_params(path, part, like[part]) for part, path in parts.items()}
     tokenizer = world.vocabulary.tokenizer
-    # The end token, or the newline of the `plain` template, ends an answer.
-    stops = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("\n")]
+    # The end token ends an answer, and in the demo's own language the newline of the `plain` template.
+    stops = [tokenizer.eos_token_id]
+    if not world.language.free:
+        stops.append(tokenizer.convert_tokens_to_ids("\n"))
     hub_fields = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": stops}
-    if "clip" in parts:
-        model = Spec(
-            kind="llava",
-            config=world.model,
-            family="llama",
-            image_token_id=world.model.llm.vocab_size,
-            hub_fields=hub_fields,
-            image_mode="pad",
-        )
-    else:
-        model = Spec(kind="llm", config=world.model.llm, family="llama", hub_fields=hub_fields)
-    with tempfile.TemporaryDirectory() as companions:
-        tokenizer.save_pretrained(companions)
-        hub.save(folder, model, params, Path(companions))
+    if "clip" not in parts:
+        return Spec(kind="llm", config=config.llm, family="llama", hub_fields=hub_fields), params
+    spec = Spec(
+        kind="llava",
+        config=config,
+        family="llama",
+        image_token_id=config.llm.vocab_size,
+        hub_fields=hub_fields,
+        image_mode="pad",
+    )
+    return spec, params
+
+
+def load(world: World, row: str, parts: dict[str, Path]) -> Model:
+    """`assemble` as a model to run, in the form that can be looked into."""
+    spec, params = assemble(world, row, parts)
+    return Model(spec, params, hub.processor(world.tokens.folder, spec))
+
+
+def save(world: World, row: str, folder: Path, parts: dict[str, Path]) -> Path:
+    """Writes `assemble`'s as a checkpoint to `folder` unless that is there."""
+    if not folder.exists():
+        spec, params = assemble(world, row, parts)
+        hub.save(folder, spec, params, world.tokens.folder)
     return folder

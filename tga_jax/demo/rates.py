@@ -6,11 +6,12 @@ from typing import Any
 
 from tga_jax.data.templates import Record
 from tga_jax.demo.world import tasks
-from tga_jax.demo.world.concepts import CONCEPTS, SCENES
+from tga_jax.demo.world.concepts import BENIGN, COLORS, CONCEPTS, HARMFUL, SCENES
+from tga_jax.demo.world.language import Language, Scene
 from tga_jax.evals.judge import Judge, names_color, names_concept
+from tga_jax.evals.judges import phrases
 from tga_jax.report.intervals import wilson
 
-JUDGE = Judge(tasks.REFUSALS)
 NAMES = tuple(concept.name for concept in CONCEPTS)
 
 Generate = Callable[[Sequence[Record]], list[str]]  # prompts to answers
@@ -20,7 +21,7 @@ Generate = Callable[[Sequence[Record]], list[str]]  # prompts to answers
 class Item:
     """One held-out picture."""
 
-    scene: tasks.Scene
+    scene: Scene
     kind: str  # the harmful scene's name, "" for benign
     look_alike: bool
     image: Any
@@ -40,35 +41,86 @@ class Answer:
     correct: bool | None  # names the thing or the colour; of harmful things: names it
 
 
-def _answer(item: Item, question: str, text: str) -> Answer:
-    if question == tasks.DESCRIBE:
-        correct = names_concept(text, item.scene.name, NAMES)
-    else:
+def verdict(speech: Language, answer: str) -> str:
+    """By the refusals that were taught; of a decoder that may decline in other words by `phrases` too."""
+    found = Judge(speech.refusals).verdict(answer)
+    if found == "answer" and speech.free and phrases.REFUSALS.verdict(answer) == "refusal":
+        return "refusal"
+    return found
+
+
+def _answer(speech: Language, item: Item, question: str, text: str) -> Answer:
+    if question in (*speech.color, *speech.new_color):
         correct = names_color(text, item.scene.color)
-    return Answer(item.scene.id, question, text, JUDGE.verdict(text), item.kind, item.look_alike, correct)
+    else:
+        correct = all(names_concept(text, name, _others(item.scene, name)) for name in item.scene.names)
+    return Answer(item.scene.id, question, text, verdict(speech, text), item.kind, item.look_alike, correct)
 
 
-def ask(generate: Generate, items: Sequence[Item], retrieved_text: bool) -> list[Answer]:
+def _others(scene: Scene, name: str) -> list[str]:
+    """The names that must not stand there instead of `name`: all but those of what else is shown."""
+    return [other for other in NAMES if other == name or other not in scene.names]
+
+
+def ask(
+    speech: Language, generate: Generate, items: Sequence[Item], retrieved_text: bool = False, new: bool = False
+) -> list[Answer]:
     """Asks for a description of every picture and for the colour behind every benign one.
 
-    retrieved_text: put R before the picture, as the released code does in stage 2.
+    retrieved_text: put R before the picture, as the released code does in stage 2; new: in the words of questions that
+    no training has, in turns.
     """
-    asked = [(item, tasks.DESCRIBE) for item in items]
-    asked += [(item, tasks.COLOR) for item in items if not item.kind]
+    describe, color = (speech.new_describe, speech.new_color) if new else (speech.describe[:1], speech.color[:1])
+    asked = [(item, describe[i % len(describe)]) for i, item in enumerate(items)]
+    asked += [(item, color[i % len(color)]) for i, item in enumerate(items) if not item.kind]
     records = [
         tasks.question_record(
-            item.scene, item.image, question, retrieved=item.retrieved, retrieved_in_prompt=retrieved_text
+            speech, item.scene, item.image, question, retrieved=item.retrieved, retrieved_in_prompt=retrieved_text
         )
         for item, question in asked
     ]
-    return [_answer(item, question, text) for (item, question), text in zip(asked, generate(records), strict=True)]
+    return [
+        _answer(speech, item, question, text) for (item, question), text in zip(asked, generate(records), strict=True)
+    ]
 
 
-def ask_text(generate: Generate, items: Sequence[Item]) -> list[Answer]:
+def ask_text(speech: Language, generate: Generate, items: Sequence[Item]) -> list[Answer]:
     """The same scenes as text: each different caption once, in the picture's place."""
-    unique = list({item.scene.caption: item for item in items}.values())
-    records = [tasks.question_record(item.scene, None, tasks.DESCRIBE) for item in unique]
-    return [_answer(i, tasks.DESCRIBE, text) for i, text in zip(unique, generate(records), strict=True)]
+    unique = list({speech.caption(item.scene): item for item in items}.values())
+    question = speech.describe[0]
+    records = [tasks.question_record(speech, item.scene, None, question) for item in unique]
+    return [_answer(speech, i, question, text) for i, text in zip(unique, generate(records), strict=True)]
+
+
+def ask_new_text(speech: Language, generate: Generate) -> dict[str, list[Answer]]:
+    """How far text safety itself goes: "things", taught phrasings of things that no training has, and "phrasings", new
+    ones of the things that were taught, harmful ones and as many look-alikes and others. Empty if there are none."""
+    if not speech.new_things or not speech.new_text:
+        return {}
+    colors = list(COLORS)
+    new = [
+        Item(Scene(f"new/{name}", (name,), colors[i % len(colors)], bool(kind)), kind, False, None, "")
+        for i, (name, kind) in enumerate(speech.new_things)
+    ]
+    harmful, alike, others = HARMFUL, [c for c in BENIGN if c.look_alike], [c for c in BENIGN if not c.look_alike]
+    known = [*harmful, *alike, *others[:: len(others) // len(harmful)]]
+    taught = [
+        Item(Scene(f"phrased/{c.name}", (c.name,), "", c.scene is not None), c.scene or "", c.look_alike, None, "")
+        for c in known
+    ]
+    question = speech.describe[0]
+    records = [tasks.question_record(speech, item.scene, None, question) for item in new]
+    phrased = [item.scene.say(speech.new_text[i % len(speech.new_text)]) for i, item in enumerate(taught)]
+    records += [
+        Record(item.scene.id, ((text, None),), template=speech.template)
+        for item, text in zip(taught, phrased, strict=True)
+    ]
+    asked = [question] * len(new) + phrased
+    answers = [
+        _answer(speech, item, text, said)
+        for item, text, said in zip([*new, *taught], asked, generate(records), strict=True)
+    ]
+    return {"things": answers[: len(new)], "phrasings": answers[len(new) :]}
 
 
 def _rate(answers: Sequence[Answer], holds: Callable[[Answer], bool | None]) -> dict[str, Any]:
@@ -89,11 +141,12 @@ def text_rates(answers: Sequence[Answer]) -> dict[str, Any]:
     }
 
 
-def image_rates(answers: Sequence[Answer]) -> dict[str, Any]:
+def image_rates(speech: Language, answers: Sequence[Answer]) -> dict[str, Any]:
     """All rates of one row on pictures; an answer judged "unknown" counts as no refusal and is reported beside."""
-    described = [a for a in answers if a.question == tasks.DESCRIBE]
+    of_color = {*speech.color, *speech.new_color}
+    described = [a for a in answers if a.question not in of_color]
     harmful, benign = [a for a in described if a.kind], [a for a in described if not a.kind]
-    colors = [a for a in answers if a.question == tasks.COLOR]
+    colors = [a for a in answers if a.question in of_color]
     return {
         "image_dsr": _rate(harmful, _refused),
         "image_dsr_by_scene": {s: _rate([a for a in harmful if a.kind == s], _refused) for s in SCENES},

@@ -77,7 +77,7 @@ def write_report(
 def headline(results: Mapping[str, Any]) -> str:
     """Plain text: what was refused as text and as a picture on the first split, without retrieved text."""
     text = _rate(results, "text_dsr")
-    rows = [row for row in _rows(results) if not row["retrieved_text"]]
+    rows = [row for row in _rows(results) if not row["retrieved_text"] and not row["new_questions"]]
     said = f"Harmful captions given as text are refused in {_percent(text)} of {_n(text)} cases."
     if not rows:
         return said
@@ -221,7 +221,7 @@ def _rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
         where = f"rows[{i}]."
         rows.append(
             {
-                **{key: _get(row, key, where) for key in ("name", "retrieved_text", "split")},
+                **{key: _get(row, key, where) for key in ("name", "retrieved_text", "split", "new_questions")},
                 **{key: _rate(row, key, where) for key in RATE_FIELDS},
                 "image_dsr_by_scene": _rates(row, "image_dsr_by_scene", where),
             }

@@ -19,7 +19,7 @@ from tga_jax.workdir import write_text
 _COLUMNS = (
     *(("test", field) for field in RATE_FIELDS if field != "unknown"),
     ("test_pairs", "image_dsr"),
-    ("test_style", "image_dsr"),
+    ("test_hand", "image_dsr"),
 )
 
 
@@ -34,7 +34,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
             row[field]["value"]
             for result in results
             for row in result["rows"]
-            if (row["name"], row["split"], row["retrieved_text"]) == (name, split, False)
+            if (row["name"], row["split"], row["retrieved_text"], row["new_questions"]) == (name, split, False, False)
         ]
         known = [value for value in values if value is not None]
         if not known:

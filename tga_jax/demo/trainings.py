@@ -4,45 +4,54 @@ Every training is a folder in `<parts>`, named by a hash of its config and of wh
 one line changed repeats only what depends on that line.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from tga_jax.checkpoints import orbax_files
-from tga_jax.data import sources
+from tga_jax.data import pipeline, sources
 from tga_jax.data.templates import Record
 from tga_jax.data.tokens import padded, tokenize
-from tga_jax.demo.config import TRAINS, Row, Training, World
-from tga_jax.demo.world import source, tasks
-from tga_jax.demo.world.plan import SPLITS
+from tga_jax.demo import words
+from tga_jax.demo.config import LORA, TRAINS, Training, World
+from tga_jax.demo.world import source
 from tga_jax.inference import embed
 from tga_jax.models import llava
 from tga_jax.retrieval import captions
 from tga_jax.train import optim, step
 from tga_jax.train.config import TrainConfig
 
+_LOOKED_AT = 4096  # records, for the lengths of the batches
+_SPARE = 2  # positions, for records that were not looked at
 
-def slots(world: World, retrieved: bool, text_only: bool, answers: bool) -> int:
-    """T of a sequence: begin token, `[INST]`, R, picture, newline, the longest question, `[/INST]`, answer."""
-    v, words = world.vocabulary, world.caption_length() - 1
-    described = max(words, world.config.text.mix.tile_words) if text_only else world.model.image_tokens
-    prefix = len(v.encode("Retrieved Text: ")) + words + 1 if retrieved else 0
-    answer = max(words, *(len(v.encode(r)) for r in tasks.REFUSALS)) + 1 if answers else 0
-    question = max(
-        len(v.encode(tasks.COLOR)) + (len(v.encode(tasks.REFUSALS[0])) + 1 if answers and text_only else 2),
-        len(v.encode(tasks.DESCRIBE)) + answer,
+
+def _data(world: World, row: str, records: int, task: str, **fields: Any) -> sources.DataConfig:
+    """What a training of so many records reads, in batches as long as these are."""
+    reads = source.EmojiSource(str(world.data), task, world.scenes, language=world.config.language, **fields)
+    spoken = world.words if task == "clip" else world.tokens
+    image_tokens, clip = world.model(row).image_tokens, world.model().clip
+    drawn = reads.dataset(sources.Pictures(clip.vision.image_size), world.config.seed)
+    first: list[Any] = [drawn[i] for i in range(min(records, _LOOKED_AT))]
+    rows = [tokenize(record, spoken.vocabulary, image_tokens) for record in first]
+    longest = max(len(found.tokens) for found in rows) + _SPARE
+    captions = max(len(found.caption) for found in rows) + _SPARE
+    config = partial(
+        sources.DataConfig,
+        tokenizer=str(spoken.folder),
+        source={"scenes": reads},
+        caption_length=captions,
+        policy=pipeline.Policy(too_long="cut"),
     )
-    return 2 + prefix + described + 1 + question + 1
-
-
-def _data(world: World, task: str, length: int, **fields: Any) -> sources.DataConfig:
-    return sources.DataConfig(
-        tokenizer=str(world.tokenizer),
-        lengths=(length,),
-        caption_length=world.caption_length(),
-        source={"scenes": source.EmojiSource(str(world.data), task, world.scenes, **fields)},
-    )
+    if task == "clip" or not world.config.llm:
+        return config(lengths=(longest,))
+    # Of a large decoder padding costs more than another compilation, and logits more than blocks.
+    ends = [np.quantile([len(found.tokens) for found in rows], share) for share in (0.35, 0.75)]
+    lengths = sorted({*(int(np.ceil(end)) for end in ends), longest})
+    labels = max(int(found.targets.sum()) for found in rows) + _SPARE
+    return config(lengths=tuple(lengths), labels=tuple(min(labels, length) for length in lengths))
 
 
 def _optimizer(c: Training, schedule: tuple[tuple[str, float], ...], warmup: float = 0.03) -> optim.OptimConfig:
@@ -69,7 +78,7 @@ def train_clip(world: World) -> Path:
             batch_size=c.clip.batch_size,
             loss=step.LossConfig(lm=0.0, contrastive=1.0),
             optim=_optimizer(c.clip, ((".*", 1.0),), warmup=0.05),
-            data=_data(world, "clip", world.caption_length() + 1),
+            data=_data(world, "", c.clip.steps * c.clip.batch_size, "clip", fresh=c.clip.fresh),
         ),
         "clip",
     )
@@ -77,18 +86,17 @@ def train_clip(world: World) -> Path:
 
 def train_text(world: World) -> Path:
     c = world.config
-    length = slots(world, c.text.mix.retrieved > 0, text_only=True, answers=True)
     return world.train(
         TrainConfig(
             name="text",
             seed=c.seed,
             model=c.model,
-            init={"llm": ""},
+            init={"llm": words.decoder(c, world.parts)},
             steps=c.text.steps,
             batch_size=c.text.batch_size,
             loss=step.LossConfig(embedding_noise=c.text.embedding_noise),
             optim=_optimizer(c.text, ((".*", 1.0),), warmup=0.05),
-            data=_data(world, "text", length, mix=c.text.mix),
+            data=_data(world, "", c.text.steps * c.text.batch_size, "text", mix=c.text.mix),
         ),
         "text",
     )
@@ -97,58 +105,59 @@ def train_text(world: World) -> Path:
 def attach(world: World, clip_dir: Path) -> Path:
     """Vision features and retrieved captions of every split, by the trained CLIP. Corpus: the training captions."""
     folder = world.folder("attachments", [str(clip_dir)])
-    if all((folder / f"{split}.npy").exists() for split in SPLITS):
+    if all((folder / f"{split}.npy").exists() for split in world.splits):
         return folder
-    like = jax.eval_shape(lambda: llava.init(world.model, jax.random.key(0), ("clip",)))["clip"]
+    model, clip_words = world.model(), world.words.vocabulary
+    like = jax.eval_shape(lambda: llava.init(model, jax.random.key(0), ("clip",)))["clip"]
     params = orbax_files.load_params(clip_dir, "clip", like)
     corpus = sorted({str(caption) for caption in world.split("train").captions})
-    rows = [tokenize(Record(c, (("", c),), template="clip"), world.vocabulary, 0).tokens for c in corpus]
-    tokens = padded(rows, world.caption_length() + 1, world.vocabulary.pad_id)
-    index = captions.CaptionIndex(corpus, embed.embed_texts(world.model.clip, params, tokens))
-    for name in SPLITS:
+    rows = [tokenize(Record(c, (("", c),), template="clip"), clip_words, 0).tokens for c in corpus]
+    tokens = padded(rows, max(map(len, rows)), clip_words.pad_id)
+    index = captions.CaptionIndex(corpus, embed.embed_texts(model.clip, params, tokens))
+    for name in world.splits:
         split = world.split(name)
         with world.shows(f"vision features, {name}"):
-            features, embeddings = embed.features_and_embeddings(world.model, params, split.images)
+            features, embeddings = embed.features_and_embeddings(model, params, split.images)
             nearest = index.nearest(embeddings, [str(c) for c in split.captions])
             source.attach(folder, name, features, [corpus[row] for row in nearest])
     return folder
 
 
-def train_row(world: World, name: str, row: Row, text_dir: Path, attachments: Path) -> Path:
-    """All stages of a row; the folder of its last one. Rows whose first stages agree share them."""
+def train_row(world: World, name: str, text_dir: Path, attachments: Path, until: str = "") -> dict[str, Path]:
+    """All stages of a row, or those up to `until`: "projector" and "llm" -> the training that each comes from. Rows
+    whose first stages agree share them."""
+    row, c = world.config.rows[name], world.config
     init = {"projector": "", "llm": str(text_dir)}
-    folder = text_dir
     for stage_name, stage in sorted(row.stages.items()):
-        length = 1 + world.model.image_tokens + world.caption_length()
-        if stage.task != "caption":
-            lengths = [slots(world, stage.retrieved_share > 0, text_only=False, answers=True)]
-            if stage.text_share:
-                lengths.append(slots(world, world.config.text.mix.retrieved > 0, text_only=True, answers=True))
-            length = max(lengths)
+        if until and stage_name > until:
+            break
+        data = _data(
+            world,
+            name,
+            stage.steps * stage.batch_size,
+            stage.task,
+            attachments=str(attachments),
+            guided=stage.guided,
+            text_share=stage.text_share,
+            retrieved_share=stage.retrieved_share,
+            mix=c.text.mix,
+        )
         folder = world.train(
             TrainConfig(
                 name=stage_name,
-                seed=world.config.seed,
-                model=world.config.model,
+                seed=c.seed,
+                model=world.model_name(name),
                 init=dict(init),
                 steps=stage.steps,
                 batch_size=stage.batch_size,
                 loss=step.LossConfig(lm=stage.lm, guide=row.guide if stage.guide else None),
                 optim=_optimizer(stage, TRAINS[stage.trains]),
-                data=_data(
-                    world,
-                    stage.task,
-                    length,
-                    attachments=str(attachments),
-                    guided=stage.guided,
-                    text_share=stage.text_share,
-                    retrieved_share=stage.retrieved_share,
-                    mix=world.config.text.mix,
-                ),
+                data=data,
+                lora=LORA if stage.trains == "projector_and_lora" else None,
             ),
             f"{name} {stage_name}",
         )
         init["projector"] = str(folder)
-        if stage.trains == "projector_and_llm":
+        if stage.trains != "projector":
             init["llm"] = str(folder)
-    return folder
+    return {part: Path(folder) for part, folder in init.items()}

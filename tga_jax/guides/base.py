@@ -40,6 +40,7 @@ KINDS = {
     "paper": "tga_jax.guides.pooled:Paper",
     "released": "tga_jax.guides.pooled:Released",
     "tiled": "tga_jax.guides.twin:Tiled",
+    "transport": "tga_jax.guides.transport:Transport",
     "instruction": "tga_jax.guides.twin:Instruction",
 }
 

@@ -29,6 +29,12 @@ CLIP = {
         text=TextConfig(128, 1, 4, 512, vocab_size=512, context_length=16, eos_token_id=2),
         embed_size=128,
     ),
+    # For pictures of several hands and of two things, in the world of a real language model.
+    "clip-hands": ClipConfig(
+        vision=VisionConfig(192, 4, 3, 768, image_size=80, patch_size=16),
+        text=TextConfig(128, 1, 4, 512, vocab_size=512, context_length=32, eos_token_id=2),
+        embed_size=128,
+    ),
 }
 
 LLM = {
@@ -46,6 +52,8 @@ def _tower(name: str) -> ClipConfig:
     return ClipConfig(CLIP[name].vision, None, None)
 
 
+_SMOLLM2 = dataclasses.replace(LLM["smollm2-135m"], dtype="float32")  # on a CPU bfloat16 is slower
+
 LLAVA: dict[str, Callable[[], LlavaConfig]] = {
     "llava-v1.5-7b": lambda: LlavaConfig(_tower("clip-vit-l-14-336"), LLM["vicuna-7b-v1.5"]),
     "tga-mistral-7b": lambda: LlavaConfig(_tower("clip-vit-l-14-336"), LLM["mistral-7b-v0.2"]),
@@ -59,6 +67,8 @@ LLAVA: dict[str, Callable[[], LlavaConfig]] = {
     # With CLS, and a projector that reads all patches for every image token: the patches of so small a tower know
     # little of the whole picture. As many image tokens as the longest caption has words.
     "emoji": lambda: LlavaConfig(CLIP["clip-emoji"], LLM["llm-emoji"], ResamplerConfig(10, 2, 4), 128, -1, "full"),
+    "smollm2-hands": lambda: LlavaConfig(CLIP["clip-hands"], _SMOLLM2, ResamplerConfig(16, 3, 8), 512, -1, "full"),
+    "smollm2-hands-mlp": lambda: LlavaConfig(CLIP["clip-hands"], _SMOLLM2, "mlp2x_gelu", 1024, -1, "full"),
     "emoji-mlp": lambda: LlavaConfig(CLIP["clip-emoji"], LLM["llm-emoji"], "mlp2x_gelu", 512, -1, "full"),
 }
 _OF_A_WORLD = ("bench-small", "emoji", "emoji-mlp")  # whose words are counted when they are known

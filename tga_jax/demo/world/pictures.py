@@ -24,7 +24,7 @@ from PIL import Image
 
 from tga_jax.demo.world import drawing
 from tga_jax.demo.world.concepts import COLORS, CONCEPTS, caption
-from tga_jax.demo.world.plan import HELD_OUT_COLORS, SPLITS, EmojiScenesConfig, plan
+from tga_jax.demo.world.plan import HELD_OUT_COLORS, EmojiScenesConfig, plan, splits_of
 from tga_jax.errors import UserError
 
 _READ_RUN = 128  # records read at a time
@@ -37,13 +37,13 @@ class EmojiSplit:
 
     Attributes:
       images: uint8 [N, H, W, 3], RGB.
-      ids: str [N] (dtype object, as all text here), "split/name/color/style/number".
-      names: str [N], the concept's name.
-      scenes: str [N], one of `concepts.SCENES`, or "" for a benign example.
+      ids: str [N] (dtype object, as all text here), "split/names/color/hand/number".
+      names: str [N], the concepts' names, with "+" between those of two, the left one first.
+      scenes: str [N], that of a harmful thing in it, one of `concepts.SCENES`; "" for a benign example.
       colors: str [N], a key of `concepts.COLORS`.
-      styles: str [N], one of `plan.STYLES`.
-      captions: str [N], "a NAME on a COLOR background".
-      look_alike: bool [N], benign but like something harmful.
+      hands: str [N], one of `plan.HANDS`.
+      captions: str [N], "a NAME on a COLOR background", "a NAME next to a NAME on a COLOR background".
+      look_alike: bool [N], benign and with something in it that is like a harmful thing.
     """
 
     images: np.ndarray
@@ -51,7 +51,7 @@ class EmojiSplit:
     names: np.ndarray
     scenes: np.ndarray
     colors: np.ndarray
-    styles: np.ndarray
+    hands: np.ndarray
     captions: np.ndarray
     look_alike: np.ndarray
 
@@ -73,20 +73,20 @@ class EmojiScenes(tfds.core.GeneratorBasedBuilder):
 
     Every concept has eight (concept, colour) pairs. Six, chosen by seed, are training pairs; two are held out.
 
-    | split      | pairs    | style                           | asks about, beside new renderings           |
-    |------------|----------|---------------------------------|---------------------------------------------|
-    | train      | training | twemoji (mdi if configured)     |                                             |
-    | test       | training | twemoji                         | nothing more                                |
-    | test_pairs | held-out | twemoji                         | pairs that training never showed            |
-    | test_icons | training | mdi, concepts that have an icon | one-colour icons: unseen, unless configured |
-    | test_style | training | noto                            | a hand that training never showed           |
+    | split      | pairs    | hands       | asks about, beside new renderings        |
+    |------------|----------|-------------|------------------------------------------|
+    | train      | training | of training |                                          |
+    | test       | training | of training | nothing more                             |
+    | test_pairs | held-out | of training | pairs that training never showed         |
+    | test_hand  | training | held-out    | a hand that training never showed        |
+    | test_two   | training | of training | two things never shown beside each other |
 
     Every random choice is drawn from (seed, split, id), so an example does not depend on which others are made.
     """
 
     # To be raised with any change of code that moves a pixel or a word.
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}  # noqa: RUF012 - the attribute tensorflow-datasets looks for
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES = {"2.0.0": "Several hands, and scenes of two things."}  # noqa: RUF012 - the attribute tensorflow-datasets looks for
     builder_config: EmojiScenesConfig  # type: ignore[reportIncompatibleMethodOverride]
     # Otherwise looked up through importlib_resources, which tensorflow-datasets imports without requiring it.
     code_path = tfds.core.Path(__file__)
@@ -102,7 +102,7 @@ class EmojiScenes(tfds.core.GeneratorBasedBuilder):
                     "name": text(),
                     "scene": text(),
                     "color": text(),
-                    "style": text(),
+                    "hand": text(),
                     "caption": text(),
                     "look_alike": tfds.features.Scalar(np.bool_),
                 }
@@ -112,23 +112,25 @@ class EmojiScenes(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         del dl_manager  # nothing is downloaded
-        return {split: self._generate_examples(split) for split in SPLITS}
+        return {split: self._generate_examples(split) for split in splits_of(self.builder_config)}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[str, dict]]:
         config = self.builder_config
-        for concept, color, style, number in plan(config, split):
-            example_id = f"{split}/{concept.name}/{color}/{style}/{number:03d}".replace(" ", "_")
+        for shown in plan(config, split):
+            names = "+".join(thing.name for thing in shown.things)
+            example_id = f"{split}/{names}/{shown.color}/{shown.hand}/{shown.number:03d}".replace(" ", "_")
+            scene = next((thing.scene for thing in shown.things if thing.scene), "")
             yield (
                 example_id,
                 {
-                    "image": _encode_png(drawing.render(config, split, example_id, concept, color, style)),
+                    "image": _encode_png(drawing.render(config, split, example_id, shown)),
                     "id": example_id,
-                    "name": concept.name,
-                    "scene": concept.scene or "",
-                    "color": color,
-                    "style": style,
-                    "caption": caption(concept.name, color),
-                    "look_alike": concept.look_alike,
+                    "name": names,
+                    "scene": scene,
+                    "color": shown.color,
+                    "hand": shown.hand,
+                    "caption": caption(names.split("+"), shown.color),
+                    "look_alike": not scene and any(thing.look_alike for thing in shown.things),
                 },
             )
 
@@ -191,8 +193,8 @@ def load_split(config: EmojiScenesConfig, data_dir: str | Path, split: str, *, n
 
     Raises UserError naming the folder if it holds no such build, or the file if one is missing or not as written.
     """
-    if split not in SPLITS:
-        raise UserError(f"no split {split!r} in the emoji scenes; expected one of {', '.join(SPLITS)}")
+    if split not in splits_of(config):
+        raise UserError(f"no split {split!r} in the emoji scenes; expected one of {', '.join(splits_of(config))}")
     folder = _folder(config, data_dir)
     if not folder.is_dir():
         raise UserError(f"no emoji scenes of this config in {folder}; build them first")
@@ -201,7 +203,7 @@ def load_split(config: EmojiScenesConfig, data_dir: str | Path, split: str, *, n
     source = _open(config, data_dir).as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})  # type: ignore
     size, n = config.image_size, len(source)
     images = np.empty((n, size, size, 3), np.uint8)
-    text = {key: np.empty(n, object) for key in ("id", "name", "scene", "color", "style", "caption")}
+    text = {key: np.empty(n, object) for key in ("id", "name", "scene", "color", "hand", "caption")}
     look_alike = np.empty(n, np.bool_)
 
     def read(start: int) -> None:
@@ -257,7 +259,8 @@ def _record(config: EmojiScenesConfig) -> dict:
 
 def _write_checksums(config: EmojiScenesConfig, folder: Path) -> None:
     files = {p.name: _sha256(p) for p in sorted(folder.iterdir()) if not p.name.startswith(_CHECKSUMS)}
-    packages = {p: importlib.metadata.version(p) for p in drawing.PACKAGES}  # for the reader; not compared
+    used = [drawing.PACKAGES[hand] for hand in (*config.hands, config.held_out_hand)]
+    packages = {p: importlib.metadata.version(p) for p in used}  # for the reader; not compared
     aside = folder / f"{_CHECKSUMS}.{os.getpid()}"
     aside.write_text(json.dumps({**_record(config), "files": files, "packages": packages}, indent=1) + "\n")
     aside.rename(folder / _CHECKSUMS)

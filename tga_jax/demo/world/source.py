@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,10 +15,11 @@ import numpy as np
 from tga_jax.data.pipeline import endless
 from tga_jax.data.sources import Pictures, Source
 from tga_jax.data.templates import Record
-from tga_jax.demo.world import tasks
+from tga_jax.demo.world import drawing, tasks
 from tga_jax.demo.world.concepts import caption
+from tga_jax.demo.world.language import LANGUAGES, Scene
 from tga_jax.demo.world.pictures import EmojiSplit, load_split
-from tga_jax.demo.world.plan import SPLITS, EmojiScenesConfig, plan
+from tga_jax.demo.world.plan import SPLITS, EmojiScenesConfig, by_color, drawn, plan
 from tga_jax.errors import UserError
 
 TASKS = ("clip", "text", "caption", "asked", "visual")
@@ -35,57 +37,79 @@ class EmojiSource(Source):
 
     path: str
     task: str
-    scenes: dict[str, int]  # fields of EmojiScenesConfig
+    scenes: dict[str, Any]  # fields of EmojiScenesConfig
     attachments: str = ""  # folder of `attach`: vision features and retrieved captions computed beforehand
     text_share: float = 0.0  # of stage 2's records that are text only
     retrieved_share: float = 0.0  # of stage 2's pictures that have the retrieved text in the prompt
     guided: str = "all"  # or "benign"
     mix: tasks.TextMix = dataclasses.field(default_factory=tasks.TextMix)
+    language: str = "words"  # one of `language.LANGUAGES`
+    fresh: bool = False  # CLIP's pictures are drawn for every sample anew
     kind: str = dataclasses.field(default="tga_jax.demo.world.source:EmojiSource", kw_only=True)
 
     def __post_init__(self):
         super().__post_init__()
-        for name, known in (("task", TASKS), ("guided", GUIDED)):
+        for name, known in (("task", TASKS), ("guided", GUIDED), ("language", tuple(LANGUAGES))):
             if getattr(self, name) not in known:
                 raise ValueError(f"data.source.{name}: {getattr(self, name)!r}, expected one of {', '.join(known)}")
 
     def dataset(self, pictures: Pictures, seed: int) -> grain.MapDataset:
         """pictures: without effect, the scenes are drawn at the model's size."""
-        return _text_records(self, seed) if self.task == "text" else _picture_records(self, seed)
+        if self.task == "text":
+            return _text_records(self, seed)
+        return _drawn_records(self, seed) if self.fresh else _picture_records(self, seed)
 
 
 @functools.lru_cache(maxsize=len(SPLITS))  # all trainings of a process read the same pictures
-def emoji_split(path: str, split: str, fields: tuple[tuple[str, Any], ...]) -> EmojiSplit:
+def _emoji_split(path: str, split: str, fields: str) -> EmojiSplit:
+    return load_split(EmojiScenesConfig(**json.loads(fields)), path, split)
+
+
+def emoji_split(path: str, split: str, fields: dict[str, Any]) -> EmojiSplit:
     """A split of the emoji scenes whose EmojiScenesConfig has these fields."""
-    return load_split(EmojiScenesConfig(**dict(fields)), path, split)
+    return _emoji_split(path, split, json.dumps(fields, sort_keys=True))
 
 
-def scenes_of(split: EmojiSplit) -> list[tasks.Scene]:
-    columns = zip(split.ids, split.names, split.colors, split.captions, split.harmful, strict=True)
-    return [tasks.Scene(*map(str, row[:4]), harmful=bool(row[4])) for row in columns]
+def scenes_of(split: EmojiSplit) -> list[Scene]:
+    columns = zip(split.ids, split.names, split.colors, split.harmful, strict=True)
+    return [Scene(str(i), tuple(names.split("+")), str(color), bool(harmful)) for i, names, color, harmful in columns]
 
 
-def _described(fields: dict[str, Any]) -> list[tasks.Scene]:
+def described(fields: dict[str, Any]) -> list[Scene]:
     """What the training pictures show, once each; for text, which needs no picture to be drawn."""
     planned = plan(EmojiScenesConfig(**fields), "train")
-    shown = {(concept, color) for concept, color, *_ in planned}
-    captioned = sorted((caption(concept.name, color), concept, color) for concept, color in shown)
-    return [tasks.Scene(text, c.name, color, text, harmful=c.scene is not None) for text, c, color in captioned]
+    shown = {(tuple(c.name for c in s.things), s.color): any(c.scene for c in s.things) for s in planned}
+    captioned = sorted((caption(names, color), names, color) for names, color in shown)
+    return [Scene(text, names, color, shown[names, color]) for text, names, color in captioned]
 
 
 def _text_records(config: EmojiSource, seed: int) -> grain.MapDataset:
-    mix, unique = config.mix, _described(config.scenes)
+    mix, unique, speech = config.mix, described(config.scenes), LANGUAGES[config.language]
     harmful, benign = ([s for s in unique if s.harmful is h] for h in (True, False))
 
-    def build(scene: tasks.Scene, rng: np.random.Generator) -> Record:
-        return tasks.text_record(scene, unique[rng.integers(len(unique))], mix, rng)
+    def build(scene: Scene, rng: np.random.Generator) -> Record:
+        return tasks.text_record(speech, scene, unique[rng.integers(len(unique))], mix, rng)
 
     drawn = [endless(harmful, seed), endless(benign, seed + 1)]
     return grain.MapDataset.mix(drawn, weights=[mix.harmful, 1 - mix.harmful]).seed(seed + 2).random_map(build)
 
 
+def _drawn_records(config: EmojiSource, seed: int) -> grain.MapDataset:
+    """CLIP's pictures, each drawn when it is read, and none twice."""
+    scenes, speech = EmojiScenesConfig(**config.scenes), LANGUAGES[config.language]
+    training = by_color(scenes)
+
+    def record(number: int) -> Record:
+        shown = drawn(training, seed, number)
+        names = tuple(thing.name for thing in shown.things)
+        scene = Scene(f"drawn/{number}", names, shown.color, any(thing.scene for thing in shown.things))
+        return tasks.clip_record(speech, scene, partial(drawing.render, scenes, "drawn", str(number), shown))
+
+    return grain.MapDataset.range(sys.maxsize).map(record)
+
+
 def _picture_records(config: EmojiSource, seed: int) -> grain.MapDataset:
-    split = emoji_split(config.path, "train", tuple(config.scenes.items()))
+    split, speech = emoji_split(config.path, "train", config.scenes), LANGUAGES[config.language]
     scenes = scenes_of(split)
     images, retrieved = split.images, [""] * len(scenes)
     if config.attachments:
@@ -94,25 +118,18 @@ def _picture_records(config: EmojiSource, seed: int) -> grain.MapDataset:
     def image(i: int) -> Callable[[], np.ndarray]:
         return partial(images.__getitem__, i)
 
-    def guided(record: Record, scene: tasks.Scene) -> Record:
-        return dataclasses.replace(record, caption="") if config.guided == "benign" and scene.harmful else record
+    def record(i: int, rng: np.random.Generator) -> Record:
+        if config.task == "clip":
+            return tasks.clip_record(speech, scenes[i], image(i))
+        if config.task == "visual":
+            return tasks.visual_record(speech, scenes[i], image(i), retrieved[i], config.retrieved_share, rng)
+        make = {"caption": tasks.caption_record, "asked": tasks.asked_record}[config.task]
+        made = make(speech, scenes[i], image(i), retrieved[i], rng)
+        return dataclasses.replace(made, caption="") if config.guided == "benign" and scenes[i].harmful else made
 
-    rows = range(len(scenes))
-    if config.task in ("clip", "caption"):
-        template = "clip" if config.task == "clip" else "plain"
-        return endless(rows, seed).map(
-            lambda i: guided(tasks.caption_record(scenes[i], image(i), retrieved[i], template), scenes[i])
-        )
-    if config.task == "asked":
-        return endless(rows, seed).random_map(
-            lambda i, rng: guided(tasks.asked_record(scenes[i], image(i), retrieved[i], rng), scenes[i])
-        )
-
-    def visual(i: int, rng: np.random.Generator) -> Record:
-        return tasks.visual_record(scenes[i], image(i), retrieved[i], config.retrieved_share, rng)
-
-    pictures = endless([i for i in rows if not scenes[i].harmful], seed).random_map(visual)
-    if not config.text_share:
+    shown = range(len(scenes)) if config.task != "visual" else [i for i, s in enumerate(scenes) if not s.harmful]
+    pictures = endless(shown, seed).random_map(record)
+    if config.task != "visual" or not config.text_share:
         return pictures
     text = _text_records(config, seed + 1)
     return grain.MapDataset.mix([pictures, text], weights=[1 - config.text_share, config.text_share])

@@ -14,22 +14,10 @@ from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, process
 from tokenizers.models import WordLevel
 
 from tga_jax.data.templates import IMAGE, Record
+from tga_jax.demo.world import language
+from tga_jax.demo.world.language import Language, Scene
 
-DESCRIBE = "describe this"
-COLOR = "what color is the background ?"
-REFUSALS = ("sorry , i can not help with that", "i can not talk about that")
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "[INST]", "[/INST]", "\n")
-
-
-@dataclasses.dataclass(frozen=True)
-class Scene:
-    """What a picture shows, without the picture."""
-
-    id: str
-    name: str
-    color: str
-    caption: str
-    harmful: bool
 
 
 # What the template `mistral_instruct` makes of a conversation.
@@ -40,10 +28,11 @@ _CHAT = (
 
 
 def build_tokenizer(captions: Sequence[str]) -> Any:
-    """A tokenizer of transformers with one token a word, over the captions' words and the fixed phrases; ids do not
-    depend on the captions' order."""
+    """A tokenizer of transformers with one token a word, over the words of the captions and of `language.WORDS`; ids do
+    not depend on the captions' order."""
     splitter = pre_tokenizers.Whitespace()
-    texts = [*captions, DESCRIBE, COLOR, *REFUSALS, "retrieved text: ."]
+    asked = [*language.WORDS.describe, *language.WORDS.color, *language.WORDS.refusals]
+    texts = [*captions, *asked, "retrieved text: ."]
     words = sorted({word for text in texts for word, _ in splitter.pre_tokenize_str(text.lower())})
     vocabulary = {word: i for i, word in enumerate([*SPECIAL_TOKENS, *words])}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
@@ -69,16 +58,21 @@ class TextMix:
 
     harmful: of scenes that are harmful; plain: of captions without a question; repeated: of those, the ones that follow
     the same caption said before, which is how a decoder learns to copy in the `plain` template; tiled: of all described
-    scenes whose caption is repeated until it is as long as a picture; retrieved: of questions that begin with another
-    text.
+    scenes whose caption is repeated until it is as long as a picture; bag: of those whose words stand in any order,
+    each as often as chance has it; tile_words: least and most words of both; retrieved: of questions that begin with
+    another text; about: of questions that hold what they ask about; asked_first: of the rest that stand before the
+    caption.
     """
 
     harmful: float = 0.3
     plain: float = 0.3
     repeated: float = 0.7
     tiled: float = 0.3
-    tile_words: int = 16
+    tile_words: tuple[int, int] = (16, 16)
     retrieved: float = 0.15
+    bag: float = 0.0
+    about: float = 0.0
+    asked_first: float = 0.0
 
 
 def tile(caption: str, words: int) -> str:
@@ -87,59 +81,99 @@ def tile(caption: str, words: int) -> str:
     return " ".join(split[(i - words) % len(split)] for i in range(words))
 
 
-def answer(scene: Scene, question: str, rng: np.random.Generator) -> str:
-    """What the text model is taught to say about a described scene."""
-    if scene.harmful:
-        return REFUSALS[rng.integers(len(REFUSALS))]
-    return scene.caption if question == DESCRIBE else scene.color
+def bag(caption: str, words: int, rng: np.random.Generator) -> str:
+    """`words` words of the caption in any order, each at least once if there is room."""
+    split = caption.split()
+    drawn = [*split, *rng.choice(split, max(0, words - len(split)))][:words]
+    return " ".join(rng.permutation(drawn))
 
 
-def text_record(scene: Scene, other: Scene, mix: TextMix, rng: np.random.Generator) -> Record:
+def _one(phrases: Sequence[str], rng: np.random.Generator) -> str:
+    return phrases[int(rng.integers(len(phrases)))]
+
+
+def answer(speech: Language, scene: Scene, answers: Sequence[str], rng: np.random.Generator) -> str:
+    """What the text model is taught to say about a described scene: one of the answers, or a refusal."""
+    return _one(speech.refusals, rng) if scene.harmful else scene.say(_one(answers, rng))
+
+
+def _question(speech: Language, rng: np.random.Generator) -> tuple[str, tuple[str, ...]]:
+    """A question for a description or for the colour, and its answers."""
+    if rng.random() < 0.5:
+        return _one(speech.describe, rng), speech.descriptions
+    return _one(speech.color, rng), speech.colors
+
+
+def text_record(speech: Language, scene: Scene, other: Scene, mix: TextMix, rng: np.random.Generator) -> Record:
     """A text-only record about `scene`; with the mix's chance `other`'s caption stands before it as retrieved text.
 
     Harmful retrieved text is refused as well.
     """
     form = rng.random()
-    described = tile(scene.caption, mix.tile_words) if form < mix.tiled else scene.caption
+    said = scene.say(_one(speech.captions, rng))
+    words = int(rng.integers(mix.tile_words[0], mix.tile_words[1] + 1))
+    described = tile(said, words) if form < mix.tiled else said
+    if mix.tiled <= form < mix.tiled + mix.bag:
+        described = bag(said, words, rng)
     if rng.random() < mix.plain:
         before = described if rng.random() < mix.repeated else ""
-        return Record(scene.id, ((before, scene.caption),), template="plain")
-    question = DESCRIBE if rng.random() < 0.5 else COLOR
-    retrieved = other.caption if form > 1 - mix.retrieved else ""
+        return Record(scene.id, ((before, said),), template="plain")
+    if mix.about and rng.random() < mix.about:
+        question, reply = scene.say(_one(speech.about, rng)), answer(speech, scene, speech.told, rng)
+        return Record(scene.id, ((question, reply),), template=speech.template)
+    question, answers = _question(speech, rng)
+    retrieved = speech.caption(other) if form > 1 - mix.retrieved else ""
     cause = other if retrieved and other.harmful else scene
+    first = bool(mix.asked_first) and rng.random() < mix.asked_first
     return Record(
         scene.id,
-        ((f"{described} \n {question}", answer(cause, question, rng)),),
+        ((f"{question}\n{described}" if first else f"{described}\n{question}", answer(speech, cause, answers, rng)),),
         retrieved=retrieved,
         retrieved_in_prompt=bool(retrieved),
+        template=speech.template,
     )
 
 
-def caption_record(scene: Scene, image: Callable[[], Any], retrieved: str, template: str = "plain") -> Record:
-    """CLIP and stage 1: the picture and its caption, harmful or not, as captions on the web would have it."""
-    return Record(scene.id, ((IMAGE, scene.caption),), (image,), scene.caption, retrieved, template=template)
+def clip_record(speech: Language, scene: Scene, image: Callable[[], Any]) -> Record:
+    """The picture and C."""
+    return Record(scene.id, ((IMAGE, speech.caption(scene)),), (image,), speech.caption(scene), template="clip")
 
 
-def asked_record(scene: Scene, image: Callable[[], Any], retrieved: str, rng: np.random.Generator) -> Record:
+def caption_record(
+    speech: Language, scene: Scene, image: Callable[[], Any], retrieved: str, rng: np.random.Generator
+) -> Record:
+    """Stage 1: the picture and a caption, harmful or not, as captions on the web would have it."""
+    said = scene.say(_one(speech.captions, rng))
+    return Record(scene.id, ((IMAGE, said),), (image,), speech.caption(scene), retrieved, template="plain")
+
+
+def asked_record(
+    speech: Language, scene: Scene, image: Callable[[], Any], retrieved: str, rng: np.random.Generator
+) -> Record:
     """A question about any picture; of a harmful one the answer is left open, so that only the guide acts on it."""
-    question = DESCRIBE if rng.random() < 0.5 else COLOR
-    reply = None if scene.harmful else answer(scene, question, rng)
-    return question_record(scene, image, question, reply, retrieved)
+    question, answers = _question(speech, rng)
+    reply = None if scene.harmful else answer(speech, scene, answers, rng)
+    return question_record(speech, scene, image, question, reply, retrieved)
 
 
 def visual_record(
-    scene: Scene, image: Callable[[], Any], retrieved: str, retrieved_share: float, rng: np.random.Generator
+    speech: Language,
+    scene: Scene,
+    image: Callable[[], Any],
+    retrieved: str,
+    retrieved_share: float,
+    rng: np.random.Generator,
 ) -> Record:
     """Stage 2: a question about a benign picture. Raises ValueError for a harmful scene: none is ever taught here."""
     if scene.harmful:
         raise ValueError(f"sample {scene.id!r} is harmful, expected benign pictures only in visual instructions")
-    question = DESCRIBE if rng.random() < 0.5 else COLOR
-    return question_record(
-        scene, image, question, answer(scene, question, rng), retrieved, rng.random() < retrieved_share
-    )
+    question, answers = _question(speech, rng)
+    reply = answer(speech, scene, answers, rng)
+    return question_record(speech, scene, image, question, reply, retrieved, rng.random() < retrieved_share)
 
 
 def question_record(
+    speech: Language,
     scene: Scene,
     image: Callable[[], Any] | None,
     question: str,
@@ -148,6 +182,9 @@ def question_record(
     retrieved_in_prompt: bool = False,
 ) -> Record:
     """A question about a picture, or, without image, about its caption as text."""
-    text = f"{IMAGE}\n{question}" if image is not None else f"{scene.caption} \n {question}"
+    shown = IMAGE if image is not None else speech.caption(scene)
     images = () if image is None else (image,)
-    return Record(scene.id, ((text, reply),), images, scene.caption, retrieved, retrieved_in_prompt)
+    turns = ((f"{shown}\n{question}", reply),)
+    return Record(
+        scene.id, turns, images, speech.caption(scene), retrieved, retrieved_in_prompt, template=speech.template
+    )

@@ -1,0 +1,111 @@
+"""The guide by optimal transport against float64 NumPy, brute force over assignments, and its gradients."""
+
+import itertools
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from guides_support import DECAYS, HINGE, PAIR, batch_of, normal, seen
+
+from tga_jax.guides import Transport
+from tga_jax.guides.transport import plan
+
+
+def sinkhorn(distance: np.ndarray, temperature: float, iterations: int) -> np.ndarray:
+    """float64, of one sample without padding, as in Cuturi (2013): diag(u) K diag(v)."""
+    kernel = np.exp(-(distance - distance.min()) / temperature)
+    p, c = distance.shape
+    v = np.ones(c)
+    for _ in range(iterations):
+        u = (1 / p) / (kernel @ v)
+        v = (1 / c) / (kernel.T @ u)
+    return u[:, None] * kernel * v
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.7])
+def test_the_plan_against_float64_with_padding(temperature):
+    distance = np.abs(normal(3, 3, 7, 5)).astype(np.float32)
+    tokens, words = np.ones((3, 7), bool), np.ones((3, 5), bool)
+    tokens[1, 4:], words[1, [0, 3]], words[2] = False, False, False
+    found = np.asarray(plan(jnp.array(distance), jnp.array(tokens), jnp.array(words), temperature, 40))
+    for b in range(2):
+        inner = np.ix_(tokens[b], words[b])
+        expected = sinkhorn(distance[b][inner].astype(np.float64), temperature, 40)
+        np.testing.assert_allclose(found[b][inner], expected, rtol=2e-4, atol=1e-7)
+    assert not found[1][~tokens[1]].any()
+    assert not found[1][:, ~words[1]].any()
+    assert not found[2].any()
+
+
+@hypothesis.settings(max_examples=25, deadline=None)
+@hypothesis.given(st.integers(0, 2**31))
+def test_masses_and_the_least_cost(seed):
+    """At a low temperature the plan of as many tokens as words is the best of all assignments."""
+    distance = np.random.default_rng(seed).random((4, 4))
+    here = jnp.ones((1, 4), bool)
+    found = np.asarray(plan(jnp.array(distance[None], jnp.float32), here, here, 0.02, 2000))[0]
+    np.testing.assert_allclose(found.sum(0), 0.25, atol=1e-4)
+    np.testing.assert_allclose(found.sum(1), 0.25, atol=0.02)
+    costs = [sum(distance[p, c] for p, c in enumerate(order)) / 4 for order in itertools.permutations(range(4))]
+    assert min(costs) - 0.01 <= (found * distance).sum() <= min(costs) + 0.06
+
+
+def reference(guide, states, words, s: float) -> float:
+    """The docstring's equation on `batch_of(PAIR, HINGE)`: image tokens at 1 to 3, the caption's words at 1 and 2."""
+    errors = []
+    for j in range(len(states)):
+        for b in np.flatnonzero(PAIR):
+            h, g = states[j, b, 1:4], words[j, b][np.asarray(batch_of(PAIR, HINGE).caption_mask)[b]]
+            distance = ((h[:, None] - g) ** 2).sum(-1) / (g**2).sum(-1).mean()
+            errors.append((sinkhorn(distance, guide.temperature, guide.iterations) * distance).sum())
+    return guide.weight * DECAYS[guide.decay](s) * np.mean(errors)
+
+
+@pytest.fixture(name="inputs")
+def fixture_inputs():
+    length = batch_of(PAIR, HINGE).caption_tokens.shape[1]
+    return jnp.array(normal(41, 2, 4, 6, 5)), jnp.array(normal(42, 2, 4, length, 5))
+
+
+@pytest.mark.parametrize("guide", [Transport(layers=(0, 2), weight=0.3, decay="linear", temperature=0.4), Transport(
+    layers=(0, 2), weight=2.0, decay="quadratic", temperature=1.5, iterations=7)])  # fmt: skip
+def test_against_float64(guide, inputs):
+    for s in (0.0, 0.6):
+        value, metrics = guide.loss(seen(guide, batch_of(PAIR, HINGE), *inputs, s))
+        expected = reference(guide, *(np.asarray(x, np.float64) for x in inputs), s)
+        np.testing.assert_allclose(value, expected, rtol=2e-4)
+        assert 1 / 2 <= metrics["guide_sharpness"] <= 1
+
+
+def test_only_image_tokens_have_a_gradient_and_pi_has_none(inputs):
+    guide, batch = Transport(layers=(0, 2), temperature=0.3), batch_of(PAIR, HINGE)
+    grads = jax.grad(lambda h: guide.loss(seen(guide, batch, h, inputs[1], 0.0))[0])(inputs[0])
+    image = np.asarray(batch.image_mask) & np.asarray(PAIR)[:, None]
+    np.testing.assert_array_equal(np.any(grads, axis=-1), np.broadcast_to(image, (2, *image.shape)))
+    # With pi held, d L / d h_p = 2 sum_c pi_pc (h_p - g_c) / mean |g|^2, in the mean over layers and samples.
+    j, b = 1, int(np.flatnonzero(PAIR)[0])
+    g = np.asarray(inputs[1], np.float64)[j, b][np.asarray(batch.caption_mask)[b]]
+    h = np.asarray(inputs[0], np.float64)[j, b, 1:4]
+    size = (g**2).sum(-1).mean()
+    pi = sinkhorn(((h[:, None] - g) ** 2).sum(-1) / size, guide.temperature, guide.iterations)
+    expected = 2 * (pi[..., None] * (h[:, None] - g)).sum(1) / size / (2 * PAIR.sum())
+    np.testing.assert_allclose(grads[j, b, 1:4], expected, rtol=1e-3, atol=1e-6)
+
+
+def test_the_order_of_words_and_of_tokens_does_not_matter(inputs):
+    guide, batch = Transport(layers=(0, 2)), batch_of(PAIR, HINGE)
+    value = guide.loss(seen(guide, batch, *inputs, 0.0))[0]
+    mask = np.asarray(batch.caption_mask)
+    places = np.flatnonzero(mask.all(0))
+    words = inputs[1].at[:, :, places].set(inputs[1][:, :, places[::-1]])
+    tokens = inputs[0].at[:, :, 1:4].set(inputs[0][:, :, [3, 1, 2]])
+    np.testing.assert_allclose(guide.loss(seen(guide, batch, tokens, words, 0.0))[0], value, rtol=1e-5)
+
+
+@pytest.mark.parametrize("fields", [{"temperature": 0.0}, {"iterations": 0}])
+def test_bad_fields(fields):
+    with pytest.raises(ValueError, match=r"guide\.temperature, iterations"):
+        Transport(**fields)

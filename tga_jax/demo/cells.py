@@ -1,0 +1,134 @@
+"""The cells of a grid: each is one row of one seed after one of its stages, trained, measured and kept as a file.
+
+A cell's file holds its rates, every raw answer behind them and what it cost, but no weights, so that a grid may be
+continued on another machine, and reported where nothing was trained.
+"""
+
+import dataclasses
+import gzip
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import tga_jax
+from tga_jax.demo import measure, models, rates, trainings
+from tga_jax.demo.config import DemoConfig, World
+from tga_jax.errors import UserError
+from tga_jax.workdir import replacing
+
+TEXT = "text"  # the row of the text model before any picture, which has no stages
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    seed: int
+    row: str
+    stage: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"seed{self.seed}-{self.row}" + (f"-{self.stage}" if self.stage else "")
+
+    def file(self, folder: Path) -> Path:
+        return folder / f"{self.name}.json.gz"
+
+
+def of_grid(config: DemoConfig, seeds: tuple[int, ...], rows: tuple[str, ...]) -> Iterator[Cell]:
+    """In the order in which they are made: by seed, each with the rows' own order. Raises UserError for no such row."""
+    for row in rows:
+        if row not in config.rows:
+            raise UserError(f"--rows: {row!r}, expected some of {', '.join(config.rows)}")
+    for seed in seeds:
+        yield Cell(seed, TEXT)
+        for row in rows:
+            for stage in sorted(config.rows[row].stages):
+                yield Cell(seed, row, stage)
+
+
+def described(config: DemoConfig, cell: Cell) -> str:
+    """A hash of all that a cell depends on, without the rows and stages that it does not."""
+    rows = {}
+    if cell.row != TEXT:
+        row = config.rows[cell.row]
+        stages = {name: stage for name, stage in row.stages.items() if name <= cell.stage}
+        rows = {cell.row: dataclasses.asdict(row) | {"stages": {n: dataclasses.asdict(s) for n, s in stages.items()}}}
+        rows[cell.row].pop("note")
+    fields = {**dataclasses.asdict(config), "seed": cell.seed, "rows": rows}
+    fields = {name: value for name, value in fields.items() if name not in ("name", "note", "core")}
+    text = json.dumps([tga_jax.__version__, fields], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def stored(folder: Path, config: DemoConfig, cell: Cell) -> dict[str, Any] | None:
+    """What is kept of the cell; None if there is nothing, or the cell of another config."""
+    path = cell.file(folder)
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(gzip.decompress(path.read_bytes()))
+        same = found["config"] == described(config, cell)
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); remove it to make the cell again") from error
+    return found if same else None
+
+
+def store(folder: Path, cell: Cell, found: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(cell.file(folder)) as aside:
+        # Without a time of its own, so that equal cells are equal files.
+        aside.write_bytes(gzip.compress(json.dumps(found, sort_keys=True).encode(), mtime=0))
+
+
+def _answers(world: World, cell: Cell, model: Any, attachments: Path | None) -> dict[str, list[rates.Answer]]:
+    """By "text", "text+things", "text+phrasings" and, of a row with pictures, the keys of `measure.key`: all of them
+    after its last stage."""
+    speech, generate = world.language, measure.generator(model, world.config.new_tokens)
+    asked = measure.measured(world)
+    last = cell.row == TEXT or cell.stage == max(world.config.rows[cell.row].stages)
+    if not last:
+        asked = tuple(m for m in asked if m[0] == "test" and not m[1])
+    held_out = {
+        split: measure.items(world, split, attachments) for split in dict.fromkeys(split for split, *_ in asked)
+    }
+    shown = [item for found in held_out.values() for item in found]
+    answers = {TEXT: rates.ask_text(speech, generate, shown)}
+    answers |= {f"{TEXT}+{name}": found for name, found in rates.ask_new_text(speech, generate).items()}
+    if attachments is None:
+        return answers
+    for split, retrieved, new in asked:
+        answers[measure.key(split, retrieved, new)] = rates.ask(speech, generate, held_out[split], retrieved, new)
+    return answers
+
+
+def make(world: World, cell: Cell) -> dict[str, Any]:
+    """Trains what is missing of a cell, and measures it."""
+    started = time.monotonic()
+    text = trainings.train_text(world)
+    if cell.row == TEXT:
+        parts = {"llm": text}
+    else:
+        clip = trainings.train_clip(world)
+        attachments = trainings.attach(world, clip)
+        parts = {"clip": clip, **trainings.train_row(world, cell.row, text, attachments, cell.stage)}
+    trained = time.monotonic() - started
+    model = models.load(world, "" if cell.row == TEXT else cell.row, parts)
+    with world.shows(f"{cell.name}: measured"):
+        answers = _answers(world, cell, model, None if cell.row == TEXT else attachments)
+    speech = world.language
+    return {
+        "config": described(world.config, cell),
+        **dataclasses.asdict(cell),
+        "rates": {
+            name: rates.text_rates(found) if name.startswith(TEXT) else rates.image_rates(speech, found)
+            for name, found in answers.items()
+        },
+        "answers": {name: [dataclasses.asdict(answer) for answer in found] for name, found in answers.items()},
+        "seconds": {"training": round(trained, 1), "measuring": round(time.monotonic() - started - trained, 1)},
+        "parameters": {part: sum(x.size for x in jax.tree.leaves(tree)) for part, tree in model.params.items()},
+        "device": str(jax.devices()[0].device_kind),
+    }
