@@ -74,7 +74,8 @@ def get_config() -> ConfigDict:
         "test_harmful_per_combo": 1,
         "test_two": 600,
     }
-    config.clip = {"steps": 1600, "batch_size": 128, **muon(5e-3), "fresh": True}
+    drawn = {"fresh": True, "variation": 0.6, "ramp": 100_000}
+    config.clip = {"steps": 2000, "batch_size": 128, **muon(5e-3), **drawn}
     config.text = {
         "steps": 150,
         "batch_size": 16,

@@ -2,9 +2,18 @@
 
 import ctypes
 import gc
+import os
 import resource
+import shutil
 import sys
+import tempfile
 from pathlib import Path
+
+# Many tests compile the same programs, in several processes: kept for the run, they are compiled once. Before JAX reads
+# its environment; pytest-xdist's workers and the commands that tests start inherit it.
+if _OWNED := "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="tga-tests-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 import hypothesis
 import jax
@@ -15,6 +24,11 @@ sys.path[:0] = sorted({str(path.parent) for path in Path(__file__).parent.rglob(
 # How long an example takes depends on what else the machine does.
 hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("tests")
+
+
+def pytest_unconfigure():
+    if _OWNED:
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 _STATM = Path("/proc/self/statm")  # Linux: the process's memory in pages, the resident part second

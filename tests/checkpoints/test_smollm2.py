@@ -22,7 +22,7 @@ import tga_jax
 from tga_jax.checkpoints import gguf, hub
 from tga_jax.data.templates import IMAGE, Record
 from tga_jax.data.tokens import tokenize
-from tga_jax.models import layers, llama
+from tga_jax.models import layers, llama, presets
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("gguf")
@@ -78,6 +78,11 @@ def test_tokenizer(file):
 
 def error(found, expected, scale=None) -> float:
     return np.abs(np.asarray(found) - expected).max() / (np.abs(expected).max() if scale is None else scale)
+
+
+def test_its_config_is_that_of_the_preset(pair):
+    # Which trainings start from: GGUF has 1e-5 as a float32, and that is another number.
+    assert pair[1].config == dataclasses.replace(presets.LLM["smollm2-135m"], dtype="float32")
 
 
 def test_weights_and_every_hidden_state(pair):

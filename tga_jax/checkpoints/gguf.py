@@ -148,7 +148,8 @@ def open_file(path: Path) -> tuple[Spec, dict[str, Tensor]]:
         head_dim=width,
         mlp_size=field("feed_forward_length"),
         rope_theta=float(field("rope.freq_base", float, 10000.0)),
-        rms_norm_eps=float(np.float32(field("attention.layer_norm_rms_epsilon", float))),
+        # The shortest decimal of the float32 that the file has: what the model's config said, and presets say.
+        rms_norm_eps=float(str(np.float32(field("attention.layer_norm_rms_epsilon", float)))),
         sliding_window=None,
         tie_embeddings=all(t.name != "output.weight" for t in reader.tensors),
         qkv_bias=family == "qwen2",

@@ -48,9 +48,12 @@ class Training:
 
 @dataclasses.dataclass(frozen=True)
 class ClipTraining(Training):
-    """fresh: every picture is drawn for it alone, instead of those that the stages see."""
+    """fresh: every picture is drawn for it alone, instead of those that the stages see, with the chance `variation`,
+    which the first `ramp` pictures rise to, that a thing is drawn otherwise than its hand does."""
 
     fresh: bool = False
+    variation: float = 0.0
+    ramp: int = 1
 
 
 @dataclasses.dataclass(frozen=True)

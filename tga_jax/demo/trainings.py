@@ -68,6 +68,7 @@ def _optimizer(c: Training, schedule: tuple[tuple[str, float], ...], warmup: flo
 
 def train_clip(world: World) -> Path:
     c = world.config
+    drawn = {"fresh": c.clip.fresh, "variation": c.clip.variation, "ramp": c.clip.ramp}
     return world.train(
         TrainConfig(
             name="clip",
@@ -78,7 +79,7 @@ def train_clip(world: World) -> Path:
             batch_size=c.clip.batch_size,
             loss=step.LossConfig(lm=0.0, contrastive=1.0),
             optim=_optimizer(c.clip, ((".*", 1.0),), warmup=0.05),
-            data=_data(world, "", c.clip.steps * c.clip.batch_size, "clip", fresh=c.clip.fresh),
+            data=_data(world, "", c.clip.steps * c.clip.batch_size, "clip", **drawn),
         ),
         "clip",
     )

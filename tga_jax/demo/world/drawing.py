@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from tga_jax.demo.world.concepts import COLORS, Concept
 from tga_jax.demo.world.plan import EmojiScenesConfig, Shown, generator
+from tga_jax.demo.world.variation import varied
 from tga_jax.errors import UserError
 
 _MASTER = 72  # pixels: the side of a Twemoji picture, and so of every master
@@ -22,11 +23,12 @@ _IN_COLOR = ("twemoji", "openmoji")
 CONSTANTS = (_MASTER, _JITTER, _MIN_CONTRAST, _OUTLINE)  # that decide the pixels
 
 
-def render(config: EmojiScenesConfig, split: str, example_id: str, shown: Shown) -> np.ndarray:
+def render(config: EmojiScenesConfig, split: str, example_id: str, shown: Shown, variation: float = 0.0) -> np.ndarray:
     """uint8 [S, S, 3] with S = `config.image_size`: one picture of a scene, drawn from (seed, split, id) alone.
 
     The side of a single thing is uniform over 54 to 63 of 64 pixels (scaled to S), that of two, each in its half, over
     28 to 32, and the place uniform over what is left; smaller pictures proved too hard for a small vision tower.
+    variation: the chance that a thing is drawn otherwise than its hand does (`variation.varied`).
     """
     random = generator(config.seed, split, example_id)
     size, alone = config.image_size, len(shown.things) == 1
@@ -36,13 +38,20 @@ def render(config: EmojiScenesConfig, split: str, example_id: str, shown: Shown)
     for i, concept in enumerate(shown.things):
         low, high = (54, 63) if alone else (28, 32)
         side = int(random.integers(round(low * size / 64), round(high * size / 64) + 1))
-        left, top = (int(v) for v in random.integers(0, [width - side + 1, size - side + 1]))
+        if alone:
+            left, top = (int(v) for v in random.integers(0, size - side + 1, 2))
+        else:
+            left, top = (int(random.integers(0, room + 1)) for room in (width - side, size - side))
         box = (i * width + left, top, i * width + left + side, top + side)
-        picture = _resized(shown.hand, concept, side)
-        if shown.hand in _IN_COLOR:
+        tint = None
+        if shown.hand not in _IN_COLOR:
+            tint = _dark(random) if shown.hand == "noto" else _contrasting_tint(random, background)
+        if variation and random.random() < variation:
+            picture = varied(_master(shown.hand, concept), tint, random).resize((side, side), Image.Resampling.BILINEAR)
             canvas.paste(picture, box, picture)
         else:
-            canvas.paste(_dark(random) if shown.hand == "noto" else _contrasting_tint(random, background), box, picture)
+            picture = _resized(shown.hand, concept, side)
+            canvas.paste(tint or picture, box, picture)
     return np.asarray(canvas)
 
 

@@ -44,7 +44,11 @@ class EmojiSource(Source):
     guided: str = "all"  # or "benign"
     mix: tasks.TextMix = dataclasses.field(default_factory=tasks.TextMix)
     language: str = "words"  # one of `language.LANGUAGES`
-    fresh: bool = False  # CLIP's pictures are drawn for every sample anew
+    # CLIP's pictures are drawn for every sample anew; the chance that a thing is drawn otherwise than its hand does
+    # rises to `variation` over the first `ramp` of them.
+    fresh: bool = False
+    variation: float = 0.0
+    ramp: int = 1
     kind: str = dataclasses.field(default="tga_jax.demo.world.source:EmojiSource", kw_only=True)
 
     def __post_init__(self):
@@ -103,7 +107,8 @@ def _drawn_records(config: EmojiSource, seed: int) -> grain.MapDataset:
         shown = drawn(training, seed, number)
         names = tuple(thing.name for thing in shown.things)
         scene = Scene(f"drawn/{number}", names, shown.color, any(thing.scene for thing in shown.things))
-        return tasks.clip_record(speech, scene, partial(drawing.render, scenes, "drawn", str(number), shown))
+        variation = config.variation * min(1.0, number / config.ramp)
+        return tasks.clip_record(speech, scene, partial(drawing.render, scenes, "drawn", str(number), shown, variation))
 
     return grain.MapDataset.range(sys.maxsize).map(record)
 

@@ -1,0 +1,149 @@
+"""The grid: what a cell depends on, what is kept of it, and that a stopped grid goes on."""
+
+import dataclasses
+import gzip
+import io
+import json
+
+import pytest
+import rich.console
+from test_demo import build
+
+from tga_jax import cli
+from tga_jax.demo import cells, main, reproduce
+from tga_jax.demo.cells import Cell
+from tga_jax.errors import UserError
+
+CONFIG = build(name="emoji")
+
+
+def test_the_grid_goes_by_seed_row_and_stage():
+    found = list(cells.of_grid(CONFIG, (3, 1), ("tga", "base")))
+    assert [cell.name for cell in found[:5]] == [
+        "seed3-text", "seed3-tga-fit", "seed3-tga-stage2", "seed3-base-stage1", "seed3-base-stage2",
+    ]  # fmt: skip
+    assert [cell.seed for cell in found] == [3] * 5 + [1] * 5
+    with pytest.raises(UserError, match=r"--rows: 'none', expected some of base, tga"):
+        list(cells.of_grid(CONFIG, (0,), ("none",)))
+
+
+def test_a_cell_depends_on_its_own_row_up_to_its_stage():
+    first, last, text = Cell(0, "tga", "fit"), Cell(0, "tga", "stage2"), Cell(0, "text")
+    before = {cell: cells.described(CONFIG, cell) for cell in (first, last, text)}
+    assert len(set(before.values())) == 3
+
+    def changed(**fields) -> set[Cell]:
+        other = build(fields, name="emoji")
+        return {cell for cell, known in before.items() if cells.described(other, cell) != known}
+
+    assert changed(**{"rows.base.stages.stage1.steps": 7, "name": "other", "rows.tga.note": "other"}) == set()
+    assert changed(**{"rows.tga.stages.stage2.steps": 7}) == {last}
+    assert changed(**{"rows.tga.stages.fit.steps": 7}) == {first, last}
+    assert changed(**{"rows.tga.guide.weight": 0.3}) == {first, last}
+    assert changed(**{"text.steps": 7}) == changed(**{"asked": 7}) == set(before)
+    assert cells.described(CONFIG, Cell(1, "text")) != before[text]
+
+
+def test_a_kept_cell_is_read_back_unless_it_is_of_another_config(tmp_path):
+    cell = Cell(2, "tga", "fit")
+    assert cells.stored(tmp_path, CONFIG, cell) is None
+    kept = {"config": cells.described(CONFIG, cell), "rates": {"a": 0.5}}
+    cells.store(tmp_path, cell, kept)
+    assert cells.stored(tmp_path, CONFIG, cell) == kept
+    assert cells.stored(tmp_path, build({"rows.tga.stages.fit.steps": 7}), cell) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["seed2-tga-fit.json.gz"]
+    first = cell.file(tmp_path).read_bytes()
+    cells.store(tmp_path, cell, kept)
+    assert cell.file(tmp_path).read_bytes() == first
+
+
+@pytest.mark.parametrize("content", [b"", b"no gzip", gzip.compress(b"{"), gzip.compress(b"[]"), gzip.compress(b"{}")])
+def test_a_damaged_cell_is_named(tmp_path, content):
+    cell = Cell(0, "base", "stage1")
+    cell.file(tmp_path).write_bytes(content)
+    with pytest.raises(UserError, match=r"seed0-base-stage1\.json\.gz: cannot be read .*; remove it") as error:
+        cells.stored(tmp_path, CONFIG, cell)
+    assert "\n" not in str(error.value)
+
+
+def rate(value):
+    return {"value": value, "low": 0.1, "high": 0.9, "n": 10}
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """The cells that were made, by a stand-in for the trainings; "stop" in it stops the next one."""
+    made: list = []
+
+    def make(world, cell):
+        if "stop" in made:
+            raise KeyboardInterrupt
+        made.append(cell)
+        rates = {"text": {"text_dsr": rate(1.0)}}
+        if cell.row != cells.TEXT:
+            rates["test"] = {"image_dsr": rate(0.25 * (1 + cell.seed)), "benign_naming": rate(None)}
+        return {"config": cells.described(CONFIG, cell), "rates": rates}
+
+    monkeypatch.setattr(main, "open_world", lambda config, parts, bars: config)
+    monkeypatch.setattr(cells, "make", make)
+    return made
+
+
+def run(tmp_path, seeds=(0, 1), **options) -> str:
+    console = rich.console.Console(file=io.StringIO(), width=300)
+    reproduce.run(CONFIG, seeds, ("base",), tmp_path, tmp_path / "parts", console, **options)
+    return console.file.getvalue()
+
+
+def test_a_stopped_grid_goes_on_and_a_finished_one_makes_nothing(tmp_path, made):
+    run(tmp_path, (0,))
+    assert made == [Cell(0, "text"), Cell(0, "base", "stage1"), Cell(0, "base", "stage2")]
+    made.append("stop")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path)
+    made.clear()
+    assert "cell 4 of 6: seed1-text" in run(tmp_path)
+    assert [cell.seed for cell in made] == [1, 1, 1]
+    made.clear()
+    run(tmp_path)
+    assert made == []
+
+
+def test_the_table_has_intervals_of_one_seed_and_the_range_of_several(tmp_path, made):
+    def lines():
+        text = (tmp_path / "table.md").read_text()
+        return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+
+    run(tmp_path, (0,))
+    head, _, text, first, last = lines()
+    assert head[:5] == ["row", "after", "seeds", "text DSR", "image DSR"]
+    assert text[:5] == ["`text`", "-", "1", "1.00 [0.10, 0.90]", "-"]
+    assert first[:6] == ["`base`", "stage1", "1", "1.00 [0.10, 0.90]", "0.25 [0.10, 0.90]", "-"]
+    assert last[1] == "stage2"
+    run(tmp_path)
+    assert lines()[3][2:5] == ["2", "1.00 (1.00 to 1.00)", "0.38 (0.25 to 0.50)"]
+    run(tmp_path, (0, 5), only_tables=True)
+    assert lines()[3][2] == "1"
+    (tmp_path / "cells" / "seed0-base-stage1.json.gz").unlink()
+    run(tmp_path, (0,), only_tables=True)
+    assert lines()[3][2:5] == ["0", "missing", "missing"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--scale=some"], "--scale: 'some', expected quick or full"),
+        (["--seeds=a"], "--seeds: 'a', expected numbers such as 0,1,2"),
+        (["--seeds=1,1"], "--seeds: 1,1, expected different numbers"),
+        (["--rows=none"], "--rows: 'none', expected some of base"),
+    ],
+)
+def test_flags_that_say_nothing_are_one_line(flags, said, tmp_path, capsys):
+    assert cli.run(["reproduce", f"--workdir={tmp_path}", f"--parts={tmp_path}", *flags]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_cells_are_json_without_weights(tmp_path):
+    cells.store(tmp_path, Cell(0, "text"), {"config": "x", "answers": {}})
+    assert json.loads(gzip.decompress((tmp_path / "seed0-text.json.gz").read_bytes())) == {"config": "x", "answers": {}}
+    assert dataclasses.asdict(Cell(0, "text")) == {"seed": 0, "row": "text", "stage": ""}

@@ -1,0 +1,63 @@
+"""Other drawings of the same thing: of one seed the same, visible, and nothing filled that no line encloses."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tga_jax.demo.world.concepts import CONCEPTS
+from tga_jax.demo.world.drawing import render
+from tga_jax.demo.world.plan import RUN, EmojiScenesConfig, Shown, by_color, drawn
+from tga_jax.demo.world.variation import _enclosed, varied
+
+CONFIG = EmojiScenesConfig(seed=2, hands=("twemoji", "mdi"), held_out_hand="noto", train_per_combo=1, train_two=60)
+
+
+def ring() -> Image.Image:
+    y, x = np.mgrid[:40, :40]
+    distance = np.hypot(y - 20, x - 20)
+    return Image.fromarray(np.where((distance > 9) & (distance < 13), 255, 0).astype(np.uint8))
+
+
+def test_what_a_ring_encloses_is_its_inside():
+    (inside,) = _enclosed(ring())
+    y, x = np.mgrid[:40, :40]
+    np.testing.assert_array_equal(inside, np.hypot(y - 20, x - 20) <= 9)
+
+
+def test_nothing_is_enclosed_by_an_open_line_by_a_blot_or_by_nothing():
+    open_ring = ring()
+    open_ring.paste(0, (18, 0, 23, 20))
+    for coverage in (open_ring, Image.new("L", (20, 20), 255), Image.new("L", (20, 20), 0)):
+        assert _enclosed(coverage) == []
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_varied_picture_is_there_and_of_one_seed_the_same(seed):
+    color = Image.new("RGBA", (40, 40))
+    color.paste((200, 30, 30, 255), (5, 5, 30, 35))
+    for picture, tint in ((color, None), (ring(), (250, 250, 240))):
+        made, again, other = (varied(picture, tint, np.random.default_rng(s)) for s in (seed, seed, seed + 1000))
+        assert made.mode == "RGBA"
+        assert 30 <= min(made.size) <= max(made.size) <= 40
+        assert np.asarray(made)[..., 3].max() > 200
+        assert made.tobytes() == again.tobytes() != other.tobytes()
+
+
+def test_without_variation_a_picture_is_its_hands():
+    for hand in CONFIG.hands:
+        shown = Shown(CONCEPTS[:1], "blue", hand, 0)
+        usual = render(CONFIG, "drawn", "5", shown)
+        np.testing.assert_array_equal(render(CONFIG, "drawn", "5", shown, 0.0), usual)
+        assert (render(CONFIG, "drawn", "5", shown, 1.0) != usual).any()
+
+
+def test_runs_have_one_color_and_show_what_is_trained_on():
+    training = by_color(CONFIG)
+    runs = [[drawn(training, 7, RUN * run + i) for i in range(RUN)] for run in range(30)]
+    assert all(len({shown.color for shown in run}) == 1 for run in runs)
+    assert len({run[0].color for run in runs}) == 8
+    planned = {shown for group in training.values() for shown in group}
+    assert all(shown in planned for run in runs for shown in run)
+    assert len({shown.things for run in runs for shown in run}) > 200
+    assert runs[3] == [drawn(by_color(CONFIG), 7, RUN * 3 + i) for i in range(RUN)]
+    assert runs[3] != [drawn(training, 8, RUN * 3 + i) for i in range(RUN)]
