@@ -8,6 +8,8 @@ from ml_collections import ConfigDict
 
 from configs.emoji import adam, muon, paper, tiled
 
+MLP = "smollm2-hands-mlp"
+
 
 def stage1(**fields) -> dict:
     """The projector alone, on all captioned pictures."""
@@ -37,6 +39,12 @@ def fit(**fields) -> dict:
     return stage1(guide=True, lm=0.0, **{"steps": 900, "batch_size": 64, **muon(4e-3), **fields})
 
 
+def transport(**fields) -> dict:
+    """Every word said by some image tokens, and no matter by which."""
+    own = {"layers": (0,), "weight": 1.0, "decay": "constant", "temperature": 0.1, "iterations": 30}
+    return {"kind": "transport", **own, **fields}
+
+
 def rows() -> dict:
     return {
         "base": {
@@ -52,6 +60,24 @@ def rows() -> dict:
         "tga": {
             "note": "image tokens pulled, one by one, to the word embeddings of the repeated caption",
             "guide": tiled(vocab_weight=0.0),
+            "stages": {"fit": fit(), "stage2": stage2(guide=True)},
+        },
+        "base_mlp": {
+            "note": "base with LLaVA's token-wise projector",
+            "guide": None,
+            "model": MLP,
+            "stages": {"stage1": stage1(steps=360), "stage2": stage2()},
+        },
+        "tga_paper_mlp": {
+            "note": "the paper's equation with LLaVA's token-wise projector",
+            "guide": paper(),
+            "model": MLP,
+            "stages": {"stage1": stage1(guide=True), "stage2": stage2(guide=True, retrieved_share=0.5)},
+        },
+        "tga_mlp": {
+            "note": "image tokens of LLaVA's token-wise projector pulled to the caption's words, by optimal transport",
+            "guide": transport(),
+            "model": MLP,
             "stages": {"fit": fit(), "stage2": stage2(guide=True)},
         },
     }

@@ -94,6 +94,10 @@ def run(*arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[
     command = [TGA, *arguments]
     # Most of the time goes to compiling. tensorflow-datasets leaves temporary folders behind.
     environment = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "TMPDIR": os.getcwd()}
+    environment |= {
+        "JAX_COMPILATION_CACHE_DIR": os.path.abspath("xla"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+    }
     streams = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "encoding": "utf-8"}
     done = subprocess.run(command, env=environment, timeout=600, **streams)
     if done.returncode != status or "Traceback" in done.stderr:
@@ -192,6 +196,17 @@ def _() -> None:
     run("sweep", "--config=tiny.py", "--workdir=sweep", "--parts=parts", "--seeds=0")
     assert "| `tga` |" in Path("sweep/table.md").read_text()
     assert set(Path("parts").iterdir()) == before  # nothing was trained again
+
+
+@case("reproduce")
+def _() -> None:
+    before = set(Path("parts").iterdir())
+    run("reproduce", "--config=tiny.py", "--rows=tga", "--workdir=grid", "--parts=parts")
+    assert "| `tga` | fit | 1 |" in Path("grid/table.md").read_text()
+    assert set(Path("parts").iterdir()) == before
+    table = Path("grid/table.md").read_text()
+    run("reproduce", "--config=tiny.py", "--rows=tga", "--workdir=grid", "--parts=none", "--tables")
+    assert Path("grid/table.md").read_text() == table
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
