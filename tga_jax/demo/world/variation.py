@@ -21,9 +21,9 @@ def varied(picture: Image.Image, tint: tuple[int, ...] | None, random: np.random
         drawn = drawn.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if random.random() < 0.4:
         drawn = _outlined(drawn, random)
-    wide, high = (float(random.uniform(0.85, 1.0)) for _ in range(2))
+    wide, high = (float(random.uniform(0.75, 1.0)) for _ in range(2))
     drawn = drawn.resize((round(drawn.width * wide), round(drawn.height * high)), Image.Resampling.BILINEAR)
-    return drawn.rotate(float(random.normal(0, 8)), Image.Resampling.BILINEAR)
+    return drawn.rotate(float(random.normal(0, 12)), Image.Resampling.BILINEAR)
 
 
 def _recoloured(picture: Image.Image, random: np.random.Generator) -> Image.Image:
