@@ -6,6 +6,7 @@ faces. Each of these is changed at random; what a thing is called does not depen
 """
 
 import colorsys
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -70,8 +71,8 @@ def _paint(random: np.random.Generator) -> tuple[int, ...]:
 def _enclosed(coverage: Image.Image) -> list[np.ndarray]:
     """bool [H, W] of each area within lines."""
     ink = np.asarray(coverage) > 127
-    areas, count = ndimage.label(np.pad(~ink, 1, constant_values=True))
-    areas = areas[1:-1, 1:-1]
+    labelled: Any = ndimage.label(np.pad(~ink, 1, constant_values=True))
+    areas, count = labelled[0][1:-1, 1:-1], labelled[1]
     outside = {0, 1}  # lines, and what reaches the border, which comes first
     return [area for i in range(count + 1) if i not in outside and (area := areas == i).sum() >= _LEAST_AREA]
 
