@@ -136,6 +136,8 @@ def test_curves_count_first_tokens():
     found = refusal_curves(MODEL, parameters(), picture, twin, ids)
     assert set(found) == {"residual", "key", "value", "instruction"}
     assert all(len(curve) == L + 1 for curve in found.values())
+    some = refusal_curves(MODEL, parameters(), picture, twin, ids, at=[2, 0])
+    assert some == {name: [curve[2], curve[0], curve[-1]] for name, curve in found.items()}
     assert {curve[-1] for curve in found.values()} == {0.0}
     assert found["residual"][0] == pytest.approx(np.isin(other, ids).mean())
     after = (np.arange(T) >= START + P) & (np.arange(T) < LENGTHS[:, None])

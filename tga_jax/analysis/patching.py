@@ -81,14 +81,19 @@ def patched(config: Config, params: dict, picture: Batch, twin: Batch, patch: Pa
 
 
 def refusal_curves(
-    config: Config, params: dict, picture: Batch, twin: Batch, token_ids: Sequence[int]
+    config: Config,
+    params: dict,
+    picture: Batch,
+    twin: Batch,
+    token_ids: Sequence[int],
+    at: Sequence[int] | None = None,
 ) -> dict[str, list[float]]:
     """Share of prompts whose most likely next token is one of `token_ids`, by what is patched and at which block.
 
     At the picture's own positions: "residual" at block j, from which all later states of these positions follow, and so
     what attention reads there from j on; "key" and "value": one of these two alone, from block j to the last.
-    "instruction": the residual at block j of all positions after the picture. Each list is [L + 1]; its last entry is
-    the run without any patch.
+    "instruction": the residual at block j of all positions after the picture. at: the blocks j, None: all. Each list
+    has an entry for each of them, and a last one for the run without any patch.
     """
     image = np.asarray(picture.image_mask)
     after = (np.cumsum(image, axis=1) == image.sum(1, keepdims=True)) & ~image & np.asarray(picture.valid)
@@ -110,7 +115,7 @@ def refusal_curves(
             "instruction": rate({"residual": once & after}),
         }
 
-    found = [curves(j) for j in range(count)]
+    found = [curves(j) for j in (range(count) if at is None else at)]
     unpatched = rate({})
     return {name: [*(at[name] for at in found), unpatched] for name in found[0]}
 

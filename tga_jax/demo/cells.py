@@ -21,6 +21,7 @@ from tga_jax.demo.config import DemoConfig, World
 from tga_jax.errors import UserError
 from tga_jax.workdir import replacing
 
+_LOOKED_INTO, _PATCHED = 42, 14  # captions
 TEXT = "text"  # the row of the text model before any picture, which has no stages
 
 
@@ -109,16 +110,17 @@ def make(world: World, cell: Cell) -> dict[str, Any]:
     """Trains what is missing of a cell, and measures it."""
     started = time.monotonic()
     text = trainings.train_text(world)
-    if cell.row == TEXT:
-        parts = {"llm": text}
-    else:
+    parts, attachments = {"llm": text}, None
+    if cell.row != TEXT:
         clip = trainings.train_clip(world)
         attachments = trainings.attach(world, clip)
         parts = {"clip": clip, **trainings.train_row(world, cell.row, text, attachments, cell.stage)}
     trained = time.monotonic() - started
     model = models.load(world, "" if cell.row == TEXT else cell.row, parts)
     with world.shows(f"{cell.name}: measured"):
-        answers = _answers(world, cell, model, None if cell.row == TEXT else attachments)
+        held_out = measure.items(world, "test", attachments)
+        answers = _answers(world, cell, model, attachments)
+        inside = measure.inside(world, model, held_out, _LOOKED_INTO, every=3, few=_PATCHED)
     speech = world.language
     return {
         "config": described(world.config, cell),
@@ -128,6 +130,7 @@ def make(world: World, cell: Cell) -> dict[str, Any]:
             for name, found in answers.items()
         },
         "answers": {name: [dataclasses.asdict(answer) for answer in found] for name, found in answers.items()},
+        "inside": dataclasses.asdict(inside),
         "seconds": {"training": round(trained, 1), "measuring": round(time.monotonic() - started - trained, 1)},
         "parameters": {part: sum(x.size for x in jax.tree.leaves(tree)) for part, tree in model.params.items()},
         "device": str(jax.devices()[0].device_kind),

@@ -142,7 +142,9 @@ class Inside:
     # Of pictures only; each list is [L+1].
     cosine: dict[str, dict[str, list[float]]] | None = None  # "raw" and "centred" -> matched, mismatched
     wordlike: dict[str, list[float]] | None = None  # instrument -> its value by layer
-    patching: dict[str, list[float]] | None = None  # what is taken over from the text twin -> share refused
+    # What is taken over from the text twin -> share refused, by the block from which on, and without any.
+    patching: dict[str, list[float]] | None = None
+    patched_at: list[int] | None = None  # blocks
 
 
 def _prompts(model: Model, records: Sequence[Record]) -> Batch:
@@ -154,14 +156,21 @@ def _prompts(model: Model, records: Sequence[Record]) -> Batch:
     return collate(rows, media, vocabulary, length, captions)
 
 
-def inside(world: World, model: Model, held_out: Sequence[Item]) -> Inside:
+def inside(
+    world: World, model: Model, held_out: Sequence[Item], most: int | None = None, every: int = 1, few: int = PATCHED
+) -> Inside:
     """Logit lens over one picture of each harmful caption, or, of a language model alone, over the captions as text; of
-    pictures also how like words their tokens are, and patching."""
+    pictures also how like words their tokens are, and patching.
+
+    most: of these captions, evenly spaced; every: how many blocks lie between those that are patched; few: captions,
+    about, that are patched.
+    """
     loop.stop_if_asked()
     speech = world.language
     config, params, vocabulary = model.config, model.params, model.processor.vocabulary
     with_image = isinstance(config, llava.LlavaConfig)
     chosen = list({speech.caption(item.scene): item for item in held_out if item.kind}.values())
+    chosen = chosen[:: max(1, len(chosen) // most)] if most else chosen
     question = speech.describe[0]
     records = [tasks.question_record(speech, i.scene, i.image if with_image else None, question) for i in chosen]
     batch = _prompts(model, records)
@@ -174,7 +183,7 @@ def inside(world: World, model: Model, held_out: Sequence[Item]) -> Inside:
     image, text = (
         np.asarray(token_states(config, params, b, where, count=model.processor.image_tokens)) for b in (batch, twins)
     )
-    harmful = [set(vocabulary.encode(" ".join(item.scene.names))) for item in chosen]
+    harmful = [{w for name in i.scene.names for w in vocabulary.encode(f" {name}")} for i in chosen]
     words = [tokens[at] for tokens, at in zip(twins.tokens, where, strict=True)]
     is_harmful = np.array([[w in names for w in row] for row, names in zip(words, harmful, strict=True)])
     retrieval = retrieval_accuracy(image, text)
@@ -185,9 +194,10 @@ def inside(world: World, model: Model, held_out: Sequence[Item]) -> Inside:
         "picture told from text by a linear probe": modality_probe(image, text, world.config.seed),
         "norm, pictures over words": norm_ratio(image, text),
     }
-    few = np.arange(0, len(chosen), max(1, len(chosen) // PATCHED))
-    patched, donors = (jax.tree.map(lambda x: x[few], b) for b in (batch, twins))
-    patching = refusal_curves(config, params, patched, donors, refusal_ids)
+    rows = np.arange(0, len(chosen), max(1, len(chosen) // few))
+    patched, donors = (jax.tree.map(lambda x: x[rows], b) for b in (batch, twins))
+    at = list(range(0, config.llm.num_layers, every))
+    patching = refusal_curves(config, params, patched, donors, refusal_ids, at)
     # Captions of one thing follow each other, one a colour: half the list away is another thing.
     cosine = cosine_curves(found["image"], found["caption"], shift=len(chosen) // 2)
-    return Inside(refusal, cosine, wordlike, patching)
+    return Inside(refusal, cosine, wordlike, patching, at)
