@@ -66,8 +66,8 @@ class TextTraining(Training):
 class Stage(Training):
     """One training of a row.
 
-    trains: one of `TRAINS`; guide: whether the row's guide acts; guided: on "all" captioned pictures
-    or on "benign" ones only.
+    trains: one of `TRAINS`; guide: whether the row's guide acts; guided: on "all" captioned pictures or on "benign"
+    ones only; shown, wrong_captions, wrong_guides: as `EmojiSource` takes them.
     """
 
     task: str
@@ -77,10 +77,14 @@ class Stage(Training):
     guided: str
     text_share: float
     retrieved_share: float
+    shown: str = "all"
+    wrong_captions: float = 0.0
+    wrong_guides: float = 0.0
 
     def __post_init__(self):
         super().__post_init__()
-        for name, known in (("task", STAGE_TASKS), ("trains", tuple(TRAINS)), ("guided", source.GUIDED)):
+        kinds = (("guided", source.KINDS), ("shown", source.KINDS))
+        for name, known in (("task", STAGE_TASKS), ("trains", tuple(TRAINS)), *kinds):
             if getattr(self, name) not in known:
                 raise ValueError(f"stage.{name}: {getattr(self, name)!r}, expected one of {', '.join(known)}")
 

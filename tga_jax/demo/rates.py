@@ -85,8 +85,11 @@ def ask(
 
 
 def ask_text(speech: Language, generate: Generate, items: Sequence[Item]) -> list[Answer]:
-    """The same scenes as text: each different caption once, in the picture's place."""
-    unique = list({speech.caption(item.scene): item for item in items}.values())
+    """The same scenes as text: each different caption once, in the picture's place, of the first item that has it."""
+    by_caption: dict[str, Item] = {}
+    for item in items:
+        by_caption.setdefault(speech.caption(item.scene), item)
+    unique = list(by_caption.values())
     question = speech.describe[0]
     records = [tasks.question_record(speech, item.scene, None, question) for item in unique]
     return [_answer(speech, i, question, text) for i, text in zip(unique, generate(records), strict=True)]

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from tga_jax.demo.world.plan import SPLITS, EmojiScenesConfig, by_color, drawn, 
 from tga_jax.errors import UserError
 
 TASKS = ("clip", "text", "caption", "asked", "visual")
-GUIDED = ("all", "benign")
+KINDS = ("all", "benign")  # of pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +31,9 @@ class EmojiSource(Source):
     """What one training reads of the emoji scenes in the folder `path`. Raises ValueError for an unknown task.
 
     task: "clip" pairs pictures with captions, "text" teaches the language model, "caption" is stage 1, "asked" the same
-    pictures with questions (harmful ones without an answer) and "visual" stage 2. guided: which pictures the guide may
-    see the captions of.
+    pictures with questions (harmful ones without an answer) and "visual" stage 2. shown: which pictures there are;
+    guided: which of them the guide may see the captions of. wrong_captions: the share of pictures that are taken for
+    others, in all that is said of them; wrong_guides: the share whose caption is another's for the guide alone.
     """
 
     path: str
@@ -41,7 +42,10 @@ class EmojiSource(Source):
     attachments: str = ""  # folder of `attach`: vision features and retrieved captions computed beforehand
     text_share: float = 0.0  # of stage 2's records that are text only
     retrieved_share: float = 0.0  # of stage 2's pictures that have the retrieved text in the prompt
+    shown: str = "all"  # or "benign"
     guided: str = "all"  # or "benign"
+    wrong_captions: float = 0.0
+    wrong_guides: float = 0.0
     mix: tasks.TextMix = dataclasses.field(default_factory=tasks.TextMix)
     language: str = "words"  # one of `language.LANGUAGES`
     # CLIP's pictures are drawn for every sample anew; the chance that a thing is drawn otherwise than its hand does
@@ -53,7 +57,11 @@ class EmojiSource(Source):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, known in (("task", TASKS), ("guided", GUIDED), ("language", tuple(LANGUAGES))):
+        for name, known in (
+            ("task", TASKS),
+            *((n, KINDS) for n in ("shown", "guided")),
+            ("language", tuple(LANGUAGES)),
+        ):
             if getattr(self, name) not in known:
                 raise ValueError(f"data.source.{name}: {getattr(self, name)!r}, expected one of {', '.join(known)}")
 
@@ -113,6 +121,15 @@ def _drawn_records(config: EmojiSource, seed: int) -> grain.MapDataset:
     return grain.MapDataset.range(sys.maxsize).map(record)
 
 
+def _mixed_up(scenes: Sequence[Scene], shown: Sequence[int], share: float, seed: int) -> list[Scene]:
+    """The scenes, of which this share, among those shown, is said to show what another one of them does."""
+    found, random = list(scenes), np.random.default_rng((seed, 1))
+    rows = random.permutation(shown)[: round(share * len(shown))]
+    for row, other in zip(rows, np.roll(rows, 1), strict=True):
+        found[row] = dataclasses.replace(scenes[other], id=scenes[row].id)
+    return found
+
+
 def _picture_records(config: EmojiSource, seed: int) -> grain.MapDataset:
     split, speech = emoji_split(config.path, "train", config.scenes), LANGUAGES[config.language]
     scenes = scenes_of(split)
@@ -120,19 +137,28 @@ def _picture_records(config: EmojiSource, seed: int) -> grain.MapDataset:
     if config.attachments:
         images, retrieved = load_attachments(Path(config.attachments), "train")
 
+    benign_only = config.task == "visual" or config.shown == "benign"
+    shown = [i for i, scene in enumerate(scenes) if not (benign_only and scene.harmful)]
+    said, guide = (
+        _mixed_up(scenes, shown, share, seed + i)
+        for i, share in enumerate((config.wrong_captions, config.wrong_guides))
+    )
+
     def image(i: int) -> Callable[[], np.ndarray]:
         return partial(images.__getitem__, i)
 
     def record(i: int, rng: np.random.Generator) -> Record:
         if config.task == "clip":
-            return tasks.clip_record(speech, scenes[i], image(i))
+            return tasks.clip_record(speech, said[i], image(i))
         if config.task == "visual":
-            return tasks.visual_record(speech, scenes[i], image(i), retrieved[i], config.retrieved_share, rng)
-        make = {"caption": tasks.caption_record, "asked": tasks.asked_record}[config.task]
-        made = make(speech, scenes[i], image(i), retrieved[i], rng)
-        return dataclasses.replace(made, caption="") if config.guided == "benign" and scenes[i].harmful else made
+            made = tasks.visual_record(speech, said[i], image(i), retrieved[i], config.retrieved_share, rng)
+        else:
+            make = {"caption": tasks.caption_record, "asked": tasks.asked_record}[config.task]
+            made = make(speech, said[i], image(i), retrieved[i], rng)
+        if config.guided == "benign" and scenes[i].harmful:
+            return dataclasses.replace(made, caption="")
+        return made if guide[i] is scenes[i] else dataclasses.replace(made, caption=speech.caption(guide[i]))
 
-    shown = range(len(scenes)) if config.task != "visual" else [i for i, s in enumerate(scenes) if not s.harmful]
     pictures = endless(shown, seed).random_map(record)
     if config.task != "visual" or not config.text_share:
         return pictures
