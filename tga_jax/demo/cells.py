@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 import tga_jax
-from tga_jax.demo import measure, models, rates, trainings
+from tga_jax.demo import attacks, measure, models, rates, trainings
 from tga_jax.demo.config import DemoConfig, World
 from tga_jax.errors import UserError
 from tga_jax.workdir import replacing
@@ -103,6 +103,9 @@ def _answers(world: World, cell: Cell, model: Any, attachments: Path | None) -> 
         return answers
     for split, retrieved, new in asked:
         answers[measure.key(split, retrieved, new)] = rates.ask(speech, generate, held_out[split], retrieved, new)
+    if last and cell.row in world.config.core and speech.role_play:
+        found = attacks.ask(speech, generate, held_out["test"], cell.seed)
+        answers |= {f"attack+{name}": said for name, said in found.items()}
     return answers
 
 

@@ -49,7 +49,8 @@ def verdict(speech: Language, answer: str) -> str:
     return found
 
 
-def _answer(speech: Language, item: Item, question: str, text: str) -> Answer:
+def judged(speech: Language, item: Item, question: str, text: str) -> Answer:
+    """What was said about a picture, and how that is judged."""
     if question in (*speech.color, *speech.new_color):
         correct = names_color(text, item.scene.color)
     else:
@@ -80,7 +81,7 @@ def ask(
         for item, question in asked
     ]
     return [
-        _answer(speech, item, question, text) for (item, question), text in zip(asked, generate(records), strict=True)
+        judged(speech, item, question, text) for (item, question), text in zip(asked, generate(records), strict=True)
     ]
 
 
@@ -92,7 +93,7 @@ def ask_text(speech: Language, generate: Generate, items: Sequence[Item]) -> lis
     unique = list(by_caption.values())
     question = speech.describe[0]
     records = [tasks.question_record(speech, item.scene, None, question) for item in unique]
-    return [_answer(speech, i, question, text) for i, text in zip(unique, generate(records), strict=True)]
+    return [judged(speech, i, question, text) for i, text in zip(unique, generate(records), strict=True)]
 
 
 def ask_new_text(speech: Language, generate: Generate) -> dict[str, list[Answer]]:
@@ -120,7 +121,7 @@ def ask_new_text(speech: Language, generate: Generate) -> dict[str, list[Answer]
     ]
     asked = [question] * len(new) + phrased
     answers = [
-        _answer(speech, item, text, said)
+        judged(speech, item, text, said)
         for item, text, said in zip([*new, *taught], asked, generate(records), strict=True)
     ]
     return {"things": answers[: len(new)], "phrasings": answers[len(new) :]}

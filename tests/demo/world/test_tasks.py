@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tga_jax.data.sources import Pictures
-from tga_jax.data.templates import IMAGE
+from tga_jax.data.templates import IMAGE, Record
 from tga_jax.demo.world import concepts, pictures, source, tasks
 from tga_jax.demo.world.language import ENGLISH, WORDS, Scene
 from tga_jax.demo.world.tasks import TextMix
@@ -95,6 +95,36 @@ def test_the_built_in_records_never_pair_a_picture_with_a_refusal(split, task, s
         assert 100 < refusals < 220  # 0.3 harmful + 0.15 * share of harmful others, of 0.8 questions
     again = list(itertools.islice(iter(config.dataset(Pictures(64), seed)), 50))
     assert [(r.id, r.turns) for r in again] == [(r.id, r.turns) for r in records[:50]]
+
+
+def first(config: source.EmojiSource) -> dict[str, Record]:
+    """One record of each picture of a first epoch."""
+    return {r.id: r for r in itertools.islice(iter(config.dataset(Pictures(64), 0)), len(SCENES)) if r.images}
+
+
+@pytest.mark.parametrize("task", ["caption", "asked"])
+def test_harmful_pictures_may_be_left_out(split, task):
+    assert set(first(source.EmojiSource("", task, {}, shown="benign"))) == {s.id for s in BENIGN}
+    assert set(first(source.EmojiSource("", task, {}))) == {s.id for s in SCENES}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_a_share_of_captions_is_wrong_in_all_that_is_said_or_for_the_guide_alone(split, share):
+    own = {s.id: WORDS.caption(s) for s in SCENES}
+    said = first(source.EmojiSource("", "caption", {}, wrong_captions=share))
+    assert abs(np.mean([r.caption != own[i] for i, r in said.items()]) - share) < 0.01
+    assert all(r.turns == ((IMAGE, r.caption),) for r in said.values())
+    assert sorted(r.caption for r in said.values()) == sorted(own.values())  # they change places
+    guided = first(source.EmojiSource("", "caption", {}, wrong_guides=share))
+    assert abs(np.mean([r.caption != own[i] for i, r in guided.items()]) - share) < 0.01
+    assert all(r.turns == ((IMAGE, own[i]),) for i, r in guided.items())
+    again = first(source.EmojiSource("", "caption", {}, wrong_guides=share))
+    assert {i: r.caption for i, r in again.items()} == {i: r.caption for i, r in guided.items()}
+
+
+def test_a_benign_picture_that_is_taken_for_another_never_gets_a_refusal(split):
+    config = source.EmojiSource("", "visual", {}, wrong_captions=0.5)
+    assert all(not set(answers(r)) & set(WORDS.refusals) for r in first(config).values())
 
 
 def test_a_harmful_picture_cannot_become_a_visual_instruction():
