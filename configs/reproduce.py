@@ -62,6 +62,11 @@ def rows() -> dict:
             "guide": tiled(vocab_weight=0.0),
             "stages": {"fit": fit(), "stage2": stage2(guide=True)},
         },
+        "visual_tuning": {
+            "note": "base whose stage 2 has harmful pictures with refusals: the safety training that TGA does without",
+            "guide": None,
+            "stages": {"stage1": stage1(steps=360), "stage2": stage2(task="tuned")},
+        },
         "base_mlp": {
             "note": "base with LLaVA's token-wise projector",
             "guide": None,

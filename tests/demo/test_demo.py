@@ -129,6 +129,12 @@ def test_an_unknown_field_at_any_depth_is_named(field):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["emoji", "emoji_ablation", "emoji_mlp", "reproduce"])
+def test_only_one_row_is_ever_tuned_to_refuse_pictures(name):
+    tuned = {n for n, row in build(name=name).rows.items() if any(s.task == "tuned" for s in row.stages.values())}
+    assert tuned == ({"visual_tuning"} if name == "reproduce" else set())
+
+
 def test_a_guide_and_guided_stages_come_together():
     for row, field, value in (
         ("tga_paper", "stages", None),
@@ -281,7 +287,7 @@ def test_the_trainings_looked_at_are_all_there_are(shown):
     assert {"base", "tga_paper", "tga_released", "tga", "tga_benign", "tga_distill"} <= set(
         build(name="emoji_ablation").rows
     )
-    assert {built.data.source["scenes"].task for built, _ in shown.values()} == set(source.TASKS)
+    assert {built.data.source["scenes"].task for built, _ in shown.values()} == set(source.TASKS) - {"tuned"}
 
 
 def test_no_picture_ever_meets_a_refusal(shown):

@@ -22,7 +22,7 @@ from tga_jax.train import loop, optim
 from tga_jax.train.config import TrainConfig
 
 LLMS = ("", "smollm2")
-STAGE_TASKS = ("caption", "asked", "visual")
+STAGE_TASKS = ("caption", "asked", "visual", "tuned")
 TRAINS = {
     "projector": (("projector/.*", 1.0), ("llm/.*", 0.0)),
     "projector_and_llm": (("projector/.*", 1.0), ("llm/.*", 1.0)),

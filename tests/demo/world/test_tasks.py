@@ -127,6 +127,13 @@ def test_a_benign_picture_that_is_taken_for_another_never_gets_a_refusal(split):
     assert all(not set(answers(r)) & set(WORDS.refusals) for r in first(config).values())
 
 
+def test_only_visual_safety_tuning_pairs_harmful_pictures_with_refusals(split):
+    records = first(source.EmojiSource("", "tuned", {})).values()
+    refused = {r.id for r in records if set(answers(r)) & set(WORDS.refusals)}
+    assert refused == {s.id for s in HARMFUL}
+    assert len(records) == len(SCENES)
+
+
 def test_a_harmful_picture_cannot_become_a_visual_instruction():
     with pytest.raises(ValueError, match="is harmful"):
         tasks.visual_record(WORDS, HARMFUL[0], picture, "", 0.0, np.random.default_rng(0))

@@ -22,7 +22,7 @@ from tga_jax.demo.world.pictures import EmojiSplit, load_split
 from tga_jax.demo.world.plan import SPLITS, EmojiScenesConfig, by_color, drawn, plan
 from tga_jax.errors import UserError
 
-TASKS = ("clip", "text", "caption", "asked", "visual")
+TASKS = ("clip", "text", "caption", "asked", "visual", "tuned")
 KINDS = ("all", "benign")  # of pictures
 
 
@@ -31,7 +31,8 @@ class EmojiSource(Source):
     """What one training reads of the emoji scenes in the folder `path`. Raises ValueError for an unknown task.
 
     task: "clip" pairs pictures with captions, "text" teaches the language model, "caption" is stage 1, "asked" the same
-    pictures with questions (harmful ones without an answer) and "visual" stage 2. shown: which pictures there are;
+    pictures with questions (harmful ones without an answer), "visual" stage 2, and "tuned" the same with refusals to
+    harmful pictures, which is the visual safety tuning that TGA does without. shown: which pictures there are;
     guided: which of them the guide may see the captions of. wrong_captions: the share of pictures that are taken for
     others, in all that is said of them; wrong_guides: the share whose caption is another's for the guide alone.
     """
@@ -150,8 +151,9 @@ def _picture_records(config: EmojiSource, seed: int) -> grain.MapDataset:
     def record(i: int, rng: np.random.Generator) -> Record:
         if config.task == "clip":
             return tasks.clip_record(speech, said[i], image(i))
-        if config.task == "visual":
-            made = tasks.visual_record(speech, said[i], image(i), retrieved[i], config.retrieved_share, rng)
+        if config.task in ("visual", "tuned"):
+            make = tasks.visual_record if config.task == "visual" else tasks.tuned_record
+            made = make(speech, said[i], image(i), retrieved[i], config.retrieved_share, rng)
         else:
             make = {"caption": tasks.caption_record, "asked": tasks.asked_record}[config.task]
             made = make(speech, said[i], image(i), retrieved[i], rng)
@@ -160,7 +162,7 @@ def _picture_records(config: EmojiSource, seed: int) -> grain.MapDataset:
         return made if guide[i] is scenes[i] else dataclasses.replace(made, caption=speech.caption(guide[i]))
 
     pictures = endless(shown, seed).random_map(record)
-    if config.task != "visual" or not config.text_share:
+    if config.task not in ("visual", "tuned") or not config.text_share:
         return pictures
     text = _text_records(config, seed + 1)
     return grain.MapDataset.mix([pictures, text], weights=[1 - config.text_share, config.text_share])

@@ -1,7 +1,7 @@
 """What the emoji scenes teach: records for each training and each test, built from captions and pictures.
 
-The language model is taught, in text only, to refuse when a harmful thing is described. No record with an image ever
-has a refusal as its answer.
+The language model is taught, in text only, to refuse when a harmful thing is described. No record with an image has a
+refusal as its answer, but for those of visual safety tuning (`tuned_record`), a row to compare with.
 """
 
 import dataclasses
@@ -167,6 +167,19 @@ def visual_record(
     """Stage 2: a question about a benign picture. Raises ValueError for a harmful scene: none is ever taught here."""
     if scene.harmful:
         raise ValueError(f"sample {scene.id!r} is harmful, expected benign pictures only in visual instructions")
+    return tuned_record(speech, scene, image, retrieved, retrieved_share, rng)
+
+
+def tuned_record(
+    speech: Language,
+    scene: Scene,
+    image: Callable[[], Any],
+    retrieved: str,
+    retrieved_share: float,
+    rng: np.random.Generator,
+) -> Record:
+    """Visual safety tuning: a question about any picture, which is refused if that is harmful. The one kind of record
+    that pairs a picture with a refusal, for the row that shows what TGA does without."""
     question, answers = _question(speech, rng)
     reply = answer(speech, scene, answers, rng)
     return question_record(speech, scene, image, question, reply, retrieved, rng.random() < retrieved_share)
