@@ -88,7 +88,7 @@ def _reproduce(arguments: list[str]) -> None:
     built = config.build(DemoConfig, found)
     quick = values.scale == "quick"
     seeds = _numbers("seeds", values.seeds or ("0" if quick else "0,1,2"))
-    rows = values.rows.split(",") if values.rows else built.core if quick else tuple(built.rows)
+    rows = values.rows.split(",") if values.rows else (quick and built.core) or tuple(built.rows)
     parts = Path(values.parts).absolute()
     reproduce.run(built, seeds, rows, Path(values.workdir), parts, rich.console.Console(), values.tables)
 
