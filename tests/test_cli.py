@@ -79,7 +79,7 @@ def test_help(capsys, arguments):
 def test_unknown_command(capsys):
     line = refused(capsys, "frobnicate")
     assert "'frobnicate'" in line
-    assert "demo, sweep, train" in line
+    assert "demo, sweep, reproduce, train" in line
 
 
 def test_the_installed_program_in_a_process_of_its_own(elsewhere):
@@ -299,7 +299,7 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 def test_demo_leaves_another_runs_workdir_as_it_is(monkeypatch, capsys, elsewhere):
     # A first run that is stopped as soon as it has taken its folder.
-    monkeypatch.setattr(demo, "_world", lambda *_: None)
+    monkeypatch.setattr(demo, "open_world", lambda *_: None)
     monkeypatch.setattr(demo, "_train_and_measure", lambda *_: sys.exit(0))
     assert call("demo", "--workdir=w") == 0
     capsys.readouterr()
@@ -331,7 +331,6 @@ def test_a_config_found_wrong_leaves_no_folder(capsys, elsewhere):
         ("rows.tga.stages.stage2.task=sing", "stage.task: 'sing', expected one of caption, asked, visual"),
         ("clip.optimizer=sgd", "optimizer: 'sgd', expected one of adam, muon"),
         ("rows.tga.stages.stage2.guided=none", "stage.guided: 'none', expected one of all, benign"),
-        ("rows.tga.stages.stage2.trains=projector", "row.stages: the last one trains projector"),
     ):
         assert named in refused(capsys, "demo", "--workdir=w", f"--config.{field}")
     assert list(elsewhere.iterdir()) == []

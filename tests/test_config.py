@@ -40,7 +40,7 @@ def test_nested_tuples_survive():
         ({"lm": "much"}, r"run: .*lm"),
         (
             {"guide": {"kind": "cube"}},
-            r"run.guide: kind: 'cube', expected paper, released, tiled, instruction, module:",
+            r"run.guide: kind: 'cube', expected paper, released, tiled, transport, instruction, module:",
         ),
         ({"guide": {}}, r"run.guide: kind: None, expected paper"),
         (
