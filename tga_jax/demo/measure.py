@@ -97,7 +97,7 @@ def generator(model: Model, new_tokens: int) -> Callable[[Sequence[Record]], lis
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """Rates of one model, and the raw answers behind them by (split, retrieved text)."""
+    """Rates of one model, and the raw answers behind them by what was asked."""
 
     rows: list[dict[str, Any]]
     answers: dict[str, list[Answer]]  # "text", and the keys of `key`
@@ -106,7 +106,9 @@ class Measured:
 def measure_row(world: World, name: str, model: Path, folder: Path, attachments: Path) -> Measured:
     """Evaluates a row's model, or reads what an earlier run stored in `folder`, where its last stage was trained."""
     speech, asked = world.language, measured(world)
-    stored_as = world.folder(f"evaluation-{name}", [str(folder), str(attachments), world.config.new_tokens]).name
+    stored_as = world.folder(
+        f"evaluation-{name}", [str(folder), str(attachments), world.config.new_tokens, world.config.asked]
+    ).name
     path = folder / f"{stored_as}.json"
     if path.exists():
         stored = read_json(path, "the answers of an earlier run", ("rows", "answers"))

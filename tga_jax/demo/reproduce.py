@@ -1,4 +1,4 @@
-"""Many rows, several seeds: a grid of cells, made one after another, and a page of what it shows."""
+"""Many rows, several seeds: a grid of cells, made one after another, and a table of them."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -68,7 +68,9 @@ def run(
     console: rich.console.Console,
     only_tables: bool = False,
 ) -> None:
-    """Makes what is missing of the grid, each cell a file in `<workdir>/cells`, and writes the report after each.
+    """Makes what is missing of the grid, each cell a file in `<workdir>/cells`; after each `<workdir>/table.md` is new.
+
+    only_tables: makes nothing, and writes the table of the cells that are there.
 
     Raises what the trainings raise; stopped, the same call continues.
     """
@@ -80,6 +82,9 @@ def run(
     for cell in grid:
         if (kept := cells.stored(folder, config, cell)) is not None:
             found[cell] = kept
+        elif cell.file(folder).exists():
+            then = "left out of the table" if only_tables else "made again, in its place"
+            console.print(f"cell {cell.name}: kept from another config; {then}")
     with loop.stop_requests(), loop.progress_bars(console) as bars:
         for number, cell in enumerate(grid, 1):
             if cell in found or only_tables:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from tga_jax.checkpoints import orbax_files
-from tga_jax.data import pipeline, sources
+from tga_jax.data import sources
 from tga_jax.data.templates import Record
 from tga_jax.data.tokens import padded, tokenize
 from tga_jax.demo import words
@@ -24,26 +24,27 @@ from tga_jax.retrieval import captions
 from tga_jax.train import optim, step
 from tga_jax.train.config import TrainConfig
 
-_LOOKED_AT = 4096  # records, for the lengths of the batches
+# Records, for the lengths of the batches: of a decoder that reads pieces of words all that most trainings draw; where a
+# word is a token there are few lengths.
+_LOOKED_AT = {"smollm2": 16_384, "": 4096}
 _SPARE = 2  # positions, for records that were not looked at
 
 
 def _data(world: World, row: str, records: int, task: str, **fields: Any) -> sources.DataConfig:
     """What a training of so many records reads, in batches as long as these are."""
     reads = source.EmojiSource(str(world.data), task, world.scenes, language=world.config.language, **fields)
+    if task != "text" and not reads.fresh:
+        world.split("train")  # drawn unless they are there
     spoken = world.words if task == "clip" else world.tokens
     image_tokens, clip = world.model(row).image_tokens, world.model().clip
     drawn = reads.dataset(sources.Pictures(clip.vision.image_size), world.config.seed)
-    first: list[Any] = [drawn[i] for i in range(min(records, _LOOKED_AT))]
+    first: list[Any] = [drawn[i] for i in range(min(records, _LOOKED_AT[world.config.llm]))]
     rows = [tokenize(record, spoken.vocabulary, image_tokens) for record in first]
     longest = max(len(found.tokens) for found in rows) + _SPARE
     captions = max(len(found.caption) for found in rows) + _SPARE
+    # A longer record that was not looked at ends the training with a line that names it.
     config = partial(
-        sources.DataConfig,
-        tokenizer=str(spoken.folder),
-        source={"scenes": reads},
-        caption_length=captions,
-        policy=pipeline.Policy(too_long="cut"),
+        sources.DataConfig, tokenizer=str(spoken.folder), source={"scenes": reads}, caption_length=captions
     )
     if task == "clip" or not world.config.llm:
         return config(lengths=(longest,))
