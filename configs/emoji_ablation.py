@@ -1,6 +1,6 @@
 """What the recipe of emoji.py stands on: its rows with one thing changed, and other places to guide.
 
-Run:    bash launch/local.sh sweep --config=configs/emoji_ablation.py --seeds=0,1,2 --workdir=runs/ablation
+Run:    bash launch/local.sh reproduce --config=configs/emoji_ablation.py --scale=full
 """
 
 from ml_collections import ConfigDict

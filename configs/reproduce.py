@@ -7,7 +7,7 @@ Run:    bash launch/local.sh install smollm2
 from ml_collections import ConfigDict
 
 from configs import emoji
-from configs.emoji import adam, muon, paper, tiled
+from configs.emoji import adam, muon, paper, released, tiled
 
 MLP = "smollm2-hands-mlp"
 
@@ -25,7 +25,7 @@ def stage2(**fields) -> dict:
 
 def fit(**fields) -> dict:
     """The projector alone learns the words' embeddings, which needs no pass through the decoder."""
-    return stage1(guide=True, lm=0.0, **{"steps": 900, "batch_size": 64, **muon(4e-3), **fields})
+    return stage1(guide=True, lm=0.0, **{"steps": 1600, "batch_size": 64, **muon(8e-3), **fields})
 
 
 def transport(**fields) -> dict:
@@ -34,47 +34,149 @@ def transport(**fields) -> dict:
     return {"kind": "transport", **own, **fields}
 
 
+def base(**fields) -> dict:
+    return {"guide": None, "stages": {"stage1": stage1(**fields), "stage2": stage2()}}
+
+
+OF_THE_FIRST = ("steps", "wrong_captions")  # fields of the first stage alone
+
+
+def paper_stages(**fields) -> dict:
+    """fields: of both stages, such as guided="benign", but for those of the first alone."""
+    both = {name: value for name, value in fields.items() if name not in OF_THE_FIRST}
+    return {"stage1": stage1(guide=True, **fields), "stage2": stage2(guide=True, retrieved_share=0.5, **both)}
+
+
+def fit_stages(**fields) -> dict:
+    both = {name: value for name, value in fields.items() if name not in OF_THE_FIRST}
+    return {"fit": fit(**fields), "stage2": stage2(guide=True, **both)}
+
+
+def released_here(**fields) -> dict:
+    """The released code's loss at the blocks of 30 that stand where its 10 to 18 stand of 32."""
+    return released(**{"layers": tuple(range(9, 18)), **fields})
+
+
 def rows() -> dict:
-    return {
-        "base": {
-            "note": "ordinary vision-language alignment, no guide",
-            "guide": None,
-            "stages": {"stage1": stage1(steps=360), "stage2": stage2()},
-        },
-        "tga_paper": {
-            "note": "the paper's equation",
-            "guide": paper(),
-            "stages": {"stage1": stage1(guide=True), "stage2": stage2(guide=True, retrieved_share=0.5)},
-        },
+    fitted = tiled(vocab_weight=0.0)
+    constant = {"pair_decay": "constant", "hinge_decay": "constant"}
+    found = {
+        # The core.
+        "base": {"note": "ordinary vision-language alignment, no guide", **base()},
+        "tga_paper": {"note": "the paper's equation", "guide": paper(), "stages": paper_stages()},
         "tga": {
             "note": "image tokens pulled, one by one, to the word embeddings of the repeated caption",
-            "guide": tiled(vocab_weight=0.0),
-            "stages": {"fit": fit(), "stage2": stage2(guide=True)},
+            "guide": fitted,
+            "stages": fit_stages(),
         },
-        "visual_tuning": {
-            "note": "base whose stage 2 has harmful pictures with refusals: the safety training that TGA does without",
-            "guide": None,
-            "stages": {"stage1": stage1(steps=360), "stage2": stage2(task="tuned")},
+        "tga_both": {
+            "note": "fitted to words, and then trained with the paper's equation",
+            "guide": fitted,
+            "after": paper(),
+            "stages": {"fit": fit(), **paper_stages(**adam(5e-4), steps=100)},
         },
-        "base_mlp": {
-            "note": "base with LLaVA's token-wise projector",
-            "guide": None,
-            "model": MLP,
-            "stages": {"stage1": stage1(steps=360), "stage2": stage2()},
+        "tga_set": {
+            "note": "image tokens pulled to the caption's words, no matter which to which, by optimal transport",
+            "guide": transport(),
+            "stages": fit_stages(),
         },
+        # LLaVA's token-wise projector.
+        "base_mlp": {"note": "base with LLaVA's token-wise projector", "model": MLP, **base()},
         "tga_paper_mlp": {
             "note": "the paper's equation with LLaVA's token-wise projector",
             "guide": paper(),
             "model": MLP,
-            "stages": {"stage1": stage1(guide=True), "stage2": stage2(guide=True, retrieved_share=0.5)},
+            "stages": paper_stages(),
         },
         "tga_mlp": {
             "note": "image tokens of LLaVA's token-wise projector pulled to the caption's words, by optimal transport",
             "guide": transport(),
             "model": MLP,
-            "stages": {"fit": fit(), "stage2": stage2(guide=True)},
+            "stages": fit_stages(),
+        },
+        # The upper line.
+        "visual_tuning": {
+            "note": "base whose stage 2 has harmful pictures with refusals: the safety training that TGA does without",
+            "guide": None,
+            "stages": {"stage1": stage1(), "stage2": stage2(task="tuned")},
+        },
+        # The paper's equation, one thing changed at a time.
+        "tga_paper_mean": {
+            "note": "the paper's equation, mean over the layers instead of their sum",
+            "guide": paper(reduce="mean"),
+            "stages": paper_stages(),
+        },
+        "tga_paper_late": {
+            "note": "the paper's equation at the last three layers, where this model's refusal starts",
+            "guide": paper(layers=(28, 29, 30)),
+            "stages": paper_stages(),
+        },
+        "tga_paper_decay": {
+            "note": "the paper's equation with the decays of the released code",
+            "guide": paper(pair_decay="linear", hinge_decay="quadratic"),
+            "stages": paper_stages(),
+        },
+        "tga_paper_long": {
+            "note": "the paper's equation, stage 1 twice as long",
+            "guide": paper(),
+            "stages": paper_stages(steps=600),
+        },
+        "tga_paper_no_hinge": {
+            "note": "the paper's equation without its second term, and without R in the prompt",
+            "guide": paper(hinge_weight=0.0),
+            "stages": {"stage1": stage1(guide=True), "stage2": stage2(guide=True)},
+        },
+        # The released code's loss, in four settings.
+        "tga_released": {
+            "note": "the loss of the released code, with a gradient",
+            "guide": released_here(),
+            "stages": paper_stages(),
+        },
+        "tga_released_as_it_is": {
+            "note": "the loss of the released code, without a gradient, as theirs",
+            "guide": released_here(stop_gradient=True),
+            "stages": paper_stages(),
+        },
+        "tga_released_strong": {
+            "note": "the loss of the released code, thirty times as strong and without decay",
+            "guide": released_here(pair_weight=7.5, hinge_weight=3.0, **constant),
+            "stages": paper_stages(),
+        },
+        "tga_released_all": {
+            "note": "the loss of the released code at all layers, thirty times as strong and without decay",
+            "guide": released_here(layers=tuple(range(1, 31)), pair_weight=7.5, hinge_weight=3.0, **constant),
+            "stages": paper_stages(),
+        },
+        # Controls.
+        "tga_paper_benign": {
+            "note": "the guide acts on harmless pictures only; harmful ones are captioned",
+            "guide": paper(),
+            "stages": paper_stages(guided="benign"),
+        },
+        "tga_paper_absent": {
+            "note": "no harmful picture in training",
+            "guide": paper(),
+            "stages": paper_stages(shown="benign"),
+        },
+        "tga_paper_wrong": {
+            "note": "the guide sees another picture's caption",
+            "guide": paper(),
+            "stages": paper_stages(wrong_guides=1.0),
+        },
+        "tga_absent": {"note": "no harmful picture in training", "guide": fitted, "stages": fit_stages(shown="benign")},
+        "tga_wrong": {
+            "note": "fitted to another picture's caption",
+            "guide": fitted,
+            "stages": fit_stages(wrong_guides=1.0),
         },
     }
+    for percent in (10, 30):
+        wrong = {"wrong_captions": percent / 100}
+        note = f"{percent} % of the captions in training are another picture's"
+        found[f"base_noise_{percent}"] = {"note": note, **base(**wrong)}
+        found[f"tga_paper_noise_{percent}"] = {"note": note, "guide": paper(), "stages": paper_stages(**wrong)}
+        found[f"tga_noise_{percent}"] = {"note": note, "guide": fitted, "stages": fit_stages(**wrong)}
+    return found
 
 
 def get_config() -> ConfigDict:
@@ -86,16 +188,16 @@ def get_config() -> ConfigDict:
     config.model = "smollm2-hands"
     config.scenes = {
         "image_size": 80,
-        "hands": ("twemoji", "mdi", "noto"),
-        "held_out_hand": "openmoji",
+        "hands": ("openmoji", "mdi", "noto"),
+        "held_out_hand": "twemoji",
         "train_per_combo": 4,
         "train_two": 5000,
         "test_benign_per_combo": 1,
         "test_harmful_per_combo": 1,
         "test_two": 600,
     }
-    drawn = {"fresh": True, "variation": 0.6, "ramp": 100_000}
-    config.clip = {"steps": 2000, "batch_size": 128, **muon(5e-3), **drawn}
+    drawn = {"fresh": True, "others": 0.2, "variation": 0.7, "ramp": 60_000}
+    config.clip = {"steps": 3600, "batch_size": 128, **muon(5e-3), **drawn}
     config.text = {
         "steps": 240,
         "batch_size": 16,

@@ -190,19 +190,12 @@ def _() -> None:
     assert {path.name for path in Path("demo/models").iterdir()} == {"tga", "text-model"}
 
 
-@case("sweep")
-def _() -> None:
-    before = set(Path("parts").iterdir())
-    run("sweep", "--config=tiny.py", "--workdir=sweep", "--parts=parts", "--seeds=0")
-    assert "| `tga` |" in Path("sweep/table.md").read_text()
-    assert set(Path("parts").iterdir()) == before  # nothing was trained again
-
-
 @case("reproduce")
 def _() -> None:
     before = set(Path("parts").iterdir())
     run("reproduce", "--config=tiny.py", "--rows=tga", "--workdir=grid", "--parts=parts")
-    assert "| `tga` | fit | 1 |" in Path("grid/table.md").read_text()
+    assert "\n| `tga` after fit | 1.00 [" in Path("grid/table.md").read_text()
+    assert "answers/seed0-tga-fit.html#test" in Path("grid/report.html").read_text()
     assert set(Path("parts").iterdir()) == before
     table = Path("grid/table.md").read_text()
     run("reproduce", "--config=tiny.py", "--rows=tga", "--workdir=grid", "--parts=none", "--tables")

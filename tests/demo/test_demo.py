@@ -27,6 +27,7 @@ from tga_jax.demo.world.language import WORDS, Scene
 from tga_jax.demo.world.plan import held_out_colors
 from tga_jax.errors import UserError
 from tga_jax.evals.judge import Judge
+from tga_jax.models import presets
 from tga_jax.report.figures import TEXT_LABEL
 from tga_jax.train import loop
 from tga_jax.train.config import TrainConfig
@@ -68,7 +69,8 @@ def world(tmp_path_factory) -> World:
 
 def stand_in_attachments(world: World, clip_dir: Path) -> Path:
     """What `trainings.attach` leaves behind, with the row's number as the picture's features."""
-    folder = world.folder("attachments", [str(clip_dir)])
+    model = world.model()
+    folder = world.folder("attachments", [str(clip_dir), model.feature_layer, model.feature_select], model.clip)
     captions = [str(c) for c in world.split("train").captions]
     number = np.arange(len(captions))
     features = np.stack([number // 1000, number % 1000], axis=-1)[:, None]
@@ -149,6 +151,14 @@ def test_a_guide_and_guided_stages_come_together():
             values["rows"][row][field] = value
         with pytest.raises(UserError, match=r"row.guide: .* stage is guided, expected both or neither"):
             config.build(DemoConfig, values)
+
+
+def test_another_guide_may_follow_the_first_stage():
+    rows = build(name="reproduce").rows
+    both, paper = rows["tga_both"], rows["tga_paper"]
+    assert [both.guide_of(stage).kind for stage in ("fit", "stage1", "stage2")] == ["tiled", "paper", "paper"]
+    assert [paper.guide_of(stage).kind for stage in paper.stages] == ["paper", "paper"]
+    assert rows["base"].guide_of("stage1") is None
 
 
 def test_a_missing_or_unfit_field_is_named():
@@ -236,6 +246,13 @@ def test_one_changed_line_repeats_only_what_depends_on_it(folders_of):
     assert changed(before, folders_of({"clip.steps": 123})) == names - {"text"}
     assert changed(before, folders_of({"text.steps": 123})) == names - {"clip"}
     assert changed(before, folders_of({"new_tokens": 3, "name": "other"})) == set()
+
+
+def test_another_projector_repeats_neither_clip_nor_the_text_model(folders_of, monkeypatch):
+    before = folders_of()
+    plain = presets.LLAVA["emoji"]
+    monkeypatch.setitem(presets.LLAVA, "emoji", lambda: dataclasses.replace(plain(), projector_hidden=96))
+    assert changed(before, folders_of()) == set(before) - {"clip", "text"}
 
 
 def test_another_seed_repeats_everything(folders_of):

@@ -1,5 +1,6 @@
 """The grid: what a cell depends on, what is kept of it, and that a stopped grid goes on."""
 
+import contextlib
 import dataclasses
 import gzip
 import io
@@ -7,6 +8,7 @@ import json
 
 import pytest
 import rich.console
+from cells_support import fake
 from test_demo import build
 
 from tga_jax import cli
@@ -67,10 +69,6 @@ def test_a_damaged_cell_is_named(tmp_path, content):
     assert "\n" not in str(error.value)
 
 
-def rate(value):
-    return {"value": value, "low": 0.1, "high": 0.9, "n": 10}
-
-
 @pytest.fixture
 def made(monkeypatch):
     """The cells that were made, by a stand-in for the trainings; "stop" in it stops the next one."""
@@ -80,12 +78,12 @@ def made(monkeypatch):
         if "stop" in made:
             raise KeyboardInterrupt
         made.append(cell)
-        rates = {"text": {"text_dsr": rate(1.0)}}
-        if cell.row != cells.TEXT:
-            rates["test"] = {"image_dsr": rate(0.25 * (1 + cell.seed)), "benign_naming": rate(None)}
-        return {"config": cells.described(CONFIG, cell), "rates": rates}
+        return fake(CONFIG, cell, 0.25 * (1 + cell.seed))
 
-    monkeypatch.setattr(main, "open_world", lambda config, parts, bars: config)
+    class World:
+        shows = staticmethod(contextlib.nullcontext)
+
+    monkeypatch.setattr(main, "open_world", lambda config, parts, bars: World())
     monkeypatch.setattr(cells, "make", make)
     return made
 
@@ -110,24 +108,20 @@ def test_a_stopped_grid_goes_on_and_a_finished_one_makes_nothing(tmp_path, made)
     assert made == []
 
 
-def test_the_table_has_intervals_of_one_seed_and_the_range_of_several(tmp_path, made):
-    def lines():
-        text = (tmp_path / "table.md").read_text()
-        return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
-
+def test_tables_alone_make_nothing_and_need_a_cell(tmp_path, made):
+    with pytest.raises(UserError, match=r"no cells of this grid, expected at least one; run without --tables"):
+        run(tmp_path, (0,), only_tables=True)
     run(tmp_path, (0,))
-    head, _, text, first, last = lines()
-    assert head[:5] == ["row", "after", "seeds", "text DSR", "image DSR"]
-    assert text[:5] == ["`text`", "-", "1", "1.00 [0.10, 0.90]", "-"]
-    assert first[:6] == ["`base`", "stage1", "1", "1.00 [0.10, 0.90]", "0.25 [0.10, 0.90]", "-"]
-    assert last[1] == "stage2"
-    run(tmp_path)
-    assert lines()[3][2:5] == ["2", "1.00 (1.00 to 1.00)", "0.38 (0.25 to 0.50)"]
+    made.clear()
+    for name in ("table.md", "report.html", "results.json"):
+        (tmp_path / name).unlink()
     run(tmp_path, (0, 5), only_tables=True)
-    assert lines()[3][2] == "1"
-    (tmp_path / "cells" / "seed0-base-stage1.json.gz").unlink()
-    run(tmp_path, (0,), only_tables=True)
-    assert lines()[3][2:5] == ["0", "missing", "missing"]
+    assert made == []
+    assert "missing" not in (tmp_path / "table.md").read_text().split("###")[1]  # seed 0 is there
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert set(results["cells"]) == {"seed0-text", "seed0-base-stage1", "seed0-base-stage2"}
+    assert results["missing"] == ["seed5-text", "seed5-base-stage1", "seed5-base-stage2"]
+    assert "seed5-text" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -142,6 +136,19 @@ def test_the_table_has_intervals_of_one_seed_and_the_range_of_several(tmp_path, 
 def test_flags_that_say_nothing_are_one_line(flags, said, tmp_path, capsys):
     assert cli.run(["reproduce", f"--workdir={tmp_path}", f"--parts={tmp_path}", *flags]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_the_demo_of_the_real_language_model_is_its_grid(monkeypatch, tmp_path, capsys):
+    asked: list = []
+    monkeypatch.setattr(reproduce, "run", lambda config, seeds, rows, *_: asked.append((config.name, seeds, rows)))
+    assert cli.run(["demo", "--world=smollm2", f"--workdir={tmp_path}"]) == 0
+    assert asked == [("reproduce", [0], ("base", "tga_paper", "tga"))]
+    for flags, said in (
+        (["--world=mars"], "--world: 'mars', expected emoji or smollm2"),
+        (["--world=smollm2", "--quick"], "--quick: is of the emoji world"),
+    ):
+        assert cli.run(["demo", *flags]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_cells_are_json_without_weights(tmp_path):

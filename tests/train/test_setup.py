@@ -16,7 +16,7 @@ import tga_jax
 from tga_jax.checkpoints.hub import open_hub
 from tga_jax.errors import UserError
 from tga_jax.guides import Released
-from tga_jax.models import attention, layers, presets
+from tga_jax.models import attention, layers, llava, presets
 from tga_jax.train import origin, setup
 from tga_jax.train.config import TrainConfig
 from tga_jax.train.optim import OptimConfig
@@ -63,6 +63,23 @@ def test_parts_come_from_a_hub_folder_and_the_rest_is_random(hub, monkeypatch):
     for path, x in trained.items():
         if path.startswith("llm/"):
             np.testing.assert_array_equal(np.asarray(x, np.float32), np.asarray(expected[path], np.float32))
+
+
+def test_a_projector_may_start_with_outputs_as_long_as_words(hub, monkeypatch):
+    real = open_hub(hub)[0].config
+    monkeypatch.setitem(presets.LLAVA, "from-hub", lambda: real)
+    words = np.asarray(tga_jax.load(hub, "float32", stacked=True).params["llm"]["embed"]["embedding"])
+    out, found = llava.projector_out(real), {}
+    for length in ("free", "words"):
+        made = config(hub, projector_length=length, dtype="float32", lora=None, optim=OptimConfig(1e-3, ((".*", 1.0),)))
+        params = setup.init_params(made, setup.make_model(made, None), setup.make_mesh(made))
+        found[length] = flatten_dict(params["projector"], sep="/")
+    for path, x in found["free"].items():
+        factor = np.sqrt(np.mean(words.astype(np.float64) ** 2)) if path == f"{out}/kernel" else 1.0
+        np.testing.assert_allclose(found["words"][path], factor * np.asarray(x), rtol=1e-5, err_msg=path)
+    for init in ({"projector": str(hub), "llm": str(hub)}, {"projector": "", "llm": ""}, {"llm": str(hub)}):
+        with pytest.raises(ValueError, match=r"projector_length: 'words', expected a random projector and a decoder"):
+            config(hub, projector_length="words", init=init)
 
 
 def test_a_hub_folder_of_another_shape_is_named(hub, monkeypatch):

@@ -57,13 +57,19 @@ def plot_layer_cosine(
     figures.save(figure, path)
 
 
-def plot_panels(panels: Mapping[str, Mapping[str, Sequence[float]]], path: Path, ratios: Sequence[str] = ()) -> None:
+def plot_panels(
+    panels: Mapping[str, Mapping[str, Sequence[float]]],
+    path: Path,
+    ratios: Sequence[str] = (),
+    at: Sequence[int] | None = None,
+) -> None:
     """Small panels side by side, three in a line, or four in two: shares over the layers, one line for each label.
 
     Args:
       panels: panel title -> label -> [L + 1]. Labels keep their colour across panels.
       path: PNG to write.
       ratios: titles of panels that show ratios instead of shares, on a logarithmic axis.
+      at: the blocks that the values of every curve are of, instead of layers.
     """
     labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
     colors = dict(zip(labels, figures.colors(labels), strict=True))
@@ -75,9 +81,10 @@ def plot_panels(panels: Mapping[str, Mapping[str, Sequence[float]]], path: Path,
         axes.set_visible(False)
     for axes, (title, curves) in zip(grid, panels.items(), strict=False):
         for label, curve in curves.items():
-            axes.plot(curve, color=colors[label], linewidth=2, label=figures.plain(label))
+            x = range(len(curve)) if at is None else at
+            axes.plot(x, curve, color=colors[label], linewidth=2, label=figures.plain(label))
         figures.apply(axes, "\n".join(figures.wrap(title, 40, 2)), "")
-        axes.set_xlabel("layer (0: embedding output)", color=figures.INK)
+        axes.set_xlabel("layer (0: embedding output)" if at is None else "block", color=figures.INK)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if title in ratios:
             axes.set_yscale("log")

@@ -1,4 +1,4 @@
-"""`tga demo`, `tga sweep`, `tga train`."""
+"""`tga demo`, `tga reproduce`, `tga train`."""
 
 import re
 import sys
@@ -11,21 +11,17 @@ from tga_jax.errors import UserError
 USAGE = """\
   demo    train the emoji world's models from scratch, align them in four ways, measure them, write report.html
             --quick             two rows, trained too short for rates: to see all parts at work
+            --world=smollm2     the same question to a real language model, which is `tga reproduce`
             --config=FILE       a config such as configs/emoji.py (the default)
             --config.FIELD=V    change one field, such as --config.seed=1
             --workdir=DIR       results go here (default: runs/NAME-seedN-HASH)
             --parts=DIR         trained parts, shared between runs (default: runs/parts)
-  sweep   the demo's rows over several seeds, and one table of them all
-            --config=FILE       such as configs/emoji_ablation.py
-            --seeds=0,1,2       (the default)
-            --workdir=DIR       each seed's report and table.md go here
-            --parts=DIR         as for demo
-  reproduce  the paper's claims in a real language model, SmolLM2: a grid of rows and seeds, and tables of it
+  reproduce  the paper's claims in a real language model, SmolLM2: a grid of rows and seeds, and report.html of it
             --scale=quick|full  the core rows with one seed (the default), or all rows with three
             --rows=A,B --seeds=0,1   other ones
-            --workdir=DIR       finished cells and the tables (default: runs/reproduce); the same command continues
-            --tables            only the tables of the cells that are there
-            --config=FILE       another grid (default: configs/reproduce.py)
+            --workdir=DIR       finished cells, tables and report (default: runs/NAME); the same command continues
+            --tables            only tables and report of the cells that are there
+            --config=FILE       another grid, such as configs/emoji_ablation.py (default: configs/reproduce.py)
             --parts=DIR         as for demo
   train   one training from a config
             --config=FILE       such as configs/own_data.py
@@ -34,7 +30,19 @@ USAGE = """\
 """
 
 
+WORLDS = ("emoji", "smollm2")
+
+
 def _demo(arguments: list[str]) -> None:
+    worlds = [argument.partition("=")[2] for argument in arguments if re.match("--?world=", argument)]
+    arguments = [argument for argument in arguments if not re.match("--?world=", argument)]
+    if unknown := [world for world in worlds if world not in WORLDS]:
+        raise UserError(f"--world: {unknown[0]!r}, expected {' or '.join(WORLDS)}")
+    if worlds and worlds[-1] == "smollm2":
+        if "--quick" in arguments:
+            raise UserError("--quick: is of the emoji world, expected none beside --world=smollm2")
+        _reproduce(arguments)
+        return
     quick = "--quick" in arguments
     if quick and any(re.match("--?config(=|$)", argument) for argument in arguments):
         raise UserError("--quick: stands for --config=configs/emoji.py:quick, expected no other --config beside it")
@@ -52,21 +60,6 @@ def _demo(arguments: list[str]) -> None:
     demo.run(built, workdir, Path(values.parts).absolute(), rich.console.Console())
 
 
-def _sweep(arguments: list[str]) -> None:
-    found, values = parse_with_config(arguments, {"workdir": "", "parts": "runs/parts", "seeds": "0,1,2"}, None)
-    if not values.workdir:
-        raise UserError("--workdir: missing, expected a folder for the seeds' results and the table")
-    seeds = _numbers("seeds", values.seeds)
-    import rich.console
-
-    from tga_jax import config
-    from tga_jax.demo import sweep
-    from tga_jax.demo.config import DemoConfig
-
-    built = config.build(DemoConfig, found)
-    sweep.run(built, seeds, Path(values.workdir), Path(values.parts).absolute(), rich.console.Console())
-
-
 def _numbers(flag: str, text: str) -> list[int]:
     try:
         return [int(number) for number in text.split(",")]
@@ -75,7 +68,7 @@ def _numbers(flag: str, text: str) -> list[int]:
 
 
 def _reproduce(arguments: list[str]) -> None:
-    flags = {"workdir": "runs/reproduce", "parts": "runs/parts", "scale": "quick", "seeds": "", "rows": ""}
+    flags = {"workdir": "", "parts": "runs/parts", "scale": "quick", "seeds": "", "rows": ""}
     found, values = parse_with_config(arguments, {**flags, "tables": False}, ROOT / "configs" / "reproduce.py")
     if values.scale not in ("quick", "full"):
         raise UserError(f"--scale: {values.scale!r}, expected quick or full")
@@ -88,9 +81,10 @@ def _reproduce(arguments: list[str]) -> None:
     built = config.build(DemoConfig, found)
     quick = values.scale == "quick"
     seeds = _numbers("seeds", values.seeds or ("0" if quick else "0,1,2"))
-    rows = values.rows.split(",") if values.rows else (quick and built.core) or tuple(built.rows)
-    parts = Path(values.parts).absolute()
-    reproduce.run(built, seeds, rows, Path(values.workdir), parts, rich.console.Console(), values.tables)
+    others = () if quick and built.core else tuple(row for row in built.rows if row not in built.core)
+    rows = values.rows.split(",") if values.rows else (*built.core, *others)
+    workdir, parts = Path(values.workdir or f"runs/{built.name}"), Path(values.parts).absolute()
+    reproduce.run(built, seeds, rows, workdir, parts, rich.console.Console(), values.tables)
 
 
 def _train(arguments: list[str]) -> None:
@@ -120,7 +114,6 @@ def _train(arguments: list[str]) -> None:
 
 COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "demo": _demo,
-    "sweep": _sweep,
     "reproduce": _reproduce,
     "train": _train,
 }

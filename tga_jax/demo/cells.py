@@ -8,6 +8,8 @@ import dataclasses
 import gzip
 import hashlib
 import json
+import re
+import resource
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import Any
 import jax
 
 import tga_jax
-from tga_jax.demo import attacks, measure, models, rates, trainings
+from tga_jax.demo import attacks, baselines, measure, models, rates, trainings
 from tga_jax.demo.config import DemoConfig, World
 from tga_jax.errors import UserError
 from tga_jax.workdir import replacing
@@ -85,9 +87,12 @@ def store(folder: Path, cell: Cell, found: dict[str, Any]) -> None:
         aside.write_bytes(gzip.compress(json.dumps(found, sort_keys=True).encode(), mtime=0))
 
 
-def _answers(world: World, cell: Cell, model: Any, attachments: Path | None) -> dict[str, list[rates.Answer]]:
+def _answers(
+    world: World, cell: Cell, model: Any, attachments: Path | None
+) -> tuple[dict[str, list[rates.Answer]], dict[str, Any]]:
     """By "text", "text+things", "text+phrasings" and, of a row with pictures, the keys of `measure.key`: all of them
-    after its last stage, and then, of a core row, "attack+" and the names of `attacks.ATTACKS`."""
+    after its last stage, and then, of a core row, "attack+" and the names of `attacks.ATTACKS`, and, of the rows that
+    they are tried on, "baseline+" and those of `baselines.BASELINES`, with the settings that were chosen."""
     speech, generate = world.language, measure.generator(model, world.config.new_tokens)
     asked = measure.measured(world)
     last = cell.row == TEXT or cell.stage == max(world.config.rows[cell.row].stages)
@@ -100,18 +105,41 @@ def _answers(world: World, cell: Cell, model: Any, attachments: Path | None) -> 
     answers = {TEXT: rates.ask_text(speech, generate, shown)}
     answers |= {f"{TEXT}+{name}": found for name, found in rates.ask_new_text(speech, generate).items()}
     if attachments is None:
-        return answers
+        return answers, {}
     for split, retrieved, new in asked:
         answers[measure.key(split, retrieved, new)] = rates.ask(speech, generate, held_out[split], retrieved, new)
     if last and cell.row in world.config.core and speech.role_play:
         found = attacks.ask(speech, generate, held_out["test"], cell.seed)
         answers |= {f"attack+{name}": said for name, said in found.items()}
-    return answers
+    settings: dict[str, Any] = {}
+    if last and cell.row in baselines.ROWS and speech.free:
+        known = measure.items(world, "train", attachments, baselines.CALIBRATED)
+        found, settings = baselines.ask(world, model, held_out["test"], known)
+        answers |= {f"baseline+{name}": said for name, said in found.items()}
+    return answers, settings
+
+
+_STATUS, _FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def _forget_peak_memory() -> None:
+    if _FORGET.exists():  # of Linux; elsewhere the peak is that of the whole run
+        _FORGET.write_text("5")
+
+
+def _peak_memory() -> int:
+    """Bytes: of the accelerator, or of this process since the last call of `_forget_peak_memory`."""
+    if statistics := jax.devices()[0].memory_stats():
+        return int(statistics["peak_bytes_in_use"])
+    if _STATUS.exists():
+        return int(re.findall(r"VmHWM:\s+(\d+) kB", _STATUS.read_text())[0]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def make(world: World, cell: Cell) -> dict[str, Any]:
     """Trains what is missing of a cell, and measures it."""
     started = time.monotonic()
+    _forget_peak_memory()
     text = trainings.train_text(world)
     parts, attachments = {"llm": text}, None
     if cell.row != TEXT:
@@ -122,7 +150,7 @@ def make(world: World, cell: Cell) -> dict[str, Any]:
     model = models.load(world, "" if cell.row == TEXT else cell.row, parts)
     with world.shows(f"{cell.name}: measured"):
         held_out = measure.items(world, "test", attachments)
-        answers = _answers(world, cell, model, attachments)
+        answers, settings = _answers(world, cell, model, attachments)
         inside = measure.inside(world, model, held_out, _LOOKED_INTO, every=3, few=_PATCHED)
     speech = world.language
     return {
@@ -133,8 +161,10 @@ def make(world: World, cell: Cell) -> dict[str, Any]:
             for name, found in answers.items()
         },
         "answers": {name: [dataclasses.asdict(answer) for answer in found] for name, found in answers.items()},
+        "settings": settings,
         "inside": dataclasses.asdict(inside),
         "seconds": {"training": round(trained, 1), "measuring": round(time.monotonic() - started - trained, 1)},
         "parameters": {part: sum(x.size for x in jax.tree.leaves(tree)) for part, tree in model.params.items()},
+        "peak_memory_bytes": _peak_memory(),
         "device": str(jax.devices()[0].device_kind),
     }

@@ -49,9 +49,11 @@ class Training:
 @dataclasses.dataclass(frozen=True)
 class ClipTraining(Training):
     """fresh: every picture is drawn for it alone, instead of those that the stages see, with the chance `variation`,
-    which the first `ramp` pictures rise to, that a thing is drawn otherwise than its hand does."""
+    which the first `ramp` pictures rise to, that a thing is drawn otherwise than its hand does, and the share `others`
+    of pictures of things that no scene shows."""
 
     fresh: bool = False
+    others: float = 0.0
     variation: float = 0.0
     ramp: int = 1
 
@@ -92,12 +94,20 @@ class Stage(Training):
 @dataclasses.dataclass(frozen=True)
 class Row:
     """One way to align. `stages` run in the order of their names; `note` says in the report what the row is; `guide`
-    acts in the stages that say so; `model` is the preset, "" for the config's."""
+    acts in the stages that say so, or `after` in those behind the first one; `model` is the preset, "" for the
+    config's."""
 
     note: str
     guide: guides.Guide | None
     stages: dict[str, Stage]
     model: str = ""
+    after: guides.Guide | None = None
+
+    def guide_of(self, stage: str) -> guides.Guide | None:
+        """The guide that acts in a stage."""
+        if not self.stages[stage].guide:
+            return None
+        return self.after if self.after is not None and stage != min(self.stages) else self.guide
 
     def __post_init__(self):
         if not self.stages:
@@ -193,15 +203,22 @@ class World:
     def splits(self) -> tuple[str, ...]:
         return splits_of(EmojiScenesConfig(**self.scenes))
 
-    def folder(self, name: str, config: Any) -> Path:
-        """The folder of a part: its name and a hash of everything it depends on, wherever `parts` lies."""
-        text = json.dumps([tga_jax.__version__, dataclasses.asdict(self.model()), config], sort_keys=True)
+    def folder(self, name: str, config: Any, model: Any = None) -> Path:
+        """The folder of a part: its name and a hash of everything it depends on, wherever `parts` lies.
+
+        model: the sizes of what it depends on, of the config's model by default.
+        """
+        sizes = dataclasses.asdict(self.model() if model is None else model)
+        text = json.dumps([tga_jax.__version__, sizes, config], sort_keys=True)
         text = text.replace(json.dumps(f"{self.parts}/")[:-1], '"/')  # only where a string starts with it
         return self.parts / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
     def train(self, config: TrainConfig, title: str) -> Path:
         """The folder of the training, which is trained unless it is there. title: to show."""
-        workdir = self.folder(config.name, dataclasses.asdict(config))
+        model = presets.get(config.model, self.vocabulary.size)
+        if len(config.init) == 1:  # CLIP, or the language model, whatever projector there will be
+            model = getattr(model, next(iter(config.init)))
+        workdir = self.folder(config.name, dataclasses.asdict(config), model)
         with self.locks.setdefault(workdir, threading.Lock()):  # rows with a training in common: one makes it
             loop.run(config, workdir, bars=self.bars, title=title)
         return workdir

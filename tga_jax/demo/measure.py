@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 import tga_jax
-from tga_jax.analysis.hidden_states import RefusalLayers, cosine_curves, probe, refusal_layers
+from tga_jax.analysis.hidden_states import CHANGES, Ranking, RefusalLayers, cosine_curves, probe, refusal_layers
 from tga_jax.analysis.instruments import modality_probe, norm_ratio, retrieval_accuracy, token_states, word_share
 from tga_jax.analysis.patching import refusal_curves, text_twins
 from tga_jax.data.batch import Batch
@@ -57,9 +57,11 @@ def _asked(pictures: EmojiSplit, most: int) -> list[int]:
     return sorted(chosen)
 
 
-def items(world: World, split: str, attachments: Path | None = None) -> list[Item]:
-    """The held-out pictures of a split that rows are asked about; their retrieved texts are in `attachments`, without
-    it empty."""
+def items(world: World, split: str, attachments: Path | None = None, most: int | None = None) -> list[Item]:
+    """The pictures of a split that rows are asked about; their retrieved texts are in `attachments`, without it empty.
+
+    most: of each kind, the config's by default.
+    """
     pictures = world.split(split)
     scenes = source.scenes_of(pictures)
     retrieved = source.load_attachments(attachments, split)[1] if attachments else [""] * len(scenes)
@@ -71,7 +73,7 @@ def items(world: World, split: str, attachments: Path | None = None) -> list[Ite
             partial(pictures.images.__getitem__, i),
             retrieved[i],
         )
-        for i in _asked(pictures, world.config.asked)
+        for i in _asked(pictures, world.config.asked if most is None else most)
     ]
 
 
@@ -141,6 +143,7 @@ class Inside:
     """What the hidden states of one model show on harmful held-out scenes."""
 
     refusal: RefusalLayers
+    by_difference: RefusalLayers  # as the released code ranks the layers' changes
     # Of pictures only; each list is [L+1].
     cosine: dict[str, dict[str, list[float]]] | None = None  # "raw" and "centred" -> matched, mismatched
     wordlike: dict[str, list[float]] | None = None  # instrument -> its value by layer
@@ -149,7 +152,7 @@ class Inside:
     patched_at: list[int] | None = None  # blocks
 
 
-def _prompts(model: Model, records: Sequence[Record]) -> Batch:
+def prompts(model: Model, records: Sequence[Record]) -> Batch:
     """Prompts with their captions."""
     vocabulary = model.processor.vocabulary
     rows = [tokenize(record, vocabulary, model.processor.image_tokens, prompt_only=True) for record in records]
@@ -175,12 +178,12 @@ def inside(
     chosen = chosen[:: max(1, len(chosen) // most)] if most else chosen
     question = speech.describe[0]
     records = [tasks.question_record(speech, i.scene, i.image if with_image else None, question) for i in chosen]
-    batch = _prompts(model, records)
+    batch = prompts(model, records)
     found = jax.tree.map(np.asarray, probe(config, params, batch))
     refusal_ids = sorted({vocabulary.encode(phrase)[0] for phrase in speech.refusals})
-    refusal = refusal_layers(found["lens"], refusal_ids)
+    refusal, by_difference = (refusal_layers(found["lens"], refusal_ids, Ranking(change)) for change in CHANGES)
     if not with_image:
-        return Inside(refusal)
+        return Inside(refusal, by_difference)
     twins, where = text_twins(batch), batch.image_mask
     image, text = (
         np.asarray(token_states(config, params, b, where, count=model.processor.image_tokens)) for b in (batch, twins)
@@ -202,4 +205,4 @@ def inside(
     patching = refusal_curves(config, params, patched, donors, refusal_ids, at)
     # Captions of one thing follow each other, one a colour: half the list away is another thing.
     cosine = cosine_curves(found["image"], found["caption"], shift=len(chosen) // 2)
-    return Inside(refusal, cosine, wordlike, patching, at)
+    return Inside(refusal, by_difference, cosine, wordlike, patching, at)

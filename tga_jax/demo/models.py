@@ -12,21 +12,17 @@ from tga_jax.inference.model import Model
 from tga_jax.models import llava
 
 
-def assemble(world: World, row: str, parts: dict[str, Path]) -> tuple[Spec, dict[str, Any]]:
-    """(description, parameters). row: whose model it is, "" for the text model's; parts: "clip", "projector" and "llm",
-    or "llm" alone, each with the work folder of the training that it comes from."""
-    config = world.model(row)
-    like = jax.eval_shape(lambda: llava.init(config, jax.random.key(0), tuple(parts)))
-    params: dict[str, Any] = {part: orbax_files.load_params(path, part, like[part]) for part, path in parts.items()}
-    tokenizer = world.vocabulary.tokenizer
+def described(world: World, row: str, pictures: bool) -> Spec:
+    """row: whose model it is; pictures: whether it is one that sees, or the language model alone."""
+    config, tokenizer = world.model(row), world.vocabulary.tokenizer
     # The end token ends an answer, and in the demo's own language the newline of the `plain` template.
     stops = [tokenizer.eos_token_id]
     if not world.language.free:
         stops.append(tokenizer.convert_tokens_to_ids("\n"))
     hub_fields = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": stops}
-    if "clip" not in parts:
-        return Spec(kind="llm", config=config.llm, family="llama", hub_fields=hub_fields), params
-    spec = Spec(
+    if not pictures:
+        return Spec(kind="llm", config=config.llm, family="llama", hub_fields=hub_fields)
+    return Spec(
         kind="llava",
         config=config,
         family="llama",
@@ -34,7 +30,15 @@ def assemble(world: World, row: str, parts: dict[str, Path]) -> tuple[Spec, dict
         hub_fields=hub_fields,
         image_mode="pad",
     )
-    return spec, params
+
+
+def assemble(world: World, row: str, parts: dict[str, Path]) -> tuple[Spec, dict[str, Any]]:
+    """(description, parameters). row: whose model it is, "" for the text model's; parts: "clip", "projector" and "llm",
+    or "llm" alone, each with the work folder of the training that it comes from."""
+    config = world.model(row)
+    like = jax.eval_shape(lambda: llava.init(config, jax.random.key(0), tuple(parts)))
+    params: dict[str, Any] = {part: orbax_files.load_params(path, part, like[part]) for part, path in parts.items()}
+    return described(world, row, "clip" in parts), params
 
 
 def load(world: World, row: str, parts: dict[str, Path]) -> Model:

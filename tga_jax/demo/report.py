@@ -32,7 +32,7 @@ RATE_FIELDS = {
     "text_dsr": "text DSR",
 }
 
-_LICENSES = (
+LICENSES = (
     "Pictures, resized and placed on coloured backgrounds: Twemoji, © Twitter, Inc and other contributors, CC-BY 4.0; "
     "Material Design Icons, © Pictogrammers and contributors, Apache License 2.0, tinted; Noto Emoji, © Google, SIL "
     "Open Font License 1.1, tinted. Full texts and attributions: third_party/ of the source code."
@@ -133,7 +133,7 @@ def _page(results: Mapping[str, Any], figures: Mapping[str, Path], examples: Seq
         _analysis_table(results),
         "<h2>The run</h2>",
         _run(results),
-        f"<footer><p>{esc(_LICENSES)}</p></footer>",
+        f"<footer><p>{esc(LICENSES)}</p></footer>",
     ]
     return document("Text-Guided Alignment: report", body)
 

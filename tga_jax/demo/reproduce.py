@@ -1,62 +1,34 @@
-"""Many rows, several seeds: a grid of cells, made one after another, and a table of them."""
+"""Many rows, several seeds: a grid of cells, made one after another, and what they say to the paper's claims."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import rich.console
 import rich.markdown
 
-from tga_jax.demo import cells, main
+from tga_jax.demo import cells, claims, main, page
 from tga_jax.demo.cells import Cell
+from tga_jax.demo.claims import Grid
 from tga_jax.demo.config import DemoConfig
 from tga_jax.errors import UserError
 from tga_jax.train import loop
-from tga_jax.workdir import write_text
-
-# What the table shows: (answers, rate) -> heading.
-_COLUMNS = {
-    ("text", "text_dsr"): "text DSR",
-    ("test", "image_dsr"): "image DSR",
-    ("test", "benign_naming"): "naming",
-    ("test", "benign_color"): "colour",
-    ("test", "over_refusal"): "over-refusal",
-    ("test", "look_alike_over_refusal"): "look-alikes refused",
-    ("test", "harmful_naming"): "harmful named",
-    ("test+new", "image_dsr"): "DSR, new questions",
-    ("test+retrieved", "image_dsr"): "DSR, R in prompt",
-    ("test_pairs", "image_dsr"): "DSR, new colours",
-    ("test_hand", "image_dsr"): "DSR, unseen hand",
-    ("test_hand", "benign_naming"): "naming, unseen hand",
-    ("test_two", "image_dsr"): "DSR, two things",
-    ("test_two", "benign_naming"): "naming, two things",
-    ("test_two", "over_refusal"): "over-refusal, two things",
-}
+from tga_jax.workdir import write_json, write_text
 
 
-def table(found: Mapping[Cell, Mapping[str, Any]], grid: Sequence[Cell]) -> str:
-    """Markdown: a line for each row and stage, a cell for each rate: of one seed `value [95 % Wilson interval]`, of
-    several `mean (lowest to highest)`. "-" where it was not measured, "missing" where no cell is there yet."""
-
-    def rate(cells: Sequence[Cell], key: tuple[str, str]) -> str:
-        if not (there := [found[cell]["rates"] for cell in cells if cell in found]):
-            return "missing"
-        rates = [r[key[0]][key[1]] for r in there if key[1] in r.get(key[0], {})]
-        known = [r for r in rates if r["value"] is not None]
-        if not known:
-            return "-"
-        values = [r["value"] for r in known]
-        if len(values) == 1:
-            return f"{values[0]:.2f} [{known[0]['low']:.2f}, {known[0]['high']:.2f}]"
-        return f"{sum(values) / len(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-
-    lines = [["row", "after", "seeds", *_COLUMNS.values()], ["---"] * (3 + len(_COLUMNS))]
-    for row, stage in dict.fromkeys((cell.row, cell.stage) for cell in grid):
-        of_seeds = [cell for cell in grid if (cell.row, cell.stage) == (row, stage)]
-        seeds = sum(cell in found for cell in of_seeds)
-        lines.append([f"`{row}`", stage or "-", str(seeds), *(rate(of_seeds, key) for key in _COLUMNS)])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def write(grid: Grid, workdir: Path) -> None:
+    """`table.md` and `report.html` with what they lead to, and `results.json`, which is the cells without answers."""
+    text = "\n".join(table.markdown() for table in claims.tables(grid))
+    write_text(workdir / "table.md", text)
+    rates = {cell.name: {k: v for k, v in found.items() if k != "answers"} for cell, found in grid.found.items()}
+    correlations = {
+        name: {"rank_correlation": rho, "p": p, "cells": n} for name, (rho, p, n) in claims.correlations(grid).items()
+    }
+    missing = [cell.name for cell in grid.cells if cell not in grid.found]
+    write_json(workdir / "results.json", {"cells": rates, "correlations": correlations, "missing": missing})
+    page.write(grid, workdir)
 
 
 def run(
@@ -68,9 +40,9 @@ def run(
     console: rich.console.Console,
     only_tables: bool = False,
 ) -> None:
-    """Makes what is missing of the grid, each cell a file in `<workdir>/cells`; after each `<workdir>/table.md` is new.
+    """Makes what is missing of the grid, each cell a file in `<workdir>/cells`; after each, tables and page are new.
 
-    only_tables: makes nothing, and writes the table of the cells that are there.
+    only_tables: makes nothing, and writes tables and page of the cells that are there.
 
     Raises what the trainings raise; stopped, the same call continues.
     """
@@ -79,6 +51,7 @@ def run(
     folder = workdir / "cells"
     grid = list(cells.of_grid(config, tuple(seeds), tuple(rows)))
     found: dict[Cell, dict[str, Any]] = {}
+    made = Grid(config, grid, found)
     for cell in grid:
         if (kept := cells.stored(folder, config, cell)) is not None:
             found[cell] = kept
@@ -94,7 +67,10 @@ def run(
             world = main.open_world(dataclasses.replace(config, seed=cell.seed), parts, bars)
             found[cell] = cells.make(world, cell)
             cells.store(folder, cell, found[cell])
-            write_text(workdir / "table.md", table(found, grid))
-    if found:
-        write_text(workdir / "table.md", table(found, grid))
-    console.print(rich.markdown.Markdown(table(found, grid)))
+            with world.shows("drawing the report"):
+                write(made, workdir)
+    if not found:
+        raise UserError(f"{folder}: no cells of this grid, expected at least one; run without --tables to make them")
+    write(made, workdir)
+    console.print(rich.markdown.Markdown(claims.tables(made)[0].markdown()))
+    console.print(f"report: {os.fspath(workdir / 'report.html')}")

@@ -69,7 +69,7 @@ def _optimizer(c: Training, schedule: tuple[tuple[str, float], ...], warmup: flo
 
 def train_clip(world: World) -> Path:
     c = world.config
-    drawn = {"fresh": c.clip.fresh, "variation": c.clip.variation, "ramp": c.clip.ramp}
+    drawn = {name: getattr(c.clip, name) for name in ("fresh", "others", "variation", "ramp")}
     return world.train(
         TrainConfig(
             name="clip",
@@ -106,10 +106,11 @@ def train_text(world: World) -> Path:
 
 def attach(world: World, clip_dir: Path) -> Path:
     """Vision features and retrieved captions of every split, by the trained CLIP. Corpus: the training captions."""
-    folder = world.folder("attachments", [str(clip_dir)])
+    model, clip_words = world.model(), world.words.vocabulary
+    reads = [str(clip_dir), model.feature_layer, model.feature_select]
+    folder = world.folder("attachments", reads, model.clip)
     if all((folder / f"{split}.npy").exists() for split in world.splits):
         return folder
-    model, clip_words = world.model(), world.words.vocabulary
     like = jax.eval_shape(lambda: llava.init(model, jax.random.key(0), ("clip",)))["clip"]
     params = orbax_files.load_params(clip_dir, "clip", like)
     corpus = sorted({str(caption) for caption in world.split("train").captions})
@@ -153,9 +154,10 @@ def train_row(world: World, name: str, text_dir: Path, attachments: Path, until:
                 seed=c.seed,
                 model=world.model_name(name),
                 init=dict(init),
+                projector_length="free" if init["projector"] or not c.llm else "words",
                 steps=stage.steps,
                 batch_size=stage.batch_size,
-                loss=step.LossConfig(lm=stage.lm, guide=row.guide if stage.guide else None),
+                loss=step.LossConfig(lm=stage.lm, guide=row.guide_of(stage_name)),
                 optim=_optimizer(stage, TRAINS[stage.trains]),
                 data=data,
                 lora=LORA if stage.trains == "projector_and_lora" else None,

@@ -7,7 +7,7 @@ from tga_jax.checkpoints import gguf, hub
 from tga_jax.data.processor import load_tokenizer
 from tga_jax.data.tokens import Vocabulary
 from tga_jax.demo.config import DemoConfig, Words
-from tga_jax.demo.world import tasks
+from tga_jax.demo.world import drawing, tasks
 from tga_jax.demo.world.concepts import COLORS, CONCEPTS, caption
 from tga_jax.errors import UserError
 from tga_jax.workdir import disk_errors, new_folder
@@ -26,7 +26,9 @@ def of_world(config: DemoConfig, parts: Path) -> tuple[Words, Words]:
     captions = [caption([c.name], color) for c in CONCEPTS for color in COLORS]
     if any(config.scenes.get(name) for name in ("train_two", "test_two")):
         captions.append("next to")
-    names = "tokenizer-two" if "next to" in captions else "tokenizer"
+    if config.clip.others:
+        captions += [caption([c.name], "red") for c in drawing.others()]
+    names = "tokenizer" + "-two" * ("next to" in captions) + "-all" * bool(config.clip.others)
     plain = _saved(parts / names, lambda: tasks.build_tokenizer(captions))
     return plain, plain if not config.llm else _saved(parts / "tokenizer-smollm2", _smollm2_tokenizer)
 

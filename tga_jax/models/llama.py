@@ -123,6 +123,8 @@ class DecoderBlock(nn.Module):
         h = layers.RMSNorm(c.rms_norm_eps, dtype, name="mlp_norm")(x)
         h = jax.nn.silu(dense(c.mlp_size, "gate", c.mlp_bias)(h)) * dense(c.mlp_size, "up", c.mlp_bias)(h)
         x = layers.by_rows(x + dense(c.hidden_size, "down", c.mlp_bias)(h))
+        if self.has_variable("params", "shift"):  # of `evals.steering`
+            x = x + self.get_variable("params", "shift").astype(x.dtype)
         means = None if segments is None else layers.segment_means(x, segments)
         return x, (kv, means, x if self.emit_states else None)
 

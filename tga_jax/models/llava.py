@@ -104,6 +104,13 @@ def projector(config: LlavaConfig) -> Projector | Resampler:
     return Projector(config.projector, config.projector_hidden or d, d, config.llm.dtype)
 
 
+def projector_out(config: LlavaConfig) -> str:
+    """The name of the projector's last layer, which has a kernel and a bias."""
+    if isinstance(config.projector, ResamplerConfig):
+        return "out"
+    return "linear_1" if config.projector == "linear" else "linear_2"
+
+
 def init(config: LlavaConfig, key: Array, parts: tuple[str, ...] = ("clip", "projector", "llm")) -> dict:
     """Random parameters of the named parts; a part's values depend on `key` and its name, not on the other parts."""
     tokens = jnp.zeros((1, 2), jnp.int32)

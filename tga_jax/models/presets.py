@@ -32,7 +32,7 @@ CLIP = {
     # For pictures of several hands and of two things, in the world of a real language model.
     "clip-hands": ClipConfig(
         vision=VisionConfig(192, 4, 3, 768, image_size=80, patch_size=16),
-        text=TextConfig(128, 1, 4, 512, vocab_size=512, context_length=32, eos_token_id=2),
+        text=TextConfig(128, 1, 4, 512, vocab_size=2048, context_length=32, eos_token_id=2),
         embed_size=128,
     ),
 }
@@ -67,7 +67,7 @@ LLAVA: dict[str, Callable[[], LlavaConfig]] = {
     # With CLS, and a projector that reads all patches for every image token: the patches of so small a tower know
     # little of the whole picture. As many image tokens as the longest caption has words.
     "emoji": lambda: LlavaConfig(CLIP["clip-emoji"], LLM["llm-emoji"], ResamplerConfig(10, 2, 4), 128, -1, "full"),
-    "smollm2-hands": lambda: LlavaConfig(CLIP["clip-hands"], _SMOLLM2, ResamplerConfig(16, 3, 8), 512, -1, "full"),
+    "smollm2-hands": lambda: LlavaConfig(CLIP["clip-hands"], _SMOLLM2, ResamplerConfig(16, 2, 8), 256, -1, "full"),
     "smollm2-hands-mlp": lambda: LlavaConfig(CLIP["clip-hands"], _SMOLLM2, "mlp2x_gelu", 1024, -1, "full"),
     "emoji-mlp": lambda: LlavaConfig(CLIP["clip-emoji"], LLM["llm-emoji"], "mlp2x_gelu", 512, -1, "full"),
 }

@@ -75,6 +75,7 @@ table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabu
 th, td { padding: .35rem .6rem; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
 thead th { color: var(--muted); font-weight: 600; vertical-align: bottom; }
 tbody th { position: sticky; left: 0; background: var(--page); font-weight: 600; white-space: nowrap; }
+a { color: var(--refusal); }
 .interval { white-space: nowrap; }
 .interval, .none, dt { color: var(--muted); }
 .note { background: var(--panel); border-left: 4px solid var(--refusal); padding: .6rem .9rem; border-radius: 4px; }

@@ -25,6 +25,10 @@ class TrainConfig:
 
     init: where each part of the model starts from: a hub folder, a checkpoint of ours, the work folder of the training
     that made it, or "" for random parameters. A part that is left out is not part of this training.
+
+    projector_length: how long a random projector's outputs are, "free": as its layers' initial parameters have it, as
+    in LLaVA; "words": as long as the decoder's words, in the root mean square. Words are short in many decoders (an
+    eighth of that in SmolLM2), and a projector that starts with long outputs learns late which word to say.
     """
 
     name: str
@@ -40,6 +44,7 @@ class TrainConfig:
     dtype: str = "float32"  # of the computation and of frozen parameters; or "bfloat16"
     remat: str = "none"  # of the decoder: one of `layers.REMAT`
     attention: str = "auto"  # the fastest that the mesh's devices have, or one of `attention.IMPLEMENTATIONS`
+    projector_length: str = "free"  # or "words"
     lora: layers.LoraConfig | None = None  # of the decoder, merged into it at the end
     log_every: int = 20
     checkpoint_every: int = 500
@@ -54,10 +59,13 @@ class TrainConfig:
             "dtype": optim.DTYPES,
             "remat": layers.REMAT,
             "attention": ("auto", *attention.IMPLEMENTATIONS),
+            "projector_length": ("free", "words"),
         }
         for name, values in known.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"{name}: {getattr(self, name)!r}, expected one of {', '.join(values)}")
+        if self.projector_length == "words" and (self.init.get("projector") != "" or not self.init.get("llm")):
+            raise ValueError("projector_length: 'words', expected a random projector and a decoder that is loaded")
         if self.optim.accumulate > 1 and self.loss.contrastive:
             raise ValueError("optim.accumulate: the contrastive loss needs a whole batch, expected 1")
         for name, least in (("log_every", 1), ("checkpoint_every", 1), ("keep", 1), ("keep_every", 0), ("steps", 1)):

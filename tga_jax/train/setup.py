@@ -124,11 +124,16 @@ def init_params(config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh) -> di
             flat |= _flat({part: hub.load_part(located(folder), part, unflatten_dict(wanted, sep="/"))})
     rest = {path: x for path, x in _flat(like).items() if path not in flat}
 
-    def fill() -> optim.Flat:
+    def fill(words: jax.Array | None) -> optim.Flat:
         made = _flat(llava.init(model, jax.random.key(config.seed), tuple(config.init)))
+        if words is not None:
+            # Its inputs are about one long, in the root mean square, and so are its outputs with the initial kernel.
+            length = jnp.sqrt(jnp.mean(words.astype(jnp.float32) ** 2))
+            made[f"projector/{llava.projector_out(model)}/kernel"] *= length
         return {path: made[path].astype(x.dtype) for path, x in rest.items()}
 
-    flat |= jax.jit(fill, out_shardings={path: x.sharding for path, x in rest.items()})()
+    words = flat["llm/embed/embedding"] if config.projector_length == "words" else None
+    flat |= jax.jit(fill, out_shardings={path: x.sharding for path, x in rest.items()})(words)
     return unflatten_dict(flat, sep="/")
 
 

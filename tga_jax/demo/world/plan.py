@@ -127,15 +127,27 @@ def by_color(config: EmojiScenesConfig) -> dict[str, list[Shown]]:
     return found
 
 
-def drawn(training: Mapping[str, Sequence[Shown]], seed: int, number: int) -> Shown:
+def drawn(
+    training: Mapping[str, Sequence[Shown]],
+    seed: int,
+    number: int,
+    others: Sequence[Concept] = (),
+    hands: Sequence[str] = (),
+    share: float = 0.0,
+) -> Shown:
     """The scene of one of endlessly many training pictures. RUN of them follow each other on one colour: in a batch of
     few colours pictures must be told apart by the things that they show, and not by what lies behind.
 
-    training: of `by_color`.
+    training: of `by_color`; others: things that no scene shows, one of which, in one of `hands`, is in this share of
+    the pictures.
     """
     color = list(COLORS)[generator(seed, "color of a run", str(number // RUN)).integers(len(COLORS))]
+    random = generator(seed, "scene of a run", str(number))
+    if share and random.random() < share:
+        thing, hand = others[int(random.integers(len(others)))], hands[int(random.integers(len(hands)))]
+        return Shown((thing,), color, hand, number)
     scenes = training[color]
-    return scenes[int(generator(seed, "scene of a run", str(number)).integers(len(scenes)))]
+    return scenes[int(random.integers(len(scenes)))]
 
 
 def _single(config: EmojiScenesConfig, split: str) -> Iterator[Shown]:

@@ -49,9 +49,10 @@ class EmojiSource(Source):
     wrong_guides: float = 0.0
     mix: tasks.TextMix = dataclasses.field(default_factory=tasks.TextMix)
     language: str = "words"  # one of `language.LANGUAGES`
-    # CLIP's pictures are drawn for every sample anew; the chance that a thing is drawn otherwise than its hand does
-    # rises to `variation` over the first `ramp` of them.
+    # CLIP's pictures are drawn for every sample anew, this share of them of things that no scene shows; the chance that
+    # a thing is drawn otherwise than its hand does rises to `variation` over the first `ramp` of them.
     fresh: bool = False
+    others: float = 0.0
     variation: float = 0.0
     ramp: int = 1
     kind: str = dataclasses.field(default="tga_jax.demo.world.source:EmojiSource", kw_only=True)
@@ -110,10 +111,11 @@ def _text_records(config: EmojiSource, seed: int) -> grain.MapDataset:
 def _drawn_records(config: EmojiSource, seed: int) -> grain.MapDataset:
     """CLIP's pictures, each drawn when it is read, and none twice."""
     scenes, speech = EmojiScenesConfig(**config.scenes), LANGUAGES[config.language]
-    training = by_color(scenes)
+    training, others = by_color(scenes), drawing.others() if config.others else ()
+    hands = [hand for hand in scenes.hands if hand in drawing.WHOLE]
 
     def record(number: int) -> Record:
-        shown = drawn(training, seed, number)
+        shown = drawn(training, seed, number, others, hands, config.others)
         names = tuple(thing.name for thing in shown.things)
         scene = Scene(f"drawn/{number}", names, shown.color, any(thing.scene for thing in shown.things))
         variation = config.variation * min(1.0, number / config.ramp)

@@ -1,8 +1,8 @@
 """Other ways to draw the same thing: what a vision tower sees in training, so that it can name pictures of a hand that
 it never saw.
 
-Artists differ in line width, in whether areas are filled and with what colours, in proportions, in the way that a thing
-faces. Each of these is changed at random; what a thing is called does not depend on any of them.
+Artists differ in line width, in whether areas are filled and with what colours, in proportions, in where parts are, in
+the way that a thing faces. Each of these is changed at random; what a thing is called does not depend on any of them.
 """
 
 import colorsys
@@ -13,18 +13,44 @@ from PIL import Image, ImageFilter
 from scipy import ndimage
 
 _LEAST_AREA = 12  # pixels, of what is filled
+_WAVES, _BEND = 4, 0.06  # of how parts are moved: points a side, and by how much of half a side
+_LEFT = 0.35  # of the ink of a drawing in thinner lines, at least
+_EDGE = 24  # difference of grey between neighbours, of 255, from which on there is a line
 
 
 def varied(picture: Image.Image, tint: tuple[int, ...] | None, random: np.random.Generator) -> Image.Image:
     """RGBA, of about the same size. picture: RGBA, or the coverage as L of what is drawn in `tint`."""
-    drawn = _recoloured(picture, random) if tint is None else _inked(picture, tint, random)
+    if tint is not None:
+        drawn = _inked(picture, tint, random)
+    elif random.random() < 0.3:
+        drawn = _inked(_lines(picture), tuple(int(v) for v in random.integers(0, 61, 3)), random)
+    else:
+        drawn = _recoloured(picture, random)
     if random.random() < 0.5:
         drawn = drawn.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if random.random() < 0.4:
         drawn = _outlined(drawn, random)
-    wide, high = (float(random.uniform(0.75, 1.0)) for _ in range(2))
-    drawn = drawn.resize((round(drawn.width * wide), round(drawn.height * high)), Image.Resampling.BILINEAR)
-    return drawn.rotate(float(random.normal(0, 12)), Image.Resampling.BILINEAR)
+    return _bent(drawn, random)
+
+
+def _bent(picture: Image.Image, random: np.random.Generator) -> Image.Image:
+    """In other proportions, turned, and with every part moved a little: each pixel is read from where a turned and
+    stretched grid lies there, and from up to a tenth of the side beside, by a field of few waves."""
+    pixels = np.asarray(picture, np.float32)
+    height, width = pixels.shape[:2]
+    angle = np.deg2rad(random.normal(0, 10))
+    wide, high = random.uniform(0.72, 1.05, 2)
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    x, y = ((np.cos(angle) * x + np.sin(angle) * y) / wide, (np.cos(angle) * y - np.sin(angle) * x) / high)
+    coarse = random.normal(0, _BEND, (2, _WAVES, _WAVES)).astype(np.float32)
+    dx, dy = (np.asarray(Image.fromarray(f).resize((width, height), Image.Resampling.BICUBIC)) for f in coarse)
+    at = [(y + dy + 1) * (height - 1) / 2, (x + dx + 1) * (width - 1) / 2]
+    alpha = pixels[..., 3:] / 255  # colours of what cannot be seen must not come in at the edges
+    premultiplied = np.concatenate([pixels[..., :3] * alpha, pixels[..., 3:]], axis=-1)
+    found = [ndimage.map_coordinates(premultiplied[..., i], at, order=1, mode="constant") for i in range(4)]
+    bent = np.stack(found, axis=-1)
+    bent[..., :3] /= np.maximum(bent[..., 3:] / 255, 1e-3)
+    return Image.fromarray(np.clip(bent, 0, 255).round().astype(np.uint8), "RGBA")
 
 
 def _recoloured(picture: Image.Image, random: np.random.Generator) -> Image.Image:
@@ -51,7 +77,9 @@ def _inked(coverage: Image.Image, tint: tuple[int, ...], random: np.random.Gener
     if kind == 0:
         coverage = coverage.filter(ImageFilter.MaxFilter(3))
     elif kind == 1:
-        coverage = coverage.filter(ImageFilter.MinFilter(3))
+        thinner = coverage.filter(ImageFilter.MinFilter(3))
+        if np.asarray(thinner).sum() > _LEFT * np.asarray(coverage).sum():  # thin lines would vanish
+            coverage = thinner
     ink = Image.new("RGBA", coverage.size, (*tint, 0))
     ink.putalpha(coverage)
     if random.random() < 0.5:
@@ -61,6 +89,17 @@ def _inked(coverage: Image.Image, tint: tuple[int, ...], random: np.random.Gener
         if random.random() < 0.8:
             filled[area] = (*_paint(random), 255)
     return Image.alpha_composite(Image.fromarray(filled, "RGBA"), ink)
+
+
+def _lines(picture: Image.Image) -> Image.Image:
+    """Coverage as L of a drawing in lines of a picture in colour: where it ends, and where its colours change."""
+    alpha = np.asarray(picture.getchannel("A"), np.float32)
+    on_white = Image.new("RGBA", picture.size, "white")
+    gray = np.asarray(Image.alpha_composite(on_white, picture).convert("RGB"), np.float32)
+    edges = np.max(
+        [ndimage.morphological_gradient(channel, 3) for channel in (*np.moveaxis(gray, -1, 0), alpha)], axis=0
+    )
+    return Image.fromarray(np.clip((edges - _EDGE) * 4, 0, 255).astype(np.uint8), "L")
 
 
 def _paint(random: np.random.Generator) -> tuple[int, ...]:

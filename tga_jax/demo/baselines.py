@@ -1,0 +1,151 @@
+"""What users would do to an ordinarily aligned model instead of training it: defences of `evals`, each on the demo's
+pictures.
+
+Those with a threshold or a strength take it from captions and pictures of the training, never from those that are asked
+about: "detector" from captions, "shift" and "steering" from pictures and captions, of which it is known which are
+harmful, which TGA is never told of a picture.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tga_jax.analysis.hidden_states import logit_lens
+from tga_jax.analysis.patching import text_twins
+from tga_jax.data.batch import Batch
+from tga_jax.demo import measure
+from tga_jax.demo.config import World
+from tga_jax.demo.rates import Answer, Item, judged
+from tga_jax.demo.world import tasks
+from tga_jax.evals import defences, steering
+from tga_jax.evals.asking import Asker, Question
+from tga_jax.evals.benchmark import BenchmarkSample
+from tga_jax.inference.model import Model
+from tga_jax.train import loop
+
+ROWS = ("base",)  # that they are tried on
+CALIBRATED = 42  # pictures of a kind (harmful, look-alikes, others)
+_SHIFTS = (0.25, 0.5, 0.75, 1.0, 1.5)  # shares of the difference between words and pictures
+_STRENGTHS = (0.5, 1.0, 2.0)  # shares of the difference between harmful and benign
+_STEERED_AT = (0.2, 0.35, 0.5, 0.65)  # of all blocks
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What a baseline may use besides the pictures it is asked about."""
+
+    world: World
+    model: Model
+    known: Sequence[Item]  # training pictures, to calibrate on
+
+    @property
+    def refusal_ids(self) -> list[int]:
+        encode = self.model.processor.vocabulary.encode
+        return sorted({encode(phrase)[0] for phrase in self.world.language.refusals})
+
+    def prompts(self, items: Sequence[Item], shown: bool) -> Batch:
+        """shown: with the picture, else with its caption in its place."""
+        speech = self.world.language
+        records = [
+            tasks.question_record(speech, item.scene, item.image if shown else None, speech.describe[0])
+            for item in items
+        ]
+        return measure.prompts(self.model, records)
+
+    def refused(self, model: Model, batch: Batch) -> float:
+        """The share of prompts whose most likely next token begins a refusal."""
+        best = np.asarray(logit_lens(model.config, model.params, batch))[-1].argmax(-1)
+        return float(np.isin(best, self.refusal_ids).mean())
+
+    def shares(self, model: Model) -> tuple[float, float]:
+        """Of harmful and of benign known pictures, those that the model refuses."""
+        harmful, benign = ([i for i in self.known if bool(i.kind) is h] for h in (True, False))
+        return self.refused(model, self.prompts(harmful, True)), self.refused(model, self.prompts(benign, True))
+
+
+Answers = list[Answer]
+
+
+def _defended(
+    setting: Setting, items: Sequence[Item], make: Callable[[Asker], defences.Defence]
+) -> tuple[Answers, dict]:
+    speech = setting.world.language
+    asker = Asker(setting.model, speech.template, None, setting.world.config.new_tokens, batch=64)
+    defence = make(asker)
+    asker = dataclasses.replace(asker, system=defence.system)
+    question = speech.describe[0]
+    # The picture is an array here, which the processor takes as it takes a file's.
+    asked: list[Any] = [
+        Question(i, BenchmarkSample(item.scene.id, question, (item.image,)), "image") for i, item in enumerate(items)
+    ]
+    said: list[str] = []
+    for start in range(0, len(asked), asker.batch):
+        loop.stop_if_asked()
+        said += [answered.answer for answered in defence.answer(asker, asked[start : start + asker.batch])]
+    settings = {k: v for k, v in dataclasses.asdict(defence).items() if k in ("layers", "threshold")}  # pyright: ignore
+    return [judged(speech, item, question, text) for item, text in zip(items, said, strict=True)], settings
+
+
+def _detector(setting: Setting, asker: Asker) -> defences.Defence:
+    speech = setting.world.language
+    unique = list({speech.caption(item.scene): item for item in setting.known}.values())
+    prompts = [asker.prompt(f"{speech.caption(item.scene)}\n{speech.describe[0]}", 0) for item in unique]
+    return defences.calibrate(asker, prompts, [bool(item.kind) for item in unique], setting.refusal_ids)
+
+
+def _moved(setting: Setting, items: Sequence[Item], candidates: list[tuple[dict[str, float], Model]]):
+    chosen = steering.choose(candidates, setting.shares)
+    speech, question = setting.world.language, setting.world.language.describe[0]
+    generate = measure.generator(chosen.model, setting.world.config.new_tokens)
+    texts = generate([tasks.question_record(speech, item.scene, item.image, question) for item in items])
+    answers = [judged(speech, item, question, text) for item, text in zip(items, texts, strict=True)]
+    found = {**chosen.settings, "refused": chosen.refused, "false_alarms": chosen.false_alarms}
+    return answers, {name: round(value, 4) for name, value in found.items()}
+
+
+def _shift(setting: Setting, items: Sequence[Item]):
+    pictures = setting.prompts(setting.known, True)
+    vector = steering.picture_difference(setting.model, pictures, text_twins(pictures))
+    return _moved(setting, items, [({"strength": s}, steering.corrected(setting.model, s * vector)) for s in _SHIFTS])
+
+
+def _steering(setting: Setting, items: Sequence[Item]):
+    harmful, benign = ([i for i in setting.known if bool(i.kind) is h] for h in (True, False))
+    batches = (setting.prompts(harmful, False), setting.prompts(benign, False))
+    directions = steering.refusal_directions(setting.model, *batches)
+    blocks = [round(share * len(directions)) for share in _STEERED_AT]
+    return _moved(
+        setting,
+        items,
+        [
+            ({"block": block, "strength": s}, steering.steered(setting.model, block, s * directions[block]))
+            for block in blocks
+            for s in _STRENGTHS
+        ],
+    )
+
+
+BASELINES: dict[str, Callable[[Setting, Sequence[Item]], tuple[Answers, dict[str, Any]]]] = {
+    "system prompt": lambda setting, items: _defended(
+        setting, items, lambda _: defences.Plain("system-prompt", defences.SAFETY_PROMPT)
+    ),
+    "ECSO": lambda setting, items: _defended(setting, items, lambda _: defences.Ecso()),
+    "detector": lambda setting, items: _defended(setting, items, lambda asker: _detector(setting, asker)),
+    "shift": _shift,
+    "steering": _steering,
+}
+
+
+def ask(
+    world: World, model: Model, items: Sequence[Item], known: Sequence[Item]
+) -> tuple[dict[str, Answers], dict[str, dict[str, Any]]]:
+    """(answers, settings that were chosen) of every baseline, about descriptions of these pictures. known: pictures of
+    the training."""
+    setting = Setting(world, model, known)
+    answers, settings = {}, {}
+    for name, baseline in BASELINES.items():
+        loop.stop_if_asked()
+        answers[name], settings[name] = baseline(setting, items)
+    return answers, settings
