@@ -190,8 +190,10 @@ def get_config() -> ConfigDict:
         "image_size": 80,
         "hands": ("openmoji", "mdi", "noto"),
         "held_out_hand": "twemoji",
-        "train_per_combo": 4,
-        "train_two": 5000,
+        # Half of the benign things: with all of them naming takes twice as long to learn.
+        "benign_things": 56,
+        "train_per_combo": 8,
+        "train_two": 4000,
         "test_benign_per_combo": 1,
         "test_harmful_per_combo": 1,
         "test_two": 600,

@@ -20,6 +20,8 @@ import jax
 import tga_jax
 from tga_jax.demo import attacks, baselines, measure, models, rates, trainings
 from tga_jax.demo.config import DemoConfig, World
+from tga_jax.demo.world import plan
+from tga_jax.demo.world.plan import EmojiScenesConfig
 from tga_jax.errors import UserError
 from tga_jax.workdir import replacing
 
@@ -103,7 +105,8 @@ def _answers(
     }
     shown = [item for found in held_out.values() for item in found]
     answers = {TEXT: rates.ask_text(speech, generate, shown)}
-    answers |= {f"{TEXT}+{name}": found for name, found in rates.ask_new_text(speech, generate).items()}
+    known = plan.concepts(EmojiScenesConfig(**world.scenes))
+    answers |= {f"{TEXT}+{name}": found for name, found in rates.ask_new_text(speech, generate, known).items()}
     if attachments is None:
         return answers, {}
     for split, retrieved, new in asked:
@@ -113,8 +116,8 @@ def _answers(
         answers |= {f"attack+{name}": said for name, said in found.items()}
     settings: dict[str, Any] = {}
     if last and cell.row in baselines.ROWS and speech.free:
-        known = measure.items(world, "train", attachments, baselines.CALIBRATED)
-        found, settings = baselines.ask(world, model, held_out["test"], known)
+        training = measure.items(world, "train", attachments, baselines.CALIBRATED)
+        found, settings = baselines.ask(world, model, held_out["test"], training)
         answers |= {f"baseline+{name}": said for name, said in found.items()}
     return answers, settings
 

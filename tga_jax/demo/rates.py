@@ -6,7 +6,7 @@ from typing import Any
 
 from tga_jax.data.templates import Record
 from tga_jax.demo.world import tasks
-from tga_jax.demo.world.concepts import BENIGN, COLORS, CONCEPTS, HARMFUL, SCENES
+from tga_jax.demo.world.concepts import COLORS, CONCEPTS, SCENES, Concept
 from tga_jax.demo.world.language import Language, Scene
 from tga_jax.evals.judge import Judge, names_color, names_concept
 from tga_jax.evals.judges import phrases
@@ -96,9 +96,9 @@ def ask_text(speech: Language, generate: Generate, items: Sequence[Item]) -> lis
     return [judged(speech, i, question, text) for i, text in zip(unique, generate(records), strict=True)]
 
 
-def ask_new_text(speech: Language, generate: Generate) -> dict[str, list[Answer]]:
+def ask_new_text(speech: Language, generate: Generate, known: Sequence[Concept] = CONCEPTS) -> dict[str, list[Answer]]:
     """How far text safety itself goes: "things", taught phrasings of things that no training has, and "phrasings", new
-    ones of the things that were taught, harmful ones and as many look-alikes and others. Empty if there are none."""
+    ones of the `known` things, harmful ones and as many look-alikes and others. Empty if there are none."""
     if not speech.new_things or not speech.new_text:
         return {}
     colors = list(COLORS)
@@ -106,11 +106,12 @@ def ask_new_text(speech: Language, generate: Generate) -> dict[str, list[Answer]
         Item(Scene(f"new/{name}", (name,), colors[i % len(colors)], bool(kind)), kind, False, None, "")
         for i, (name, kind) in enumerate(speech.new_things)
     ]
-    harmful, alike, others = HARMFUL, [c for c in BENIGN if c.look_alike], [c for c in BENIGN if not c.look_alike]
-    known = [*harmful, *alike, *others[:: len(others) // len(harmful)]]
+    harmful, alike = [c for c in known if c.scene], [c for c in known if c.look_alike]
+    others = [c for c in known if not c.scene and not c.look_alike]
+    asked_about = [*harmful, *alike, *others[:: max(1, len(others) // len(harmful))]]
     taught = [
         Item(Scene(f"phrased/{c.name}", (c.name,), "", c.scene is not None), c.scene or "", c.look_alike, None, "")
-        for c in known
+        for c in asked_about
     ]
     question = speech.describe[0]
     records = [tasks.question_record(speech, item.scene, None, question) for item in new]

@@ -20,7 +20,7 @@ from tga_jax.demo.world import pictures
 from tga_jax.demo.world.concepts import BENIGN, COLORS, CONCEPTS, HARMFUL, SCENES, caption
 from tga_jax.demo.world.drawing import render
 from tga_jax.demo.world.pictures import build, load_split
-from tga_jax.demo.world.plan import HANDS, EmojiScenesConfig, Shown, held_out_colors, plan, splits_of
+from tga_jax.demo.world.plan import HANDS, SPLITS, EmojiScenesConfig, Shown, concepts, held_out_colors, plan, splits_of
 from tga_jax.errors import UserError
 
 TINY = EmojiScenesConfig(
@@ -178,6 +178,22 @@ def test_held_out_pairs_are_in_one_split_only(splits):
     assert single == pairs("test") == pairs("test_hand")
     assert len(pairs("test_pairs")) == 2 * len(CONCEPTS)
     assert not pairs("train") & pairs("test_pairs")
+
+
+@pytest.mark.parametrize("count", [1, 40, 1000])
+def test_fewer_benign_things_are_spread_over_the_table_and_all_else_stays(count):
+    config = EmojiScenesConfig(train_per_combo=1, train_two=50, test_two=20, benign_things=count)
+    found = concepts(config)
+    plain = [c for c in CONCEPTS if c.scene is None and not c.look_alike]
+    assert [c for c in found if c not in plain] == [c for c in CONCEPTS if c not in plain]
+    chosen = [plain.index(c) for c in found if c in plain]
+    assert len(chosen) == min(count, len(plain))
+    assert chosen == sorted(chosen)
+    assert max(np.diff([*chosen, len(plain)])) <= -(-len(plain) // len(chosen))
+    for split in SPLITS:
+        assert {thing for shown in plan(config, split) for thing in shown.things} <= set(found)
+    assert {thing for shown in plan(config, "test") for thing in shown.things} == set(found)
+    assert config.name != EmojiScenesConfig(train_per_combo=1, train_two=50, test_two=20).name
 
 
 def test_hands(splits):

