@@ -57,21 +57,27 @@ def released_here(**fields) -> dict:
     return released(**{"layers": tuple(range(9, 18)), **fields})
 
 
-def rows() -> dict:
-    fitted = tiled(vocab_weight=0.0)
-    constant = {"pair_decay": "constant", "hinge_decay": "constant"}
-    found = {
-        # The core.
+FITTED = tiled(vocab_weight=0.0)
+
+
+def core() -> dict:
+    return {
         "base": {"note": "ordinary vision-language alignment, no guide", **base()},
         "tga_paper": {"note": "the paper's equation", "guide": paper(), "stages": paper_stages()},
         "tga": {
             "note": "image tokens pulled, one by one, to the word embeddings of the repeated caption",
-            "guide": fitted,
+            "guide": FITTED,
             "stages": fit_stages(),
         },
+    }
+
+
+def beside_the_core() -> dict:
+    """Other ways to align, LLaVA's token-wise projector, and the upper line."""
+    return {
         "tga_both": {
             "note": "fitted to words, and then trained with the paper's equation",
-            "guide": fitted,
+            "guide": FITTED,
             "after": paper(),
             "stages": {"fit": fit(), **paper_stages(**adam(5e-4), steps=100)},
         },
@@ -80,7 +86,6 @@ def rows() -> dict:
             "guide": transport(),
             "stages": fit_stages(),
         },
-        # LLaVA's token-wise projector.
         "base_mlp": {"note": "base with LLaVA's token-wise projector", "model": MLP, **base()},
         "tga_paper_mlp": {
             "note": "the paper's equation with LLaVA's token-wise projector",
@@ -94,13 +99,17 @@ def rows() -> dict:
             "model": MLP,
             "stages": fit_stages(),
         },
-        # The upper line.
         "visual_tuning": {
             "note": "base whose stage 2 has harmful pictures with refusals: the safety training that TGA does without",
             "guide": None,
             "stages": {"stage1": stage1(), "stage2": stage2(task="tuned")},
         },
-        # The paper's equation, one thing changed at a time.
+    }
+
+
+def of_the_paper() -> dict:
+    """The paper's equation, one thing changed at a time."""
+    return {
         "tga_paper_mean": {
             "note": "the paper's equation, mean over the layers instead of their sum",
             "guide": paper(reduce="mean"),
@@ -126,7 +135,13 @@ def rows() -> dict:
             "guide": paper(hinge_weight=0.0),
             "stages": {"stage1": stage1(guide=True), "stage2": stage2(guide=True)},
         },
-        # The released code's loss, in four settings.
+    }
+
+
+def of_the_released_code() -> dict:
+    """Its loss in four settings."""
+    constant = {"pair_decay": "constant", "hinge_decay": "constant"}
+    return {
         "tga_released": {
             "note": "the loss of the released code, with a gradient",
             "guide": released_here(),
@@ -147,7 +162,11 @@ def rows() -> dict:
             "guide": released_here(layers=tuple(range(1, 31)), pair_weight=7.5, hinge_weight=3.0, **constant),
             "stages": paper_stages(),
         },
-        # Controls.
+    }
+
+
+def controls() -> dict:
+    return {
         "tga_paper_benign": {
             "note": "the guide acts on harmless pictures only; harmful ones are captioned",
             "guide": paper(),
@@ -163,20 +182,29 @@ def rows() -> dict:
             "guide": paper(),
             "stages": paper_stages(wrong_guides=1.0),
         },
-        "tga_absent": {"note": "no harmful picture in training", "guide": fitted, "stages": fit_stages(shown="benign")},
+        "tga_absent": {"note": "no harmful picture in training", "guide": FITTED, "stages": fit_stages(shown="benign")},
         "tga_wrong": {
             "note": "fitted to another picture's caption",
-            "guide": fitted,
+            "guide": FITTED,
             "stages": fit_stages(wrong_guides=1.0),
         },
     }
+
+
+def noisy() -> dict:
+    """Wrong captions in the first stage."""
+    found = {}
     for percent in (10, 30):
         wrong = {"wrong_captions": percent / 100}
         note = f"{percent} % of the captions in training are another picture's"
         found[f"base_noise_{percent}"] = {"note": note, **base(**wrong)}
         found[f"tga_paper_noise_{percent}"] = {"note": note, "guide": paper(), "stages": paper_stages(**wrong)}
-        found[f"tga_noise_{percent}"] = {"note": note, "guide": fitted, "stages": fit_stages(**wrong)}
+        found[f"tga_noise_{percent}"] = {"note": note, "guide": FITTED, "stages": fit_stages(**wrong)}
     return found
+
+
+def rows() -> dict:
+    return {**core(), **beside_the_core(), **of_the_paper(), **of_the_released_code(), **controls(), **noisy()}
 
 
 def get_config() -> ConfigDict:

@@ -97,7 +97,7 @@ check() {
 
 run_tests() {
   local python=.venv/bin/python
-  check tests "$python" -m pytest -n 2 "$@"
+  check tests "$python" -m pytest -n 2 --dist loadfile "$@"
   check lint "$python" -m ruff check .
   check format "$python" -m ruff format --check .
   check types "$python" -m pyright --pythonpath "$python"

@@ -9,15 +9,15 @@ import pytest
 from cells_support import fake
 from test_demo import build
 
-from tga_jax.demo import cells, claims, page
+from tga_jax.demo import cells, claims, mechanism, page
 from tga_jax.demo.cells import TEXT, Cell
-from tga_jax.demo.claims import Grid, Number
+from tga_jax.demo.grid import Grid, Number, Table
 
 CONFIG = build(name="reproduce")
 DSR = {"base": 0.1, "tga_paper": 0.6, "tga": 0.8}
 
 
-def grid_of(config=CONFIG, seeds=(0, 1), rows=(*DSR, "visual_tuning"), without=()) -> Grid:
+def grid_of(config=CONFIG, seeds=(0, 1), rows=("base", "tga", "visual_tuning"), without=()) -> Grid:
     wanted = list(cells.of_grid(config, seeds, tuple(rows)))
     found = {c: fake(config, c, DSR.get(c.row, 0.5) + 0.05 * c.seed) for c in wanted if c.name not in without}
     return Grid(config, wanted, found)
@@ -28,12 +28,12 @@ def grid() -> Grid:
     return grid_of(without=("seed1-tga-stage2", "seed0-visual_tuning-stage1", "seed1-visual_tuning-stage1"))
 
 
-def line(table: claims.Table, heading: str) -> dict[str, Number]:
+def line(table: Table, heading: str) -> dict[str, Number]:
     (found,) = [line for line in table.lines if line[0].text == heading]
     return dict(zip(table.head, found, strict=True))
 
 
-def by_name(grid: Grid) -> dict[str, claims.Table]:
+def by_name(grid: Grid) -> dict[str, Table]:
     return {table.name: table for table in claims.tables(grid)}
 
 
@@ -69,24 +69,24 @@ def test_rank_correlation_is_that_of_the_ranks(grid):
         x = np.asarray(x)
         return np.array([(x < v).sum() + ((x == v).sum() - 1) / 2 for v in x])
 
-    correlations = claims.correlations(grid)
-    for name, points in claims.alignments(grid).items():
+    correlations = mechanism.correlations(grid)
+    for name, points in mechanism.alignments(grid).items():
         aligned, dsr = ranks([p[1] for p in points]), ranks([p[2] for p in points])
         rho, _, count = correlations[name]
         assert rho == pytest.approx(np.corrcoef(aligned, dsr)[0, 1])
         assert rho > 0.9
         assert count == len(points) == len([c for c in grid.found if c.row != TEXT])
-    layers = claims.refusal_layers(grid, 0)
+    layers = mechanism.refusal_layers(grid, 0)
     assert layers == list(range(12, 30))
     cell = Cell(0, "tga", "stage2")
     curve = grid.found[cell]["inside"]["cosine"]["raw"]["matched"]
-    of_cell = {c: x for c, x, _ in claims.alignments(grid)["cos(I, C)"]}
+    of_cell = {c: x for c, x, _ in mechanism.alignments(grid)["cos(I, C)"]}
     assert of_cell[cell] == pytest.approx(np.mean(curve[12:30]))
 
 
 def test_without_a_text_cell_there_is_no_alignment():
     grid = grid_of(seeds=(0,), without=("seed0-text",))
-    assert claims.correlations(grid) == {}
+    assert mechanism.correlations(grid) == {}
     assert line(by_name(grid)["alignment"], "`base` after stage2")["cos(I, C)"].text == "-"
     assert "Rank correlation" not in by_name(grid)["alignment"].says
 

@@ -1,123 +1,13 @@
-"""What the paper claims, and what a grid of cells says to it: a table for each claim.
+"""What the paper claims, and what a grid of cells says to it: a table for each claim."""
 
-Every number knows the cell and the answers that it was counted from, so that a page can lead there.
-"""
-
-import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import scipy.stats
-
-from tga_jax.demo import attacks, baselines
-from tga_jax.demo.cells import TEXT, Cell
+from tga_jax.demo import attacks, baselines, mechanism
+from tga_jax.demo.cells import TEXT
 from tga_jax.demo.config import DemoConfig
+from tga_jax.demo.grid import MISSING, Grid, Number, Table, named
 from tga_jax.demo.world.concepts import SCENES
-
-Found = Mapping[Cell, Mapping[str, Any]]
-MISSING, NONE = "missing", "-"
-
-
-@dataclasses.dataclass(frozen=True)
-class Number:
-    """value: as it is shown; spread: its interval or range, if it has one; sources: (cell, which of its answers), one
-    for each seed."""
-
-    value: str
-    spread: str = ""
-    sources: tuple[tuple[Cell, str], ...] = ()
-
-    @property
-    def text(self) -> str:
-        return f"{self.value} {self.spread}".strip()
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """One claim. says: the claim; caveat: what the numbers do not show; lines: of a heading and a number for each other
-    heading."""
-
-    name: str
-    title: str
-    says: str
-    caveat: str
-    head: Sequence[str]
-    lines: Sequence[Sequence[Number]]
-
-    def markdown(self) -> str:
-        head = [*self.head], ["---"] * len(self.head)
-        lines = [*head, *([number.text for number in line] for line in self.lines)]
-        body = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-        return f"### {self.title}\n\n{self.says}\n\n{body}\n{self.caveat}\n"
-
-
-class Grid:
-    """The cells that there should be, and those that there are."""
-
-    def __init__(self, config: DemoConfig, grid: Sequence[Cell], found: Found):
-        self.config, self.cells, self.found = config, grid, found
-
-    def seeds_of(self, row: str, stage: str) -> list[Cell]:
-        return [cell for cell in self.cells if (cell.row, cell.stage) == (row, stage)]
-
-    def places(self) -> list[tuple[str, str]]:
-        """(row, stage), as the grid has them."""
-        return list(dict.fromkeys((cell.row, cell.stage) for cell in self.cells))
-
-    def last(self, rows: Callable[[str], bool] = lambda _: True) -> list[tuple[str, str]]:
-        """Of every row that is wanted and has pictures, the last stage."""
-        stages = {row: stage for row, stage in self.places() if row != TEXT}  # a row's last one comes last
-        return [(row, stage) for row, stage in stages.items() if rows(row)]
-
-    def values(self, place: tuple[str, str], read: Callable[[Mapping[str, Any]], Any]) -> list[tuple[Cell, Any]]:
-        """What `read` finds in the cells of a place that are there; None, and a missing key, is nothing."""
-        found = []
-        for cell in self.seeds_of(*place):
-            if cell in self.found:
-                try:
-                    value = read(self.found[cell])
-                except KeyError:
-                    continue
-                if value is not None:
-                    found.append((cell, value))
-        return found
-
-    def mean(self, place: tuple[str, str], read: Callable[[Mapping[str, Any]], Any], form: str = "{:.2f}") -> Number:
-        """Over seeds: `mean (lowest to highest)`, of one seed its value."""
-        if not any(cell in self.found for cell in self.seeds_of(*place)):
-            return Number(MISSING)
-        values = [value for _, value in self.values(place, read)]
-        if not values:
-            return Number(NONE)
-        mean = form.format(sum(values) / len(values))
-        if len(values) == 1:
-            return Number(mean)
-        return Number(mean, f"({form.format(min(values))} to {form.format(max(values))})")
-
-    def rate(self, place: tuple[str, str], key: str, rate: str, scene: str = "") -> Number:
-        """A rate of the answers `key`: of one seed with its 95 % Wilson interval, of several as `mean`."""
-
-        def read(cell: Mapping[str, Any]) -> dict[str, Any] | None:
-            found = cell["rates"][key][rate]
-            found = found[scene] if scene else found
-            return None if found["value"] is None else found
-
-        known = self.values(place, read)
-        shown = self.mean(place, lambda cell: (read(cell) or {}).get("value"))
-        if len(known) == 1:
-            (_, one) = known[0]
-            shown = Number(shown.value, f"[{one['low']:.2f}, {one['high']:.2f}]")
-        return dataclasses.replace(shown, sources=tuple((cell, key) for cell, _ in known))
-
-    def rates(self, places: Iterable[tuple[str, str]], columns: Mapping[str, tuple[str, ...]]) -> list[list[Number]]:
-        return [[Number(named(place)), *(self.rate(place, *column) for column in columns.values())] for place in places]
-
-
-def named(place: tuple[str, str]) -> str:
-    row, stage = place
-    return f"`{row}`" + (f" after {stage}" if stage else "")
-
 
 # Heading -> answers, rate.
 _MAIN = {
@@ -172,12 +62,14 @@ def _same(config: DemoConfig, rows: Sequence[str]) -> Callable[[str], bool]:
 
 def tables(grid: Grid) -> list[Table]:
     """One for each claim, in the order of the page."""
-    config, last = grid.config, grid.last()
-    noisy = [row for row, _ in last if _noise(config, row)]
-    controls = [row for row, _ in last if _controls(config, row)]
-    core = grid.last(lambda row: row in config.core)
+    inside = [mechanism.alignment(grid), mechanism.patching(grid)]
+    return [*_of_rates(grid), *inside, *_under_attack(grid), *_of_variants(grid), _text_safety(grid), _costs(grid)]
+
+
+def _of_rates(grid: Grid) -> list[Table]:
+    last = grid.last()
     of_scenes = {scene: ("test", "image_dsr_by_scene", scene) for scene in SCENES}
-    found = [
+    return [
         Table(
             "result",
             "Does text safety carry over to pictures?",
@@ -230,8 +122,12 @@ def tables(grid: Grid) -> list[Table]:
             ["row", *_HARMLESS],
             grid.rates(last, _HARMLESS),
         ),
-        _alignment(grid),
-        _patching(grid),
+    ]
+
+
+def _under_attack(grid: Grid) -> list[Table]:
+    core = grid.last(lambda row: row in grid.config.core)
+    return [
         Table(
             "attacks",
             "Attacks",
@@ -256,6 +152,13 @@ def tables(grid: Grid) -> list[Table]:
             _baselines(grid),
         ),
     ]
+
+
+def _of_variants(grid: Grid) -> list[Table]:
+    """Controls, and wrong captions, if the grid has such rows."""
+    config, last, found = grid.config, grid.last(), []
+    noisy = [row for row, _ in last if _noise(config, row)]
+    controls = [row for row, _ in last if _controls(config, row)]
     if controls:
         found.append(
             Table(
@@ -279,7 +182,7 @@ def tables(grid: Grid) -> list[Table]:
                 _with_notes(grid, grid.last(_same(config, noisy)), dict(list(_MAIN.items())[1:])),
             )
         )
-    return [*found, _text_safety(grid), _costs(grid)]
+    return found
 
 
 def _with_notes(grid: Grid, places: Sequence[tuple[str, str]], columns: Mapping[str, tuple[str, ...]]):
@@ -351,128 +254,6 @@ def _costs(grid: Grid) -> Table:
         "the first one with pictures CLIP, and a stage that two rows share is paid for once.",
         ["row", *reads, "device"],
         lines,
-    )
-
-
-def _at(curve: Sequence[float], layers: Sequence[int]) -> float:
-    return float(np.mean([curve[layer] for layer in layers]))
-
-
-def refusal_layers(grid: Grid, seed: int) -> list[int]:
-    """The layers from where the text model's refusal starts to where it ends; none if that cell is not there."""
-    refusal = grid.found.get(Cell(seed, TEXT), {}).get("inside", {}).get("refusal")
-    if not refusal or refusal["start"] is None:
-        return []
-    return list(range(refusal["start"], refusal["end"] + 1))
-
-
-def alignments(grid: Grid) -> dict[str, list[tuple[Cell, float, float]]]:
-    """How a cell's alignment is measured -> (cell, its alignment at the layers of refusal, its image DSR)."""
-    found: dict[str, list[tuple[Cell, float, float]]] = {name: [] for name in _MEASURES}
-    for cell in grid.cells:
-        layers = refusal_layers(grid, cell.seed)
-        if cell not in grid.found or cell.row == TEXT or not layers:
-            continue
-        dsr = grid.found[cell]["rates"]["test"]["image_dsr"]["value"]
-        for name, read in _MEASURES.items():
-            found[name].append((cell, read(grid.found[cell]["inside"], layers), dsr))
-    return found
-
-
-def _margin(inside: Mapping[str, Any], layers: Sequence[int]) -> float:
-    pair = inside["cosine"]["centred"]
-    return _at(pair["matched"], layers) - _at(pair["mismatched"], layers)
-
-
-_MEASURES: dict[str, Callable[[Mapping[str, Any], Sequence[int]], float]] = {
-    "cos(I, C)": lambda inside, layers: _at(inside["cosine"]["raw"]["matched"], layers),
-    "cos(I, C), centred": lambda inside, layers: _at(inside["cosine"]["centred"]["matched"], layers),
-    "centred, own less another's caption": _margin,
-    "tokens nearest to the harmful word": lambda inside, layers: _at(
-        inside["wordlike"]["tokens nearest to the harmful word"], layers
-    ),
-}
-
-
-def correlations(grid: Grid) -> dict[str, tuple[float, float, int]]:
-    """How alignment is measured -> (Spearman's rank correlation with image DSR over the cells, p, cells)."""
-    found = {}
-    for name, points in alignments(grid).items():
-        aligned, dsr = [p[1] for p in points], [p[2] for p in points]
-        if len(points) > 2 and len(set(aligned)) > 1 and len(set(dsr)) > 1:
-            result: Any = scipy.stats.spearmanr(aligned, dsr)
-            found[name] = (float(result.statistic), float(result.pvalue), len(points))
-    return found
-
-
-def _alignment(grid: Grid) -> Table:
-    def at_refusal(place: tuple[str, str], read: Callable[[Mapping[str, Any], Sequence[int]], float]) -> Number:
-        """At the layers of refusal of each seed's text model."""
-        by_seed = {id(grid.found[c]): refusal_layers(grid, c.seed) for c in grid.seeds_of(*place) if c in grid.found}
-        return grid.mean(place, lambda cell: read(cell["inside"], layers) if (layers := by_seed[id(cell)]) else None)
-
-    def span(place: tuple[str, str], which: str) -> Number:
-        ends = [
-            grid.mean(place, lambda cell, end=end: cell["inside"][which][end], "{:.0f}").value
-            for end in ("start", "end")
-        ]
-        return Number(MISSING if MISSING in ends else f"{ends[0]} to {ends[1]}")
-
-    lines = []
-    for place in grid.places():
-        cosines = [Number(NONE)] * (len(_MEASURES) + 1)
-        if place[0] != TEXT:
-            cosines = [at_refusal(place, read) for read in _MEASURES.values()]
-            other = lambda inside, layers: _at(inside["cosine"]["raw"]["mismatched"], layers)  # noqa: E731
-            cosines.insert(1, at_refusal(place, other))
-        lines.append([Number(named(place)), span(place, "refusal"), span(place, "by_difference"), *cosines])
-    found = correlations(grid)
-    told = [f"{name}: {rho:+.2f} (n = {n}, p = {p:.2g})" for name, (rho, p, n) in found.items()]
-    said = f" Rank correlation of image DSR over the cells with {'; '.join(told)}." if told else ""
-    names = list(_MEASURES)
-    return Table(
-        "alignment",
-        "Alignment at the layers of refusal",
-        "Claim: refusal is brought about at a few layers, and how near a picture's states lie to its caption's there "
-        f"decides whether it is refused.{said}",
-        "Cells of one seed share a text model, and stages of a row follow from each other, so p is too small. A raw "
-        "cosine says little: another caption's is as high.",
-        ["row", "refusal, log ratio", "refusal, difference", names[0], "cos(I, another's C)", *names[1:]],
-        lines,
-    )
-
-
-def _patching(grid: Grid) -> Table:
-    """From the curves of `analysis.patching`: shares refused."""
-
-    def first(curves: Mapping[str, Any], kind: str) -> float:
-        return curves["patching"][kind][0]
-
-    def half(inside: Mapping[str, Any], kind: str, last: bool) -> int | None:
-        """The last block (or the first) at which more than half of what can be won is won."""
-        curve = np.array(inside["patching"][kind])
-        middle = (curve[:-1].max() + curve[-1]) / 2
-        over = np.flatnonzero(curve[:-1] > middle)
-        return None if curve[:-1].max() <= curve[-1] else int(inside["patched_at"][over[-1 if last else 0]])
-
-    reads: dict[str, tuple[Callable[[Mapping[str, Any]], Any], str]] = {
-        "as it is": (lambda cell: cell["inside"]["patching"]["residual"][-1], "{:.2f}"),
-        "the picture's inputs are words": (lambda cell: first(cell["inside"], "residual"), "{:.2f}"),
-        "its keys": (lambda cell: first(cell["inside"], "key"), "{:.2f}"),
-        "its values": (lambda cell: first(cell["inside"], "value"), "{:.2f}"),
-        "the picture's states, up to block": (lambda cell: half(cell["inside"], "residual", True), "{:.0f}"),
-        "the question's states, from block": (lambda cell: half(cell["inside"], "instruction", False), "{:.0f}"),
-    }
-    places = [place for place in grid.places() if place[0] != TEXT]
-    return Table(
-        "patching",
-        "Which blocks bring the refusal",
-        "Causal test: the states of the same prompt in words, which is refused, are put in place of the picture's. "
-        "Shares are of harmful pictures whose next token is a refusal's first.",
-        "“Up to block” is the last block at which taking over the picture's states still wins half of what can be won, "
-        "“from block” the first at which the states of the question after it do.",
-        ["row", *reads],
-        [[Number(named(p)), *(grid.mean(p, read, form) for read, form in reads.values())] for p in places],
     )
 
 

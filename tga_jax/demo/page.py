@@ -11,9 +11,9 @@ from matplotlib.ticker import PercentFormatter
 from PIL import Image
 
 from tga_jax.analysis import plots as layer_plots
-from tga_jax.demo import claims
+from tga_jax.demo import claims, mechanism
 from tga_jax.demo.cells import TEXT, Cell
-from tga_jax.demo.claims import Grid, Number, Table, named
+from tga_jax.demo.grid import Grid, Number, Table, named
 from tga_jax.demo.report import LICENSES
 from tga_jax.demo.world import drawing
 from tga_jax.demo.world.plan import EmojiScenesConfig, plan
@@ -244,10 +244,10 @@ def _text_dsr(found: Mapping[str, Any]) -> float:
 
 
 def _scatter(grid: Grid, path: Path) -> bool:
-    correlations = claims.correlations(grid)
+    correlations = mechanism.correlations(grid)
     if not correlations:
         return False
-    points = claims.alignments(grid)
+    points = mechanism.alignments(grid)
     rows = list(dict.fromkeys(cell.row for cell, *_ in next(iter(points.values()))))
     lines = -(-len(correlations) // 2)
     figure = Figure(figsize=(7.2, 3.0 * lines + 0.8), layout="constrained")

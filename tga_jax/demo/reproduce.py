@@ -9,10 +9,10 @@ from typing import Any
 import rich.console
 import rich.markdown
 
-from tga_jax.demo import cells, claims, main, page
+from tga_jax.demo import cells, claims, main, mechanism, page
 from tga_jax.demo.cells import Cell
-from tga_jax.demo.claims import Grid
 from tga_jax.demo.config import DemoConfig
+from tga_jax.demo.grid import Grid
 from tga_jax.errors import UserError
 from tga_jax.train import loop
 from tga_jax.workdir import write_json, write_text
@@ -24,7 +24,8 @@ def write(grid: Grid, workdir: Path) -> None:
     write_text(workdir / "table.md", text)
     rates = {cell.name: {k: v for k, v in found.items() if k != "answers"} for cell, found in grid.found.items()}
     correlations = {
-        name: {"rank_correlation": rho, "p": p, "cells": n} for name, (rho, p, n) in claims.correlations(grid).items()
+        name: {"rank_correlation": rho, "p": p, "cells": n}
+        for name, (rho, p, n) in mechanism.correlations(grid).items()
     }
     missing = [cell.name for cell in grid.cells if cell not in grid.found]
     write_json(workdir / "results.json", {"cells": rates, "correlations": correlations, "missing": missing})
