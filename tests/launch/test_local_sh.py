@@ -177,7 +177,7 @@ def test_test_runs_every_check_and_passes_arguments_to_pytest_only(copy):
         "== types ==",
     ]
     assert copy.calls()[2:] == [
-        "python -m pytest -n 2 tests/data -k emoji scenes",
+        "python -m pytest -n 2 --dist loadfile tests/data -k emoji scenes",
         "python -m ruff check .",
         "python -m ruff format --check .",
         "python -m pyright --pythonpath .venv/bin/python",
