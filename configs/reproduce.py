@@ -218,7 +218,7 @@ def get_config() -> ConfigDict:
         "image_size": 80,
         "hands": ("openmoji", "mdi", "noto"),
         "held_out_hand": "twemoji",
-        # Half of the benign things: with all of them naming takes twice as long to learn.
+        # Half of the benign things: a smaller world, for two cores.
         "benign_things": 56,
         "train_per_combo": 8,
         "train_two": 4000,

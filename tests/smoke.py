@@ -2,7 +2,7 @@
 
 The tests run where torch and all extras are, so they do not notice a command that cannot do without. This does: a plain
 script, run by the environment's own Python, with a demo of one row and one step a training and with inputs of a few
-samples, and with twins of public checkpoints, all in a temporary folder. It takes four minutes on two cores:
+samples, and with twins of public checkpoints, all in a temporary folder. It takes five minutes on two cores:
 
     python -m venv /tmp/base && /tmp/base/bin/pip install -e '.[gguf]' && /tmp/base/bin/python tests/smoke.py
 

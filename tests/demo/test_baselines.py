@@ -11,7 +11,7 @@ import test_demo
 
 from tga_jax.checkpoints import hub
 from tga_jax.demo import baselines, measure, models
-from tga_jax.demo.baselines import BASELINES, Setting
+from tga_jax.demo.baselines import BASELINES, Context
 from tga_jax.inference.model import Model
 from tga_jax.models import llava
 
@@ -34,9 +34,12 @@ def asked(world) -> Any:
     return world, model, items("test", 4), items("train", 6)
 
 
-def test_every_baseline_answers_about_every_picture(asked):
+def test_every_baseline_answers_about_every_picture_and_is_calibrated_on_training_pictures(asked, monkeypatch):
     world, model, items, known = asked
-    answers, settings = baselines.ask(world, model, items, known)
+    splits = []
+    monkeypatch.setattr(measure, "items", lambda _, split, *__: splits.append(split) or known)
+    answers, settings = baselines.ask(world, model, items, None)
+    assert splits == ["train"]
     assert set(answers) == set(settings) == set(BASELINES)
     for name, found in answers.items():
         assert [a.id for a in found] == [item.scene.id for item in items], name
@@ -47,24 +50,17 @@ def test_every_baseline_answers_about_every_picture(asked):
     assert settings["system prompt"] == settings["ECSO"] == {}
 
 
-def test_calibration_is_on_training_pictures(asked):
-    _, _, items, known = asked
-    assert {item.scene.id.split("/")[0] for item in known} == {"train"}
-    assert not {item.scene.id for item in known} & {item.scene.id for item in items}
-    assert {bool(item.kind) for item in known} == {True, False}
-
-
 def test_shares_are_those_of_the_first_token(asked):
     world, model, _, known = asked
-    setting = Setting(world, model, known)
-    ids = setting.refusal_ids
+    context = Context(world, model, known)
+    ids = context.refusal_ids
     assert ids == sorted({world.vocabulary.encode(phrase)[0] for phrase in world.language.refusals})
     harmful = [item for item in known if item.kind]
-    batch = setting.prompts(harmful, True)
+    batch = context.prompts(harmful, True)
     best = []
     for row in range(len(harmful)):
         tokens = np.where(batch.image_mask[row], model.spec.image_token_id, batch.tokens[row])[batch.valid[row]]
         pixels = np.moveaxis(np.asarray(llava.normalize_pixels(batch.images[row])), -1, 1)
         logits = np.asarray(model.forward(tokens[None], pixel_values=pixels).logits)[0, -1]
         best.append(int(logits.argmax()))
-    assert setting.refused(model, batch) == np.isin(best, ids).mean()
+    assert context.refused(model, batch) == np.isin(best, ids).mean()

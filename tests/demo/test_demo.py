@@ -159,6 +159,17 @@ def test_another_guide_may_follow_the_first_stage():
     assert [both.guide_of(stage).kind for stage in ("fit", "stage1", "stage2")] == ["tiled", "paper", "paper"]
     assert [paper.guide_of(stage).kind for stage in paper.stages] == ["paper", "paper"]
     assert rows["base"].guide_of("stage1") is None
+    alone = {"fit": both.stages["fit"]}
+    with pytest.raises(ValueError, match=r"row\.after: a guide, and no later stage is guided"):
+        dataclasses.replace(both, stages=alone)
+
+
+def test_the_core_is_some_of_the_rows():
+    config = build(name="reproduce")
+    assert config.core_rows == config.core == ("base", "tga_paper", "tga")
+    assert build().core_rows == tuple(build().rows)
+    with pytest.raises(ValueError, match=r"core: 'none', expected some of base"):
+        dataclasses.replace(config, core=("none",))
 
 
 def test_a_missing_or_unfit_field_is_named():

@@ -16,7 +16,7 @@ from tga_jax.errors import UserError
 from tga_jax.evals import steering
 from tga_jax.evals.asking import Asker
 from tga_jax.inference.decode import embed
-from tga_jax.models import llava
+from tga_jax.models import llama, llava, presets
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 RANDOM = np.random.default_rng(3)
@@ -114,14 +114,9 @@ def test_the_best_candidate_is_chosen_and_told(models):
 
 
 def test_blocks_without_a_vector_have_none():
-    assert not any("shift" in str(path) for path, _ in jax.tree_util.tree_leaves_with_path(_plain()))
-
-
-def _plain():
-    from tga_jax.models import llama, presets
-
     config = presets.LLM["llm-emoji"]
     tokens = jnp.zeros((1, 2), jnp.int32)
-    return jax.eval_shape(
+    init = jax.eval_shape(
         lambda: llama.Decoder(config).init(jax.random.key(0), tokens, tokens == 0, method="from_tokens")
     )
+    assert not any("shift" in str(path) for path, _ in jax.tree_util.tree_leaves_with_path(init))

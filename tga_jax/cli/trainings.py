@@ -81,8 +81,8 @@ def _reproduce(arguments: list[str]) -> None:
     built = config.build(DemoConfig, found)
     quick = values.scale == "quick"
     seeds = _numbers("seeds", values.seeds or ("0" if quick else "0,1,2"))
-    others = () if quick and built.core else tuple(row for row in built.rows if row not in built.core)
-    rows = values.rows.split(",") if values.rows else (*built.core, *others)
+    others = () if quick else tuple(row for row in built.rows if row not in built.core_rows)
+    rows = values.rows.split(",") if values.rows else (*built.core_rows, *others)
     workdir, parts = Path(values.workdir or f"runs/{built.name}"), Path(values.parts).absolute()
     reproduce.run(built, seeds, rows, workdir, parts, rich.console.Console(), values.tables)
 

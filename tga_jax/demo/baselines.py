@@ -2,12 +2,13 @@
 pictures.
 
 Those with a threshold or a strength take it from captions and pictures of the training, never from those that are asked
-about: "detector" from captions, "shift" and "steering" from pictures and captions, of which it is known which are
-harmful, which TGA is never told of a picture.
+about: "detector" from captions, "shift" and "steering" from pictures and captions. They are told which of these are
+harmful; TGA is never told that of a picture.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,14 +27,14 @@ from tga_jax.inference.model import Model
 from tga_jax.train import loop
 
 ROWS = ("base",)  # that they are tried on
-CALIBRATED = 42  # pictures of a kind (harmful, look-alikes, others)
+_CALIBRATED = 42  # pictures of a kind (harmful, look-alikes, others)
 _SHIFTS = (0.25, 0.5, 0.75, 1.0, 1.5)  # shares of the difference between words and pictures
 _STRENGTHS = (0.5, 1.0, 2.0)  # shares of the difference between harmful and benign
 _STEERED_AT = (0.2, 0.35, 0.5, 0.65)  # of all blocks
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
+class Context:
     """What a baseline may use besides the pictures it is asked about."""
 
     world: World
@@ -69,10 +70,10 @@ Answers = list[Answer]
 
 
 def _defended(
-    setting: Setting, items: Sequence[Item], make: Callable[[Asker], defences.Defence]
+    context: Context, items: Sequence[Item], make: Callable[[Asker], defences.Defence]
 ) -> tuple[Answers, dict]:
-    speech = setting.world.language
-    asker = Asker(setting.model, speech.template, None, setting.world.config.new_tokens, batch=64)
+    speech = context.world.language
+    asker = Asker(context.model, speech.template, None, context.world.config.new_tokens, batch=64)
     defence = make(asker)
     asker = dataclasses.replace(asker, system=defence.system)
     question = speech.describe[0]
@@ -88,64 +89,64 @@ def _defended(
     return [judged(speech, item, question, text) for item, text in zip(items, said, strict=True)], settings
 
 
-def _detector(setting: Setting, asker: Asker) -> defences.Defence:
-    speech = setting.world.language
-    unique = list({speech.caption(item.scene): item for item in setting.known}.values())
+def _detector(context: Context, asker: Asker) -> defences.Defence:
+    speech = context.world.language
+    unique = list({speech.caption(item.scene): item for item in context.known}.values())
     prompts = [asker.prompt(f"{speech.caption(item.scene)}\n{speech.describe[0]}", 0) for item in unique]
-    return defences.calibrate(asker, prompts, [bool(item.kind) for item in unique], setting.refusal_ids)
+    return defences.calibrate(asker, prompts, [bool(item.kind) for item in unique], context.refusal_ids)
 
 
-def _moved(setting: Setting, items: Sequence[Item], candidates: list[tuple[dict[str, float], Model]]):
-    chosen = steering.choose(candidates, setting.shares)
-    speech, question = setting.world.language, setting.world.language.describe[0]
-    generate = measure.generator(chosen.model, setting.world.config.new_tokens)
+def _moved(context: Context, items: Sequence[Item], candidates: list[tuple[dict[str, float], Model]]):
+    chosen = steering.choose(candidates, context.shares)
+    speech, question = context.world.language, context.world.language.describe[0]
+    generate = measure.generator(chosen.model, context.world.config.new_tokens)
     texts = generate([tasks.question_record(speech, item.scene, item.image, question) for item in items])
     answers = [judged(speech, item, question, text) for item, text in zip(items, texts, strict=True)]
     found = {**chosen.settings, "refused": chosen.refused, "false_alarms": chosen.false_alarms}
     return answers, {name: round(value, 4) for name, value in found.items()}
 
 
-def _shift(setting: Setting, items: Sequence[Item]):
-    pictures = setting.prompts(setting.known, True)
-    vector = steering.picture_difference(setting.model, pictures, text_twins(pictures))
-    return _moved(setting, items, [({"strength": s}, steering.corrected(setting.model, s * vector)) for s in _SHIFTS])
+def _shift(context: Context, items: Sequence[Item]):
+    pictures = context.prompts(context.known, True)
+    vector = steering.picture_difference(context.model, pictures, text_twins(pictures))
+    return _moved(context, items, [({"strength": s}, steering.corrected(context.model, s * vector)) for s in _SHIFTS])
 
 
-def _steering(setting: Setting, items: Sequence[Item]):
-    harmful, benign = ([i for i in setting.known if bool(i.kind) is h] for h in (True, False))
-    batches = (setting.prompts(harmful, False), setting.prompts(benign, False))
-    directions = steering.refusal_directions(setting.model, *batches)
+def _steering(context: Context, items: Sequence[Item]):
+    harmful, benign = ([i for i in context.known if bool(i.kind) is h] for h in (True, False))
+    batches = (context.prompts(harmful, False), context.prompts(benign, False))
+    directions = steering.refusal_directions(context.model, *batches)
     blocks = [round(share * len(directions)) for share in _STEERED_AT]
     return _moved(
-        setting,
+        context,
         items,
         [
-            ({"block": block, "strength": s}, steering.steered(setting.model, block, s * directions[block]))
+            ({"block": block, "strength": s}, steering.steered(context.model, block, s * directions[block]))
             for block in blocks
             for s in _STRENGTHS
         ],
     )
 
 
-BASELINES: dict[str, Callable[[Setting, Sequence[Item]], tuple[Answers, dict[str, Any]]]] = {
-    "system prompt": lambda setting, items: _defended(
-        setting, items, lambda _: defences.Plain("system-prompt", defences.SAFETY_PROMPT)
+BASELINES: dict[str, Callable[[Context, Sequence[Item]], tuple[Answers, dict[str, Any]]]] = {
+    "system prompt": lambda context, items: _defended(
+        context, items, lambda _: defences.Plain("system-prompt", defences.SAFETY_PROMPT)
     ),
-    "ECSO": lambda setting, items: _defended(setting, items, lambda _: defences.Ecso()),
-    "detector": lambda setting, items: _defended(setting, items, lambda asker: _detector(setting, asker)),
+    "ECSO": lambda context, items: _defended(context, items, lambda _: defences.Ecso()),
+    "detector": lambda context, items: _defended(context, items, lambda asker: _detector(context, asker)),
     "shift": _shift,
     "steering": _steering,
 }
 
 
 def ask(
-    world: World, model: Model, items: Sequence[Item], known: Sequence[Item]
+    world: World, model: Model, items: Sequence[Item], attachments: Path | None
 ) -> tuple[dict[str, Answers], dict[str, dict[str, Any]]]:
-    """(answers, settings that were chosen) of every baseline, about descriptions of these pictures. known: pictures of
-    the training."""
-    setting = Setting(world, model, known)
+    """(answers, settings that were chosen) of every baseline that is asked to describe these pictures."""
+    known = measure.items(world, "train", attachments, _CALIBRATED)
+    context = Context(world, model, known)
     answers, settings = {}, {}
     for name, baseline in BASELINES.items():
         loop.stop_if_asked()
-        answers[name], settings[name] = baseline(setting, items)
+        answers[name], settings[name] = baseline(context, items)
     return answers, settings

@@ -4,6 +4,7 @@ A cell's file holds its rates, every raw answer behind them and what it cost, bu
 continued on another machine, and reported where nothing was trained.
 """
 
+import contextlib
 import dataclasses
 import gzip
 import hashlib
@@ -26,6 +27,7 @@ from tga_jax.errors import UserError
 from tga_jax.workdir import replacing
 
 _LOOKED_INTO, _PATCHED = 42, 14  # captions
+_FORMAT = 2  # of a cell's file: rises when it holds something else
 TEXT = "text"  # the row of the text model before any picture, which has no stages
 
 
@@ -65,7 +67,8 @@ def described(config: DemoConfig, cell: Cell) -> str:
         rows[cell.row].pop("note")
     fields = {**dataclasses.asdict(config), "seed": cell.seed, "rows": rows}
     fields = {name: value for name, value in fields.items() if name not in ("name", "note", "core")}
-    text = json.dumps([tga_jax.__version__, fields], sort_keys=True)
+    fields["core"] = cell.row in config.core_rows  # whose cells hold more answers
+    text = json.dumps([tga_jax.__version__, _FORMAT, fields], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -111,13 +114,12 @@ def _answers(
         return answers, {}
     for split, retrieved, new in asked:
         answers[measure.key(split, retrieved, new)] = rates.ask(speech, generate, held_out[split], retrieved, new)
-    if last and cell.row in world.config.core and speech.role_play:
+    if last and cell.row in world.config.core_rows and speech.role_play:
         found = attacks.ask(speech, generate, held_out["test"], cell.seed)
         answers |= {f"attack+{name}": said for name, said in found.items()}
     settings: dict[str, Any] = {}
     if last and cell.row in baselines.ROWS and speech.free:
-        training = measure.items(world, "train", attachments, baselines.CALIBRATED)
-        found, settings = baselines.ask(world, model, held_out["test"], training)
+        found, settings = baselines.ask(world, model, held_out["test"], attachments)
         answers |= {f"baseline+{name}": said for name, said in found.items()}
     return answers, settings
 
@@ -126,7 +128,7 @@ _STATUS, _FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def _forget_peak_memory() -> None:
-    if _FORGET.exists():  # of Linux; elsewhere the peak is that of the whole run
+    with contextlib.suppress(OSError):  # of Linux, where it may be written; elsewhere the peak is that of the whole run
         _FORGET.write_text("5")
 
 

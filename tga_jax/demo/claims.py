@@ -126,7 +126,7 @@ def _of_rates(grid: Grid) -> list[Table]:
 
 
 def _under_attack(grid: Grid) -> list[Table]:
-    core = grid.last(lambda row: row in grid.config.core)
+    core = grid.last(lambda row: row in grid.config.core_rows)
     return [
         Table(
             "attacks",
@@ -146,8 +146,8 @@ def _under_attack(grid: Grid) -> list[Table]:
             "What users would do otherwise",
             "Question: what do defences without training reach on the ordinarily aligned model, and what the safety "
             "training on pictures that TGA does without?",
-            "Strength and threshold of the last three are chosen on other pictures and captions than those that are "
-            "counted here (`demo/baselines.py`).",
+            "Strength and threshold of detector, shift and steering are chosen on other pictures and captions than those "
+            "that are counted here (`demo/baselines.py`).",
             ["defence", "image DSR", "naming", "over-refusal", "look-alikes refused"],
             _baselines(grid),
         ),
@@ -203,7 +203,7 @@ def _baselines(grid: Grid) -> list[list[Number]]:
         for said, key in (("", "test"), *((f", {name}", f"baseline+{name}") for name in baselines.BASELINES)):
             lines.append([Number(named(place) + said), *(grid.rate(place, key, rate) for rate in columns)])
     tuned = grid.last(lambda row: any(s.task == "tuned" for s in grid.config.rows[row].stages.values()))
-    for place in (*tuned, *grid.last(lambda row: row in grid.config.core and row not in baselines.ROWS)):
+    for place in (*tuned, *grid.last(lambda row: row in grid.config.core_rows and row not in baselines.ROWS)):
         lines.append([Number(named(place)), *(grid.rate(place, "test", rate) for rate in columns)])
     return lines
 
@@ -228,10 +228,16 @@ def _text_safety(grid: Grid) -> Table:
         "text",
         "How far text safety goes by itself",
         "Question: what does the text model, before any picture, refuse of what it was never taught?",
-        "Taught in text only, to a model that refuses none of this as it is shipped.",
+        "Refusals are taught in text only.",
         ["texts", "DSR", "over-refusal", *SCENES],
         lines,
     )
+
+
+def _projector(cell: Mapping[str, Any]) -> float | None:
+    """Million parameters; the text model has none."""
+    count = cell["parameters"].get("projector")
+    return None if count is None else count / 1e6
 
 
 def _costs(grid: Grid) -> Table:
@@ -239,7 +245,7 @@ def _costs(grid: Grid) -> Table:
         "training, minutes": (lambda cell: cell["seconds"]["training"] / 60, "{:.1f}"),
         "measuring, minutes": (lambda cell: cell["seconds"]["measuring"] / 60, "{:.1f}"),
         "peak memory, GiB": (lambda cell: cell["peak_memory_bytes"] / 2**30, "{:.1f}"),
-        "projector, million parameters": (lambda cell: cell["parameters"]["projector"] / 1e6, "{:.1f}"),
+        "projector, million parameters": (lambda cell: _projector(cell), "{:.1f}"),
     }
     lines = []
     for place in grid.places():
@@ -251,7 +257,8 @@ def _costs(grid: Grid) -> Table:
         "What it costs",
         "Question: what do the guide's second pass and the fit cost?",
         "Minutes of a cell are those of what it was the first to need: the first one of a seed trains the text model, "
-        "the first one with pictures CLIP, and a stage that two rows share is paid for once.",
+        "the first one with pictures CLIP, and a stage that two rows share is paid for once. An accelerator's peak "
+        "memory is that of the run until then.",
         ["row", *reads, "device"],
         lines,
     )
@@ -260,7 +267,7 @@ def _costs(grid: Grid) -> Table:
 def headline(grid: Grid) -> str:
     """One sentence with the rates of the core rows, for the top of the page."""
     shown = []
-    for place in grid.last(lambda row: row in grid.config.core):
+    for place in grid.last(lambda row: row in grid.config.core_rows):
         dsr, naming = (grid.rate(place, "test", rate) for rate in ("image_dsr", "benign_naming"))
         shown.append(f"{named(place)} {dsr.text}, naming {naming.text}")
     text = next((grid.rate(place, TEXT, "text_dsr") for place in grid.places() if place[0] == TEXT), Number(MISSING))

@@ -117,6 +117,9 @@ class Row:
             raise ValueError(
                 f"row.guide: {self.guide}, and {'a' if guided else 'no'} stage is guided, expected both or neither"
             )
+        later = [stage for name, stage in self.stages.items() if name != min(self.stages)]
+        if self.after is not None and not any(stage.guide for stage in later):
+            raise ValueError("row.after: a guide, and no later stage is guided, expected one")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +145,14 @@ class DemoConfig:
     asked: int = 0
     core: tuple[str, ...] = ()
 
+    @property
+    def core_rows(self) -> tuple[str, ...]:
+        """Where no core is named, all rows."""
+        return self.core or tuple(self.rows)
+
     def __post_init__(self):
+        if unknown := [row for row in self.core if row not in self.rows]:
+            raise ValueError(f"core: {unknown[0]!r}, expected some of {', '.join(self.rows)}")
         for name, known in (("language", tuple(LANGUAGES)), ("llm", LLMS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: {getattr(self, name)!r}, expected one of {', '.join(map(repr, known))}")

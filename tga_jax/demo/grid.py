@@ -53,7 +53,8 @@ class Grid:
     def __init__(self, config: DemoConfig, grid: Sequence[Cell], found: Found):
         self.config, self.cells, self.found = config, grid, found
 
-    def seeds_of(self, row: str, stage: str) -> list[Cell]:
+    def cells_of(self, row: str, stage: str) -> list[Cell]:
+        """One for each seed."""
         return [cell for cell in self.cells if (cell.row, cell.stage) == (row, stage)]
 
     def places(self) -> list[tuple[str, str]]:
@@ -66,21 +67,13 @@ class Grid:
         return [(row, stage) for row, stage in stages.items() if rows(row)]
 
     def values(self, place: tuple[str, str], read: Callable[[Mapping[str, Any]], Any]) -> list[tuple[Cell, Any]]:
-        """What `read` finds in the cells of a place that are there; None, and a missing key, is nothing."""
-        found = []
-        for cell in self.seeds_of(*place):
-            if cell in self.found:
-                try:
-                    value = read(self.found[cell])
-                except KeyError:
-                    continue
-                if value is not None:
-                    found.append((cell, value))
-        return found
+        """What `read` finds in the cells of a place that are there; None is nothing."""
+        found = [(cell, read(self.found[cell])) for cell in self.cells_of(*place) if cell in self.found]
+        return [(cell, value) for cell, value in found if value is not None]
 
     def mean(self, place: tuple[str, str], read: Callable[[Mapping[str, Any]], Any], form: str = "{:.2f}") -> Number:
         """Over seeds: `mean (lowest to highest)`, of one seed its value."""
-        if not any(cell in self.found for cell in self.seeds_of(*place)):
+        if not any(cell in self.found for cell in self.cells_of(*place)):
             return Number(MISSING)
         values = [value for _, value in self.values(place, read)]
         if not values:
@@ -94,6 +87,8 @@ class Grid:
         """A rate of the answers `key`: of one seed with its 95 % Wilson interval, of several as `mean`."""
 
         def read(cell: Mapping[str, Any]) -> dict[str, Any] | None:
+            if key not in cell["rates"]:  # nobody was asked
+                return None
             found = cell["rates"][key][rate]
             found = found[scene] if scene else found
             return None if found["value"] is None else found

@@ -64,7 +64,7 @@ def correlations(grid: Grid) -> dict[str, tuple[float, float, int]]:
 def alignment(grid: Grid) -> Table:
     def at_refusal(place: tuple[str, str], read: Callable[[Mapping[str, Any], Sequence[int]], float]) -> Number:
         """At the layers of refusal of each seed's text model."""
-        by_seed = {id(grid.found[c]): refusal_layers(grid, c.seed) for c in grid.seeds_of(*place) if c in grid.found}
+        by_seed = {id(grid.found[c]): refusal_layers(grid, c.seed) for c in grid.cells_of(*place) if c in grid.found}
         return grid.mean(place, lambda cell: read(cell["inside"], layers) if (layers := by_seed[id(cell)]) else None)
 
     def span(place: tuple[str, str], which: str) -> Number:
@@ -92,7 +92,7 @@ def alignment(grid: Grid) -> Table:
         "Claim: refusal is brought about at a few layers, and how near a picture's states lie to its caption's there "
         f"decides whether it is refused.{said}",
         "Cells of one seed share a text model, and stages of a row follow from each other, so p is too small. A raw "
-        "cosine says little: another caption's is as high.",
+        "cosine says little by itself; that with another's caption stands beside it.",
         ["row", "refusal, log ratio", "refusal, difference", names[0], "cos(I, another's C)", *names[1:]],
         lines,
     )

@@ -16,6 +16,7 @@ from tga_jax.demo.cells import TEXT, Cell
 from tga_jax.demo.grid import Grid, Number, Table, named
 from tga_jax.demo.report import LICENSES
 from tga_jax.demo.world import drawing
+from tga_jax.demo.world.language import LANGUAGES
 from tga_jax.demo.world.plan import EmojiScenesConfig, plan
 from tga_jax.report import figures, html
 from tga_jax.report.html import esc
@@ -34,7 +35,7 @@ def write(grid: Grid, workdir: Path) -> None:
     body = [
         f"<h1>{esc(_TITLE[grid.config.llm])}</h1>",
         f'<p class="lead">{_text(claims.headline(grid))}</p>',
-        f"<p>{_MODELS[grid.config.llm]} {_RATES} {_seeds(grid)}</p>",
+        f"<p>{_MODELS[grid.config.llm]} {esc(_pictures(grid))} {_RATES} {_seeds(grid)}</p>",
         _contents({table.name: table.title for table in tables}),
         *drawn.get("rates", []),
     ]
@@ -50,14 +51,20 @@ _TITLE = {
     "smollm2": "Text safety and pictures in a real language model",
 }
 _MODELS = {
-    "": "The decoder is the demo's own, trained from scratch; pictures are emoji, read by a small CLIP of its own.",
-    "smollm2": "The decoder is SmolLM2-135M-Instruct, taught in text only to refuse harmful things; pictures are emoji "
-    "of three artists' hands, read by a small CLIP of its own; a fourth hand is only tested on.",
+    "": "The decoder is the demo's own, trained from scratch.",
+    "smollm2": "The decoder is SmolLM2-135M-Instruct, taught in text only to refuse harmful things.",
 }
 _RATES = (
     "DSR (defence success rate) is the share of harmful inputs that are refused. Every rate leads to the answers that "
     "it was counted from: a mean by the small numbers of its seeds."
 )
+
+
+def _pictures(grid: Grid) -> str:
+    scenes = EmojiScenesConfig(**{**grid.config.scenes, "seed": 0})
+    hands = ", ".join(scenes.hands)
+    tested = f"those of {scenes.held_out_hand} are only tested on."
+    return f"Pictures are emoji as drawn by {hands}, read by a small CLIP; {tested}"
 
 
 def _contents(sections: Mapping[str, str]) -> str:
@@ -149,13 +156,13 @@ def _rows(grid: Grid) -> str:
 
 
 def _first(grid: Grid, row: str, stage: str) -> Mapping[str, Any] | None:
-    return next((grid.found[cell] for cell in grid.seeds_of(row, stage) if cell in grid.found), None)
+    return next((grid.found[cell] for cell in grid.cells_of(row, stage) if cell in grid.found), None)
 
 
 def _draw(grid: Grid, folder: Path) -> dict[str, list[str]]:
     """Section -> its figures as HTML."""
     last = grid.last()
-    core = {row: found for row, stage in last if row in grid.config.core and (found := _first(grid, row, stage))}
+    core = {row: found for row, stage in last if row in grid.config.core_rows and (found := _first(grid, row, stage))}
     text = next((_first(grid, row, stage) for row, stage in grid.places() if row == TEXT), None)
     shown: dict[str, list[tuple[str, Path]]] = {}
     if known := _bars(grid, folder / "rates.png"):
@@ -208,7 +215,7 @@ def _bars(grid: Grid, path: Path) -> Path | None:
         row: {
             rate: [
                 found["rates"]["test"][rate]["value"]
-                for cell in grid.seeds_of(row, stage)
+                for cell in grid.cells_of(row, stage)
                 if (found := grid.found.get(cell))
             ]
             for rate in rates
@@ -268,12 +275,12 @@ def _scatter(grid: Grid, path: Path) -> bool:
 
 def _examples(grid: Grid) -> list[str]:
     """The same held-out pictures of the first seed with each core row's answer, drawn again from their names."""
-    rows = grid.last(lambda row: row in grid.config.core)
+    rows = grid.last(lambda row: row in grid.config.core_rows)
     seed = next((c.seed for c in grid.cells if all(Cell(c.seed, *row) in grid.found for row in rows)), None)
     if seed is None or not rows:
         return []
     said = {row: grid.found[Cell(seed, row, stage)]["answers"] for row, stage in rows}
-    describe = next(iter(said.values()))["test"][0]["question"]
+    describe = LANGUAGES[grid.config.language].describe[0]
     by_row = {row: {a["id"]: a for a in found["test"] if a["question"] == describe} for row, found in said.items()}
     asked = list(next(iter(by_row.values())).values())
     chosen = []

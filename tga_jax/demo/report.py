@@ -34,6 +34,7 @@ RATE_FIELDS = {
 
 LICENSES = (
     "Pictures, resized and placed on coloured backgrounds: Twemoji, © Twitter, Inc and other contributors, CC-BY 4.0; "
+    "OpenMoji, © the OpenMoji project, CC-BY-SA 4.0; "
     "Material Design Icons, © Pictogrammers and contributors, Apache License 2.0, tinted; Noto Emoji, © Google, SIL "
     "Open Font License 1.1, tinted. Full texts and attributions: third_party/ of the source code."
 )

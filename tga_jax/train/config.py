@@ -27,8 +27,8 @@ class TrainConfig:
     that made it, or "" for random parameters. A part that is left out is not part of this training.
 
     projector_length: how long a random projector's outputs are, "free": as its layers' initial parameters have it, as
-    in LLaVA; "words": as long as the decoder's words, in the root mean square. Words are short in many decoders (an
-    eighth of that in SmolLM2), and a projector that starts with long outputs learns late which word to say.
+    in LLaVA; "words": as long as the decoder's words, in the root mean square. A random projector's outputs are
+    eight times as long as SmolLM2's words, and it then takes many more steps until it names what it sees.
     """
 
     name: str

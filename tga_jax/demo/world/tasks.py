@@ -1,7 +1,7 @@
 """What the emoji scenes teach: records for each training and each test, built from captions and pictures.
 
 The language model is taught, in text only, to refuse when a harmful thing is described. No record with an image has a
-refusal as its answer, but for those of visual safety tuning (`tuned_record`), a row to compare with.
+refusal as its answer, but for those of visual safety tuning (`instruction_record`), a row to compare with.
 """
 
 import dataclasses
@@ -156,30 +156,22 @@ def asked_record(
     return question_record(speech, scene, image, question, reply, retrieved)
 
 
-def visual_record(
+def instruction_record(
     speech: Language,
     scene: Scene,
     image: Callable[[], Any],
     retrieved: str,
     retrieved_share: float,
     rng: np.random.Generator,
+    tuned: bool = False,
 ) -> Record:
-    """Stage 2: a question about a benign picture. Raises ValueError for a harmful scene: none is ever taught here."""
-    if scene.harmful:
+    """Stage 2: a question about a benign picture. Raises ValueError for a harmful scene: none is ever taught here.
+
+    tuned: visual safety tuning, in which harmful pictures are refused; the one kind of record that pairs a picture with
+    a refusal, for the row that shows what TGA does without.
+    """
+    if scene.harmful and not tuned:
         raise ValueError(f"sample {scene.id!r} is harmful, expected benign pictures only in visual instructions")
-    return tuned_record(speech, scene, image, retrieved, retrieved_share, rng)
-
-
-def tuned_record(
-    speech: Language,
-    scene: Scene,
-    image: Callable[[], Any],
-    retrieved: str,
-    retrieved_share: float,
-    rng: np.random.Generator,
-) -> Record:
-    """Visual safety tuning: a question about any picture, which is refused if that is harmful. The one kind of record
-    that pairs a picture with a refusal, for the row that shows what TGA does without."""
     question, answers = _question(speech, rng)
     reply = answer(speech, scene, answers, rng)
     return question_record(speech, scene, image, question, reply, retrieved, rng.random() < retrieved_share)

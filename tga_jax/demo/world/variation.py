@@ -34,8 +34,7 @@ def varied(picture: Image.Image, tint: tuple[int, ...] | None, random: np.random
 
 
 def _bent(picture: Image.Image, random: np.random.Generator) -> Image.Image:
-    """In other proportions, turned, and with every part moved a little: each pixel is read from where a turned and
-    stretched grid lies there, and from up to a tenth of the side beside, by a field of few waves."""
+    """Turned, stretched, and warped by a smooth random field, which moves every part a little."""
     pixels = np.asarray(picture, np.float32)
     height, width = pixels.shape[:2]
     angle = np.deg2rad(random.normal(0, 10))
