@@ -146,8 +146,8 @@ def _under_attack(grid: Grid) -> list[Table]:
             "What users would do otherwise",
             "Question: what do defences without training reach on the ordinarily aligned model, and what the safety "
             "training on pictures that TGA does without?",
-            "Strength and threshold of detector, shift and steering are chosen on other pictures and captions than those "
-            "that are counted here (`demo/baselines.py`).",
+            "Strength and threshold of detector, shift and steering are chosen on other pictures and captions than "
+            "those that are counted here (`demo/baselines.py`).",
             ["defence", "image DSR", "naming", "over-refusal", "look-alikes refused"],
             _baselines(grid),
         ),
