@@ -57,7 +57,7 @@ def released_here(**fields) -> dict:
     return released(**{"layers": tuple(range(9, 18)), **fields})
 
 
-FITTED = tiled(vocab_weight=0.0)
+FITTED = tiled(vocab_weight=0.0, layout="stretched")
 
 
 def core() -> dict:
@@ -65,7 +65,7 @@ def core() -> dict:
         "base": {"note": "ordinary vision-language alignment, no guide", **base()},
         "tga_paper": {"note": "the paper's equation", "guide": paper(), "stages": paper_stages()},
         "tga": {
-            "note": "image tokens pulled, one by one, to the word embeddings of the repeated caption",
+            "note": "image tokens pulled, one by one, to the word embeddings of the caption, stretched over them",
             "guide": FITTED,
             "stages": fit_stages(),
         },
@@ -229,7 +229,7 @@ def get_config() -> ConfigDict:
     drawn = {"fresh": True, "others": 0.2, "variation": 0.7, "ramp": 60_000}
     config.clip = {"steps": 3600, "batch_size": 128, **muon(5e-3), **drawn}
     config.text = {
-        "steps": 240,
+        "steps": 160,
         "batch_size": 16,
         **adam(1.5e-4),
         "embedding_noise": 5.0,
@@ -237,10 +237,11 @@ def get_config() -> ConfigDict:
             "harmful": 0.35,
             "plain": 0.0,
             "repeated": 0.0,
-            "tiled": 0.3,
+            "tiled": 0.1,
+            "stretched": 0.3,
+            "bag": 0.2,
             "tile_words": (12, 26),
             "retrieved": 0.0,
-            "bag": 0.15,
             "about": 0.15,
             "asked_first": 0.3,
         },

@@ -8,7 +8,8 @@ from guides_support import DECAYS, HINGE, PAIR, batch_of, normal, seen, softmax
 
 from tga_jax.guides import Instruction, Tiled
 
-WORDS = [5, 4, 5]  # of the twin: words 4 and 5, repeated, the last one in the last place
+# Of the twin: words 4 and 5, repeated, the last one in the last place; or each said in turn.
+WORDS = {"repeated": [5, 4, 5], "stretched": [4, 4, 5]}
 TABLE = normal(5, 9, 5)
 
 
@@ -21,7 +22,7 @@ def reference(guide, states, twin, s: float, inputs) -> float:
             error = sum(np.sum((states[j, b, t] - twin[j, b, t]) ** 2) for t in places)
             errors.append(error / sum(np.sum(twin[j, b, t] ** 2) for t in places))
         logits = inputs[b, [1, 2, 3]].astype(np.float64) @ TABLE.astype(np.float64).T
-        cross += [-np.log(softmax(z)[w]) for z, w in zip(logits, WORDS, strict=True)]
+        cross += [-np.log(softmax(z)[w]) for z, w in zip(logits, WORDS[guide.layout], strict=True)]
     words = guide.vocab_weight * np.mean(cross) if isinstance(guide, Tiled) else 0.0
     return guide.weight * DECAYS[guide.decay](s) * (np.mean(errors) + words)
 
@@ -37,6 +38,7 @@ def loss(guide, states, twin, s: float, inputs=None):
     [
         Tiled(layers=(0, 2), weight=0.25, decay="linear"),
         Tiled(layers=(0, 2), weight=3.0, decay="quadratic", vocab_weight=0.6),
+        Tiled(layers=(0, 2), vocab_weight=0.6, layout="stretched"),
         Instruction(layers=(0, 2), weight=3.0, decay="linear"),
     ],
 )
@@ -48,7 +50,7 @@ def test_against_float64(guide):
         np.testing.assert_allclose(value, reference(guide, *as_numpy, s, np.asarray(states[0])), rtol=2e-6)
     if getattr(guide, "vocab_weight", 0):
         best = np.argmax(np.asarray(states[0])[:, [1, 2, 3]] @ TABLE.T, -1)
-        np.testing.assert_allclose(metrics["guide_words"], (best == WORDS)[PAIR].mean(), rtol=1e-6)
+        np.testing.assert_allclose(metrics["guide_words"], (best == WORDS[guide.layout])[PAIR].mean(), rtol=1e-6)
 
 
 def test_only_matched_positions_have_a_gradient():
@@ -60,9 +62,17 @@ def test_only_matched_positions_have_a_gradient():
     np.testing.assert_array_equal(np.any(grads[1], axis=-1), image)
 
 
-def test_a_bad_decay_is_refused():
-    with pytest.raises(ValueError, match=r"guide.decay: 'never'"):
-        Tiled(decay="never")
+@pytest.mark.parametrize("layout", WORDS)
+def test_the_teacher_reads_the_twin(layout):
+    batch, expected = batch_of(PAIR, HINGE), np.zeros((4, 6), int)
+    expected[PAIR, 1:4] = WORDS[layout]
+    np.testing.assert_array_equal(Tiled(layout=layout).teacher(batch).tokens, expected)
+
+
+@pytest.mark.parametrize(("field", "value"), [("decay", "never"), ("layout", "torn")])
+def test_a_bad_choice_is_refused(field, value):
+    with pytest.raises(ValueError, match=rf"guide.{field}: '{value}'"):
+        Tiled(**{field: value})
 
 
 @pytest.mark.parametrize("guide", [Tiled(layers=(0, 2), vocab_weight=0.5), Instruction(layers=(0, 2))])

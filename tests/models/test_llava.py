@@ -86,7 +86,7 @@ def test_merge_takes_the_precision_of_the_text():
     np.testing.assert_array_equal(out[0, :, 0], [0, 1])
 
 
-def twin(text: str, image: str, caption: str) -> str:
+def twin(text: str, image: str, caption: str, layout: str = "repeated") -> str:
     """One row of letters; `caption` without its begin token, padded with `-`."""
 
     def ids(letters: str) -> np.ndarray:
@@ -94,7 +94,7 @@ def twin(text: str, image: str, caption: str) -> str:
 
     mask = np.array([[c == "1" for c in image]])
     kept = np.array([[False] + [c != "-" for c in caption]])
-    return "".join(map(chr, np.asarray(llava.text_twin(ids(text), mask, ids("^" + caption), kept))[0]))
+    return "".join(map(chr, np.asarray(llava.text_twin(ids(text), mask, ids("^" + caption), kept, layout))[0]))
 
 
 def test_text_twin_worked_rows():
@@ -105,6 +105,11 @@ def test_text_twin_worked_rows():
     assert twin("sr..q..t", "00110110", "abc") == "srcaqbct"  # two pictures: one caption over both
     assert twin("s....q", "011110", "---") == "s....q"
     assert twin("stuvwq", "000000", "abc") == "stuvwq"
+    assert twin("s.....q", "0111110", "abc--", "stretched") == "saabbcq"
+    assert twin("s....q", "011110", "abcdef", "stretched") == "sabdeq"  # longer than the picture: spread over it
+    assert twin("sr..q..t", "00110110", "abc", "stretched") == "sraaqbct"
+    assert twin("s....q", "011110", "---", "stretched") == "s....q"
+    assert twin("stuvwq", "000000", "abc", "stretched") == "stuvwq"
 
 
 RESAMPLER = llava.ResamplerConfig(queries=3, num_layers=2, num_heads=2)

@@ -23,6 +23,7 @@ from tga_jax.report.html import esc
 from tga_jax.workdir import write_text
 
 _EXAMPLES = 6  # harmful pictures, and half as many others
+_BARS = 12  # rows in the first figure; the tables hold all
 _ASIDE = "figures"  # the folder of the PNG files, which the page holds too
 
 
@@ -166,9 +167,9 @@ def _draw(grid: Grid, folder: Path) -> dict[str, list[str]]:
     text = next((_first(grid, row, stage) for row, stage in grid.places() if row == TEXT), None)
     shown: dict[str, list[tuple[str, Path]]] = {}
     if known := _bars(grid, folder / "rates.png"):
-        shown["rates"] = [
-            ("Refused of harmful pictures, and harmless pictures named, by row after its last stage", known)
-        ]
+        rows = f"each of the first {_BARS} rows" if len(last) > _BARS else "each row"
+        says = f"Refused of harmful pictures, and harmless pictures named, of {rows} after its last stage"
+        shown["rates"] = [(says, known)]
     if core:
         cosines = {
             title: {row: found["inside"]["cosine"][kind] for row, found in core.items()}
@@ -209,7 +210,7 @@ def _draw(grid: Grid, folder: Path) -> dict[str, list[str]]:
 
 
 def _bars(grid: Grid, path: Path) -> Path | None:
-    """The mean over seeds of each row's rates, with the lowest and highest."""
+    """The mean over seeds of the first rows' rates, with the lowest and highest."""
     rates = {"image_dsr": "harmful pictures refused", "benign_naming": "harmless pictures named"}
     rows = {
         row: {
@@ -220,7 +221,7 @@ def _bars(grid: Grid, path: Path) -> Path | None:
             ]
             for rate in rates
         }
-        for row, stage in grid.last()
+        for row, stage in grid.last()[:_BARS]
     }
     rows = {row: values for row, values in rows.items() if all(values.values())}
     if not rows:

@@ -1,8 +1,9 @@
 """Guides that act on single positions, through the sequence's text twin.
 
-The twin of a sequence has the caption's words, repeated, in the picture's place: image token p of P stands where word
-(p - P) mod C does (`llava.text_twin`). h_jt is the sequence's and g_jt the twin's state at layer j and position t, w_p
-the twin's word at image token p. No gradient flows through g.
+The twin of a sequence has the caption's words in the picture's place (`llava.text_twin`): image token p of P stands
+where word (p - P) mod C of a "repeated" caption does, or word floor(p C / P) of a "stretched" one. h_jt is the
+sequence's and g_jt the twin's state at layer j and position t, w_p the twin's word at image token p. No gradient flows
+through g.
 """
 
 import abc
@@ -17,9 +18,7 @@ from tga_jax.guides.base import DECAYS, Array, Cost, Guide, Seen, States, Text, 
 from tga_jax.losses import masked_mean
 from tga_jax.models import llava
 
-
-def _twin(batch: Batch) -> Array:
-    return llava.text_twin(batch.tokens, batch.image_mask, batch.caption_tokens, batch.caption_mask)
+LAYOUTS = ("repeated", "stretched")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,14 +28,24 @@ class Twin(Guide):
         error_j = sum_{t in M} |h_jt - g_jt|^2 / sum_{t in M} |g_jt|^2
 
     in the mean over the layers and over the samples with an image, a caption and such positions.
+
+    layout: of the caption, "repeated" or "stretched". Repeated it reads as text does, if there are many image tokens;
+    stretched, a word's place depends less on how long the words before it are, and is learned sooner.
     """
 
     weight: float = 1.0
     decay: str = "constant"
+    layout: str = "repeated"
 
     def __post_init__(self):
         super().__post_init__()
         check_choice("decay", self.decay, DECAYS)
+        check_choice("layout", self.layout, LAYOUTS)
+
+    def twin(self, batch: Batch) -> Array:
+        """int32 [B, T]"""
+        captions = batch.caption_tokens, batch.caption_mask
+        return llava.text_twin(batch.tokens, batch.image_mask, *captions, self.layout)
 
     @abc.abstractmethod
     def matched(self, batch: Batch) -> Array:
@@ -46,7 +55,7 @@ class Twin(Guide):
         return States()
 
     def teacher(self, batch: Batch) -> Text:
-        return Text(_twin(batch), batch.valid, States())
+        return Text(self.twin(batch), batch.valid, States())
 
     def counts(self, batch: Batch) -> dict[str, Array]:
         return {"pairs": self._samples(batch).sum()}
@@ -103,7 +112,7 @@ class Tiled(Twin):
             where = llava.marked(batch.image_mask, seen.image_tokens)  # those of a row without image do not count
             image = jnp.take_along_axis(seen.inputs, where[..., None], axis=1).astype(jnp.float32)
             log_probs = jax.nn.log_softmax(image @ seen.embeddings.astype(jnp.float32).T)  # [B, P, V]
-            words = jnp.take_along_axis(_twin(batch), where, axis=1)  # [B, P]
+            words = jnp.take_along_axis(self.twin(batch), where, axis=1)  # [B, P]
             counted = jnp.take_along_axis(batch.image_mask, where, axis=1) & has_pair(batch)[:, None]
             xent = -jnp.take_along_axis(log_probs, words[..., None], -1)[..., 0]
             hits = (jnp.argmax(log_probs, -1) == words).astype(jnp.float32)

@@ -158,19 +158,27 @@ def marked(mask: Array, count: int) -> Array:
     return jnp.argsort(~mask, axis=1, stable=True)[:, :count]
 
 
-def text_twin(tokens: Array, image_mask: Array, caption_tokens: Array, caption_mask: Array) -> Array:
-    """int32 [B, T]: the sequence in words, the caption in the picture's place, repeated so that it ends there.
+def text_twin(
+    tokens: Array, image_mask: Array, caption_tokens: Array, caption_mask: Array, layout: str = "repeated"
+) -> Array:
+    """int32 [B, T]: the sequence in words, the caption in the picture's place.
 
-    Token p of P takes word (p - P) mod C. caption_tokens [B, 1 + C] start with the begin token, which is left out;
-    a row without image or caption stays as it is. Worked row, caption `a b c`: tokens `s . . . . q`, mask `0 1 1 1 1 0`
-    -> `s c a b c q`.
+    layout: "repeated", again and again, so that it ends there: token p of P takes word (p - P) mod C; "stretched", each
+    word said several times: token p takes word floor(p C / P). caption_tokens [B, 1 + C] start with the begin token,
+    which is left out; a row without image or caption stays as it is. Worked row, caption `a b c`: tokens `s . . . . q`,
+    mask `0 1 1 1 1 0` -> `s c a b c q`, stretched `s a a b c q`.
     """
     chex.assert_equal_shape([tokens, image_mask])
     chex.assert_equal_shape([caption_tokens, caption_mask])
-    length = caption_mask.sum(1, keepdims=True)
+    words, places = caption_mask.sum(1, keepdims=True), image_mask.sum(1, keepdims=True)  # C, P
     place = jnp.cumsum(image_mask, axis=1) - 1
-    index = 1 + jnp.mod(place - image_mask.sum(1, keepdims=True), jnp.maximum(length, 1))
-    return jnp.where(image_mask & (length > 0), jnp.take_along_axis(caption_tokens, index, axis=1), tokens)
+    if layout == "repeated":
+        index = jnp.mod(place - places, jnp.maximum(words, 1))
+    else:
+        index = place * words // jnp.maximum(places, 1)
+    # Outside the image tokens the index is of no use, and may be out of bounds.
+    index = 1 + jnp.clip(index, 0, jnp.maximum(words - 1, 0))
+    return jnp.where(image_mask & (words > 0), jnp.take_along_axis(caption_tokens, index, axis=1), tokens)
 
 
 def embed(config: LlavaConfig, params: dict, tokens: Array, image_mask: Array, features: Array | None) -> Array:

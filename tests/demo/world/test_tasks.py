@@ -145,18 +145,26 @@ def test_tile_literal():
     assert tasks.tile("a", 3) == "a a a"
 
 
+def test_stretch_literal():
+    assert tasks.stretch("a b c", 8) == "a a a b b b c c"
+    assert tasks.stretch("a b c", 3) == "a b c"
+    assert tasks.stretch("a b c d", 2) == "a c"
+
+
 def draw(scene: Scene, other: Scene, mix: TextMix, count: int = 2000):
     rng = np.random.default_rng(0)
     return [tasks.text_record(WORDS, scene, other, mix, rng) for _ in range(count)]
 
 
 def test_text_shares():
-    scene, mix = BENIGN[0], TextMix(plain=0.2, tiled=0.3, tile_words=(16, 16), retrieved=0.15)
+    scene, mix = BENIGN[0], TextMix(plain=0.2, tiled=0.3, stretched=0.2, tile_words=(16, 16), retrieved=0.15)
     records = draw(scene, BENIGN[5], mix)
     plain = [r for r in records if r.template == "plain"]
     questions = [r for r in records if r.template != "plain"]
     tiled = [r for r in questions if r.turns[0][0].startswith(tasks.tile(WORDS.caption(scene), 16))]
+    stretched = [r for r in questions if r.turns[0][0].startswith(tasks.stretch(WORDS.caption(scene), 16))]
     retrieved = [r for r in questions if r.retrieved_in_prompt]
+    assert abs(len(stretched) / len(questions) - 0.2) < 0.03
     assert abs(len(plain) / len(records) - 0.2) < 0.03
     assert abs(len(tiled) / len(questions) - 0.3) < 0.03
     assert abs(len(retrieved) / len(questions) - 0.15) < 0.03

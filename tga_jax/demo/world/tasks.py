@@ -59,9 +59,9 @@ class TextMix:
     harmful: of scenes that are harmful; plain: of captions without a question; repeated: of those, the ones that follow
     the same caption said before, which is how a decoder learns to copy in the `plain` template; tiled: of all described
     scenes whose caption is repeated until it is as long as a picture; bag: of those whose words stand in any order,
-    each as often as chance has it; tile_words: least and most words of both; retrieved: of questions that begin with
-    another text; about: of questions that hold what they ask about; asked_first: of the rest that stand before the
-    caption.
+    each as often as chance has it; stretched: of those whose words are each said several times in turn; tile_words:
+    least and most words of the three; retrieved: of questions that begin with another text; about: of questions that
+    hold what they ask about; asked_first: of the rest that stand before the caption.
     """
 
     harmful: float = 0.3
@@ -71,6 +71,7 @@ class TextMix:
     tile_words: tuple[int, int] = (16, 16)
     retrieved: float = 0.15
     bag: float = 0.0
+    stretched: float = 0.0
     about: float = 0.0
     asked_first: float = 0.0
 
@@ -79,6 +80,12 @@ def tile(caption: str, words: int) -> str:
     """The caption repeated and cut to `words` words, its last word last."""
     split = caption.split()
     return " ".join(split[(i - words) % len(split)] for i in range(words))
+
+
+def stretch(caption: str, words: int) -> str:
+    """The caption with each word said several times in turn, `words` words in all; of a longer caption some words."""
+    split = caption.split()
+    return " ".join(split[i * len(split) // words] for i in range(words))
 
 
 def bag(caption: str, words: int, rng: np.random.Generator) -> str:
@@ -115,6 +122,8 @@ def text_record(speech: Language, scene: Scene, other: Scene, mix: TextMix, rng:
     described = tile(said, words) if form < mix.tiled else said
     if mix.tiled <= form < mix.tiled + mix.bag:
         described = bag(said, words, rng)
+    if mix.tiled + mix.bag <= form < mix.tiled + mix.bag + mix.stretched:
+        described = stretch(said, words)
     if rng.random() < mix.plain:
         before = described if rng.random() < mix.repeated else ""
         return Record(scene.id, ((before, said),), template="plain")
