@@ -226,7 +226,7 @@ def get_config() -> ConfigDict:
         "test_harmful_per_combo": 1,
         "test_two": 600,
     }
-    drawn = {"fresh": True, "others": 0.2, "variation": 0.7, "ramp": 60_000}
+    drawn = {"fresh": True, "others": 0.2, "pairs": 0.4, "variation": 0.7, "ramp": 60_000}
     config.clip = {"steps": 3600, "batch_size": 128, **muon(5e-3), **drawn}
     config.text = {
         "steps": 160,

@@ -49,11 +49,12 @@ class Training:
 @dataclasses.dataclass(frozen=True)
 class ClipTraining(Training):
     """fresh: every picture is drawn for it alone, instead of those that the stages see, with the chance `variation`,
-    which the first `ramp` pictures rise to, that a thing is drawn otherwise than its hand does, and the share `others`
-    of pictures of things that no scene shows."""
+    which the first `ramp` pictures rise to, that a thing is drawn otherwise than its hand does, the share `others` of
+    pictures of things that no scene shows, and the share `pairs` of scenes of two things beside the training's."""
 
     fresh: bool = False
     others: float = 0.0
+    pairs: float = 0.0
     variation: float = 0.0
     ramp: int = 1
 

@@ -69,7 +69,7 @@ def _optimizer(c: Training, schedule: tuple[tuple[str, float], ...], warmup: flo
 
 def train_clip(world: World) -> Path:
     c = world.config
-    drawn = {name: getattr(c.clip, name) for name in ("fresh", "others", "variation", "ramp")}
+    drawn = {name: getattr(c.clip, name) for name in ("fresh", "others", "pairs", "variation", "ramp")}
     return world.train(
         TrainConfig(
             name="clip",

@@ -104,6 +104,19 @@ def test_the_share_of_other_things_is_what_was_asked_for():
         assert all(len({one.color for one in shown[i : i + RUN]}) == 1 for i in range(0, 1472, RUN))
 
 
+def test_added_scenes_of_two_things_come_in_both_orders():
+    training = by_color(CONFIG)
+    plain = [drawn(training, 7, number) for number in range(1500)]
+    for share in (0.3, 0.7):
+        shown = [drawn(training, 7, number, pairs=share) for number in range(1500)]
+        added = [i for i in range(0, 1500, 2) if shown[i + 1].things == shown[i].things[::-1] != shown[i].things]
+        assert len(added) / 750 == pytest.approx(share, abs=0.06)
+        assert all(dataclasses.replace(shown[i + 1], things=shown[i].things) == shown[i] for i in added)
+        assert all(shown[i] in training[shown[i].color] for i in added)
+        rest = [i for i in range(1500) if i - i % 2 not in added]
+        assert [shown[i] for i in rest] == [plain[i] for i in rest]
+
+
 def test_variants_are_few_and_each_its_own():
     concept = CONCEPTS[0]
     made = {

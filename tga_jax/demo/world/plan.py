@@ -146,14 +146,20 @@ def drawn(
     others: Sequence[Concept] = (),
     hands: Sequence[str] = (),
     share: float = 0.0,
+    pairs: float = 0.0,
 ) -> Shown:
     """The scene of one of endlessly many training pictures. RUN of them follow each other on one colour: in a batch of
     few colours pictures must be told apart by the things that they show, and not by what lies behind.
 
     training: of `by_color`; others: things that no scene shows, one of which, in one of `hands`, is in this share of
-    the pictures.
+    the pictures; pairs: the share of scenes of two things that are added to the training's own. Each of them is
+    followed by the same two in the other order, without which hardly two captions of a batch would differ in it.
     """
     color = list(COLORS)[generator(seed, "color of a run", str(number // RUN)).integers(len(COLORS))]
+    if pairs and (random := generator(seed, "two things of a run", str(number // 2))).random() < pairs:
+        of_two = [shown for shown in training[color] if len(shown.things) == 2]
+        shown = of_two[int(random.integers(len(of_two)))]
+        return dataclasses.replace(shown, things=shown.things[::-1]) if number % 2 else shown
     random = generator(seed, "scene of a run", str(number))
     if share and random.random() < share:
         thing, hand = others[int(random.integers(len(others)))], hands[int(random.integers(len(hands)))]

@@ -49,10 +49,12 @@ class EmojiSource(Source):
     wrong_guides: float = 0.0
     mix: tasks.TextMix = dataclasses.field(default_factory=tasks.TextMix)
     language: str = "words"  # one of `language.LANGUAGES`
-    # CLIP's pictures are drawn for every sample anew, this share of them of things that no scene shows; the chance that
-    # a thing is drawn otherwise than its hand does rises to `variation` over the first `ramp` of them.
+    # CLIP's pictures are drawn for every sample anew, the share `others` of them of things that no scene shows, and the
+    # share `pairs` of scenes of two things added; the chance that a thing is drawn otherwise than its hand does rises
+    # to `variation` over the first `ramp` of them.
     fresh: bool = False
     others: float = 0.0
+    pairs: float = 0.0
     variation: float = 0.0
     ramp: int = 1
     kind: str = dataclasses.field(default="tga_jax.demo.world.source:EmojiSource", kw_only=True)
@@ -115,7 +117,7 @@ def _drawn_records(config: EmojiSource, seed: int) -> grain.MapDataset:
     hands = [hand for hand in scenes.hands if hand in drawing.WHOLE]
 
     def record(number: int) -> Record:
-        shown = drawn(training, seed, number, others, hands, config.others)
+        shown = drawn(training, seed, number, others, hands, config.others, config.pairs)
         names = tuple(thing.name for thing in shown.things)
         scene = Scene(f"drawn/{number}", names, shown.color, any(thing.scene for thing in shown.things))
         variation = config.variation * min(1.0, number / config.ramp)
