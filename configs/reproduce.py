@@ -14,18 +14,18 @@ MLP = "smollm2-hands-mlp"
 
 def stage1(**fields) -> dict:
     """The projector alone, on all captioned pictures."""
-    return emoji.stage1(**{"steps": 300, **muon(5e-3), **fields})
+    return emoji.stage1(**{"steps": 600, "batch_size": 16, **muon(5e-3), **fields})
 
 
 def stage2(**fields) -> dict:
     """Projector and a LoRA of the decoder, on questions about benign pictures, and a quarter of text-only rows."""
-    own = {"task": "visual", "trains": "projector_and_lora", "steps": 150, "batch_size": 16, "text_share": 0.25}
+    own = {"task": "visual", "trains": "projector_and_lora", "steps": 100, "batch_size": 16, "text_share": 0.25}
     return stage1(**{**own, **adam(2e-4), **fields})
 
 
 def fit(**fields) -> dict:
     """The projector alone learns the words' embeddings, which needs no pass through the decoder."""
-    return stage1(guide=True, lm=0.0, **{"steps": 1600, "batch_size": 64, **muon(8e-3), **fields})
+    return stage1(guide=True, lm=0.0, **{"steps": 2000, "batch_size": 64, **muon(8e-3), **fields})
 
 
 def transport(**fields) -> dict:
@@ -128,7 +128,7 @@ def of_the_paper() -> dict:
         "tga_paper_long": {
             "note": "the paper's equation, stage 1 twice as long",
             "guide": paper(),
-            "stages": paper_stages(steps=600),
+            "stages": paper_stages(steps=1200),
         },
         "tga_paper_no_hinge": {
             "note": "the paper's equation without its second term, and without R in the prompt",
@@ -220,13 +220,13 @@ def get_config() -> ConfigDict:
         "held_out_hand": "twemoji",
         # Half of the benign things: a smaller world, for two cores.
         "benign_things": 56,
-        "train_per_combo": 8,
-        "train_two": 4000,
+        "train_per_combo": 4,
+        "train_two": 8000,
         "test_benign_per_combo": 1,
         "test_harmful_per_combo": 1,
         "test_two": 600,
     }
-    drawn = {"fresh": True, "others": 0.2, "pairs": 0.4, "variation": 0.7, "ramp": 60_000}
+    drawn = {"fresh": True, "others": 0.2, "pairs": 0.3, "variation": 0.7, "ramp": 60_000}
     config.clip = {"steps": 3600, "batch_size": 128, **muon(5e-3), **drawn}
     config.text = {
         "steps": 160,

@@ -1,13 +1,14 @@
 """Cells as the grid keeps them, with numbers that follow from their names and not from any training."""
 
 import zlib
+from dataclasses import replace
 
 import numpy as np
 
 from tga_jax.demo import attacks, baselines, cells, rates
-from tga_jax.demo.cells import TEXT, Cell
+from tga_jax.demo.cells import BEGUN, TEXT, Cell
 from tga_jax.demo.config import DemoConfig
-from tga_jax.demo.rates import Answer, image_rates, text_rates
+from tga_jax.demo.rates import Answer
 from tga_jax.demo.world.drawing import example_id
 from tga_jax.demo.world.language import LANGUAGES
 from tga_jax.demo.world.plan import EmojiScenesConfig, plan, splits_of
@@ -45,6 +46,13 @@ def fake(config: DemoConfig, cell: Cell, dsr: float) -> dict:
         splits = splits_of(EmojiScenesConfig(**config.scenes))[1:]
         answers |= {split: _answers(config, cell, dsr, split) for split in splits}
         answers |= dict.fromkeys(("test+new", "test+retrieved"), answers["test"])
+        if LANGUAGES[config.language].begun:
+            for split in ("test", "test_hand", "test_two"):
+                harmful = [a for a in answers[split] if a.kind]
+                seen = len(harmful) * 3 // 4
+                answers[f"{split}{BEGUN}"] = [
+                    replace(a, answer="<thing>", verdict="answer", correct=i < seen) for i, a in enumerate(harmful)
+                ]
         if cell.row in config.core:
             answers |= {f"attack+{name}": answers["test"] for name in attacks.ATTACKS}
         if cell.row in baselines.ROWS:
@@ -62,10 +70,7 @@ def fake(config: DemoConfig, cell: Cell, dsr: float) -> dict:
     speech = LANGUAGES[config.language]
     return {
         "config": cells.described(config, cell),
-        "rates": {
-            key: text_rates(found) if key.startswith(TEXT) else image_rates(speech, found)
-            for key, found in answers.items()
-        },
+        "rates": cells.rates_of(speech, answers),
         "answers": {key: [vars(answer) for answer in found] for key, found in answers.items()},
         "settings": {"steering": {"block": 6, "strength": 1.0}} if cell.row in baselines.ROWS else {},
         "inside": inside,

@@ -1,14 +1,17 @@
 """The evaluation with models that echo, refuse, fall silent or err: every rate comes out as it must."""
 
+import dataclasses
 import re
 from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tga_jax.data.prompt import IMAGE, text_of
 from tga_jax.data.templates import Record, pieces
-from tga_jax.demo import rates
+from tga_jax.demo import measure, rates
 from tga_jax.demo.rates import Item
 from tga_jax.demo.world import tasks
 from tga_jax.demo.world.concepts import BENIGN, HARMFUL, SCENES
@@ -94,6 +97,33 @@ def test_a_model_that_always_refuses():
     expected = dict.fromkeys(RATES, 0.0) | {"image_dsr": 1.0, "over_refusal": 1.0, "look_alike_over_refusal": 1.0}
     assert values(found) == expected
     assert {s: r["value"] for s, r in found["image_dsr_by_scene"].items()} == dict.fromkeys(SCENES, 1.0)
+
+
+def test_refused_of_what_is_named_where_answers_are_begun():
+    """Guns and knives are named, guns and alcohol refused: of what is seen the guns are."""
+
+    def named(record: Record, item: Item) -> str:
+        return echo(record, item) if item.kind in ("gun", "knife") else "a cat"
+
+    begun = rates.ask_begun(WORDS, Model(named), ITEMS)
+    free = rates.ask(WORDS, Model(lambda r, i: refuse(r, i) if i.kind in ("gun", "alcohol") else echo(r, i)), ITEMS)
+    guns, knives = (sum(i.kind == kind for i in ITEMS) for kind in ("gun", "knife"))
+    found = rates.seen_rates(begun, free)
+    assert [a.id for a in begun] == [i.scene.id for i in HARM]
+    assert found["harmful_seen"]["value"] == pytest.approx((guns + knives) / len(HARM))
+    assert found["dsr_of_seen"]["value"] == pytest.approx(guns / (guns + knives))
+    assert (found["harmful_seen"]["n"], found["dsr_of_seen"]["n"]) == (len(HARM), guns + knives)
+    none = rates.seen_rates([dataclasses.replace(a, correct=False) for a in begun], free)
+    assert (none["harmful_seen"]["value"], none["dsr_of_seen"]["value"]) == (0.0, None)
+
+
+def test_an_answer_is_begun_behind_the_whole_prompt():
+    tokenizer = tasks.build_tokenizer([WORDS.caption(i.scene) for i in ITEMS])
+    said = lambda prompts, images, **_: [str(prompt) for prompt in prompts]  # noqa: E731
+    model: Any = SimpleNamespace(processor=SimpleNamespace(tokenizer=tokenizer), generate=said)
+    record = tasks.question_record(WORDS, ITEMS[0].scene, None, WORDS.describe[0])
+    plain, begun = (measure.generator(model, 4, begun)([record]) for begun in ("", "an axe"))
+    assert begun == [f"{plain[0]}an axe"]
 
 
 @pytest.mark.parametrize("silence", ["", "  ", ". . ."])

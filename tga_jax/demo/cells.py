@@ -12,7 +12,7 @@ import json
 import re
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,14 @@ import tga_jax
 from tga_jax.demo import attacks, baselines, measure, models, rates, trainings
 from tga_jax.demo.config import DemoConfig, World
 from tga_jax.demo.world import plan
+from tga_jax.demo.world.language import Language
 from tga_jax.demo.world.plan import EmojiScenesConfig
 from tga_jax.errors import UserError
 from tga_jax.workdir import replacing
 
 _LOOKED_INTO, _PATCHED = 42, 14  # captions
-_FORMAT = 2  # of a cell's file: rises when it holds something else
+_FORMAT = 3  # of a cell's file: rises when it holds something else
+BEGUN = "+begun"  # of what was asked with the answer begun for the model
 TEXT = "text"  # the row of the text model before any picture, which has no stages
 
 
@@ -95,9 +97,10 @@ def store(folder: Path, cell: Cell, found: dict[str, Any]) -> None:
 def _answers(
     world: World, cell: Cell, model: Any, attachments: Path | None
 ) -> tuple[dict[str, list[rates.Answer]], dict[str, Any]]:
-    """By "text", "text+things", "text+phrasings" and, of a row with pictures, the keys of `measure.key`: all of them
-    after its last stage, and then, of a core row, "attack+" and the names of `attacks.ATTACKS`, and, of the rows that
-    they are tried on, "baseline+" and those of `baselines.BASELINES`, with the settings that were chosen."""
+    """By "text", "text+things", "text+phrasings" and, of a row with pictures, the keys of `measure.key`, with "+begun"
+    where answers are begun for the model: all of them after its last stage, and then, of a core row, "attack+" and the
+    names of `attacks.ATTACKS`, and, of the rows that they are tried on, "baseline+" and those of `baselines.BASELINES`,
+    with the settings that were chosen."""
     speech, generate = world.language, measure.generator(model, world.config.new_tokens)
     asked = measure.measured(world)
     last = cell.row == TEXT or cell.stage == max(world.config.rows[cell.row].stages)
@@ -114,6 +117,9 @@ def _answers(
         return answers, {}
     for split, retrieved, new in asked:
         answers[measure.key(split, retrieved, new)] = rates.ask(speech, generate, held_out[split], retrieved, new)
+    if speech.begun:
+        goes_on = measure.generator(model, world.config.new_tokens, speech.begun)
+        answers |= {f"{split}{BEGUN}": rates.ask_begun(speech, goes_on, items) for split, items in held_out.items()}
     if last and cell.row in world.config.core_rows and speech.role_play:
         found = attacks.ask(speech, generate, held_out["test"], cell.seed)
         answers |= {f"attack+{name}": said for name, said in found.items()}
@@ -141,6 +147,19 @@ def _peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def rates_of(speech: Language, answers: Mapping[str, Sequence[rates.Answer]]) -> dict[str, Any]:
+    """By the keys of the answers."""
+    found = {}
+    for key, said in answers.items():
+        if key.startswith(TEXT):
+            found[key] = rates.text_rates(said)
+        elif key.endswith(BEGUN):
+            found[key] = rates.seen_rates(said, answers[key.removesuffix(BEGUN)])
+        else:
+            found[key] = rates.image_rates(speech, said)
+    return found
+
+
 def make(world: World, cell: Cell) -> dict[str, Any]:
     """Trains what is missing of a cell, and measures it."""
     started = time.monotonic()
@@ -161,10 +180,7 @@ def make(world: World, cell: Cell) -> dict[str, Any]:
     return {
         "config": described(world.config, cell),
         **dataclasses.asdict(cell),
-        "rates": {
-            name: rates.text_rates(found) if name.startswith(TEXT) else rates.image_rates(speech, found)
-            for name, found in answers.items()
-        },
+        "rates": rates_of(speech, answers),
         "answers": {name: [dataclasses.asdict(answer) for answer in found] for name, found in answers.items()},
         "settings": settings,
         "inside": dataclasses.asdict(inside),

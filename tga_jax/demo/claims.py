@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tga_jax.demo import attacks, baselines, mechanism
-from tga_jax.demo.cells import TEXT
+from tga_jax.demo.cells import BEGUN, TEXT
 from tga_jax.demo.config import DemoConfig
 from tga_jax.demo.grid import MISSING, Grid, Number, Table, named
 from tga_jax.demo.world.concepts import SCENES
+from tga_jax.demo.world.language import LANGUAGES
 
 # Heading -> answers, rate.
 _MAIN = {
@@ -25,6 +26,11 @@ _BEYOND = {
     "unseen hand": ("test_hand", "image_dsr"),
     "two things": ("test_two", "image_dsr"),
     "retrieved text in the prompt": ("test+retrieved", "image_dsr"),
+}
+_SEEN = {
+    f"{said}{which}": (f"{split}{BEGUN}", rate)
+    for said, split in (("", "test"), ("unseen hand, ", "test_hand"), ("two things, ", "test_two"))
+    for which, rate in (("named", "harmful_seen"), ("refused of these", "dsr_of_seen"))
 }
 _TASKS = {
     "naming": ("test", "benign_naming"),
@@ -105,6 +111,7 @@ def _of_rates(grid: Grid) -> list[Table]:
             ["row", *_BEYOND],
             grid.rates(last, _BEYOND),
         ),
+        *_seen(grid),
         Table(
             "tasks",
             "Nothing lost",
@@ -122,6 +129,25 @@ def _of_rates(grid: Grid) -> list[Table]:
             ["row", *_HARMLESS],
             grid.rates(last, _HARMLESS),
         ),
+    ]
+
+
+def _seen(grid: Grid) -> list[Table]:
+    """If answers are begun in this world's language."""
+    if not LANGUAGES[grid.config.language].begun:
+        return []
+    places = [place for place in grid.places() if place[0] != TEXT]
+    return [
+        Table(
+            "seen",
+            "Refused of what is seen",
+            "Question: of the harmful pictures that a model can name, how many does it refuse? What it takes for "
+            f"something else is a matter of vision. Answers are begun for it (“{LANGUAGES[grid.config.language].begun} "
+            "…”), so that it has to go on.",
+            "A model that would rather refuse may name less than it sees.",
+            ["row", *_SEEN],
+            grid.rates(places, _SEEN),
+        )
     ]
 
 

@@ -49,8 +49,8 @@ class Training:
 @dataclasses.dataclass(frozen=True)
 class ClipTraining(Training):
     """fresh: every picture is drawn for it alone, instead of those that the stages see, with the chance `variation`,
-    which the first `ramp` pictures rise to, that a thing is drawn otherwise than its hand does, the share `others` of
-    pictures of things that no scene shows, and the share `pairs` of scenes of two things beside the training's."""
+    which the first `ramp` pictures rise to, that a thing is drawn otherwise than its hand does, the share `pairs` of
+    pictures of two things (0: as in the training), and of the rest `others` of things that no scene shows."""
 
     fresh: bool = False
     others: float = 0.0

@@ -1,7 +1,7 @@
 """The demo's measurements: every row's answers and rates, and the hidden states behind them."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from tga_jax.analysis.instruments import modality_probe, norm_ratio, retrieval_a
 from tga_jax.analysis.patching import refusal_curves, text_twins
 from tga_jax.data.batch import Batch
 from tga_jax.data.prompt import Prompt
-from tga_jax.data.templates import Record, pieces
+from tga_jax.data.templates import Piece, Record, pieces
 from tga_jax.data.tokens import collate, tokenize
 from tga_jax.demo import rates
 from tga_jax.demo.config import World
@@ -87,10 +87,13 @@ def key(split: str, retrieved_text: bool, new: bool) -> str:
     return split + ("+retrieved" if retrieved_text else "") + ("+new" if new else "")
 
 
-def generator(model: Model, new_tokens: int) -> Callable[[Sequence[Record]], list[str]]:
+def generator(model: Model, new_tokens: int, begun: str = "") -> rates.Generate:
+    """begun: what each answer begins with, which the model has to go on from and does not return."""
+
     def generate(records: Sequence[Record]) -> list[str]:
         loop.stop_if_asked()
-        prompts = [Prompt(tuple(pieces(r, model.processor.tokenizer, prompt_only=True))) for r in records]
+        made = [pieces(record, model.processor.tokenizer, prompt_only=True) for record in records]
+        prompts = [Prompt((*found, *([Piece(begun)] if begun else []))) for found in made]
         images = [[image() for image in record.images] for record in records]
         return model.generate(prompts, images, new_tokens=new_tokens, batch_size=64)
 

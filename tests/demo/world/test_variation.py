@@ -104,17 +104,17 @@ def test_the_share_of_other_things_is_what_was_asked_for():
         assert all(len({one.color for one in shown[i : i + RUN]}) == 1 for i in range(0, 1472, RUN))
 
 
-def test_added_scenes_of_two_things_come_in_both_orders():
-    training = by_color(CONFIG)
-    plain = [drawn(training, 7, number) for number in range(1500)]
+def test_scenes_of_two_things_come_in_both_orders():
+    training, others = by_color(CONFIG), drawing.others()
     for share in (0.3, 0.7):
-        shown = [drawn(training, 7, number, pairs=share) for number in range(1500)]
-        added = [i for i in range(0, 1500, 2) if shown[i + 1].things == shown[i].things[::-1] != shown[i].things]
-        assert len(added) / 750 == pytest.approx(share, abs=0.06)
-        assert all(dataclasses.replace(shown[i + 1], things=shown[i].things) == shown[i] for i in added)
-        assert all(shown[i] in training[shown[i].color] for i in added)
-        rest = [i for i in range(1500) if i - i % 2 not in added]
-        assert [shown[i] for i in rest] == [plain[i] for i in rest]
+        shown = [drawn(training, 7, number, others, ("noto",), 0.5, share) for number in range(1500)]
+        two = [i for i in range(0, 1500, 2) if len(shown[i].things) == 2]
+        assert len(two) / 750 == pytest.approx(share, abs=0.06)
+        assert all(shown[i] in training[shown[i].color] for i in two)
+        assert all(shown[i + 1] == dataclasses.replace(shown[i], things=shown[i].things[::-1]) for i in two)
+        rest = [shown[i] for i in range(1500) if i - i % 2 not in two]
+        assert all(len(one.things) == 1 for one in rest)
+        assert sum(one.things[0] in others for one in rest) / len(rest) == pytest.approx(0.5, abs=0.06)
 
 
 def test_variants_are_few_and_each_its_own():

@@ -152,19 +152,22 @@ def drawn(
     few colours pictures must be told apart by the things that they show, and not by what lies behind.
 
     training: of `by_color`; others: things that no scene shows, one of which, in one of `hands`, is in this share of
-    the pictures; pairs: the share of scenes of two things that are added to the training's own. Each of them is
-    followed by the same two in the other order, without which hardly two captions of a batch would differ in it.
+    the pictures; pairs: the share of scenes of two things, 0: as many as the training has. Each of them is followed by
+    the same two in the other order, without which hardly two captions of a batch would differ in nothing else.
     """
     color = list(COLORS)[generator(seed, "color of a run", str(number // RUN)).integers(len(COLORS))]
-    if pairs and (random := generator(seed, "two things of a run", str(number // 2))).random() < pairs:
-        of_two = [shown for shown in training[color] if len(shown.things) == 2]
-        shown = of_two[int(random.integers(len(of_two)))]
-        return dataclasses.replace(shown, things=shown.things[::-1]) if number % 2 else shown
+    scenes = training[color]
+    if pairs:
+        random = generator(seed, "two things of a run", str(number // 2))
+        two = random.random() < pairs
+        scenes = [shown for shown in scenes if (len(shown.things) == 2) is two]
+        if two:
+            shown = scenes[int(random.integers(len(scenes)))]
+            return dataclasses.replace(shown, things=shown.things[::-1]) if number % 2 else shown
     random = generator(seed, "scene of a run", str(number))
     if share and random.random() < share:
         thing, hand = others[int(random.integers(len(others)))], hands[int(random.integers(len(hands)))]
         return Shown((thing,), color, hand, number)
-    scenes = training[color]
     return scenes[int(random.integers(len(scenes)))]
 
 

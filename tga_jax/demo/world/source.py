@@ -49,9 +49,9 @@ class EmojiSource(Source):
     wrong_guides: float = 0.0
     mix: tasks.TextMix = dataclasses.field(default_factory=tasks.TextMix)
     language: str = "words"  # one of `language.LANGUAGES`
-    # CLIP's pictures are drawn for every sample anew, the share `others` of them of things that no scene shows, and the
-    # share `pairs` of scenes of two things added; the chance that a thing is drawn otherwise than its hand does rises
-    # to `variation` over the first `ramp` of them.
+    # CLIP's pictures are drawn for every sample anew, the share `pairs` of them of two things (0: as in the training),
+    # and of the rest `others` of things that no scene shows; the chance that a thing is drawn otherwise than its hand
+    # does rises to `variation` over the first `ramp` of them.
     fresh: bool = False
     others: float = 0.0
     pairs: float = 0.0
