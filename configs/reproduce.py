@@ -232,7 +232,7 @@ def get_config() -> ConfigDict:
         "steps": 160,
         "batch_size": 16,
         **adam(1.5e-4),
-        "embedding_noise": 5.0,
+        "embedding_noise": 12.0,
         "mix": {
             "harmful": 0.35,
             "plain": 0.0,
