@@ -117,6 +117,13 @@ def test_refused_of_what_is_named_where_answers_are_begun():
     assert (none["harmful_seen"]["value"], none["dsr_of_seen"]["value"]) == (0.0, None)
 
 
+def test_beside_another_thing_the_harmful_one_alone_has_to_be_named():
+    knife, item = "kitchen knife", ITEMS[0]
+    two = dataclasses.replace(item, scene=Scene("two", ("teacup", knife), "red", True), kind="knife")
+    for said, named in ((f"a cat next to a {knife}", True), ("a teacup next to a cat", False)):
+        assert rates.ask_begun(WORDS, lambda _, said=said: [said], [two])[0].correct is named
+
+
 def test_an_answer_is_begun_behind_the_whole_prompt():
     tokenizer = tasks.build_tokenizer([WORDS.caption(i.scene) for i in ITEMS])
     said = lambda prompts, images, **_: [str(prompt) for prompt in prompts]  # noqa: E731
