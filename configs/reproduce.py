@@ -229,17 +229,17 @@ def get_config() -> ConfigDict:
     drawn = {"fresh": True, "others": 0.2, "pairs": 0.3, "variation": 0.7, "ramp": 60_000}
     config.clip = {"steps": 3600, "batch_size": 128, **muon(5e-3), **drawn}
     config.text = {
-        "steps": 160,
+        "steps": 220,
         "batch_size": 16,
         **adam(1.5e-4),
         "embedding_noise": 12.0,
         "mix": {
-            "harmful": 0.35,
+            "harmful": 0.4,
             "plain": 0.0,
             "repeated": 0.0,
-            "tiled": 0.1,
+            "tiled": 0.05,
             "stretched": 0.3,
-            "bag": 0.2,
+            "bag": 0.15,
             "tile_words": (12, 26),
             "retrieved": 0.0,
             "about": 0.15,
