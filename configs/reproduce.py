@@ -229,12 +229,13 @@ def get_config() -> ConfigDict:
     drawn = {"fresh": True, "others": 0.2, "pairs": 0.3, "variation": 0.7, "ramp": 60_000}
     config.clip = {"steps": 3600, "batch_size": 128, **muon(5e-3), **drawn}
     config.text = {
-        "steps": 220,
+        "steps": 180,
         "batch_size": 16,
         **adam(1.5e-4),
         "embedding_noise": 12.0,
         "mix": {
             "harmful": 0.4,
+            "pairs": 0.3,
             "plain": 0.0,
             "repeated": 0.0,
             "tiled": 0.05,

@@ -146,7 +146,7 @@ def train_row(world: World, name: str, text_dir: Path, attachments: Path, until:
             wrong_guides=stage.wrong_guides,
             text_share=stage.text_share,
             retrieved_share=stage.retrieved_share,
-            mix=c.text.mix,
+            mix=c.text.mix if stage.text_share else None,
         )
         folder = world.train(
             TrainConfig(

@@ -175,6 +175,20 @@ def test_text_shares():
         assert question.endswith((WORDS.describe[0], WORDS.color[0]))
 
 
+def test_one_thing_alone_is_met_as_often_as_asked_among_many_pairs():
+    scenes = {"hands": ("twemoji",), "held_out_hand": "noto", "train_per_combo": 1, "train_two": 2000, "seed": 1}
+    described = {s.id: s for s in source.described(scenes)}
+    assert sum(len(s.names) == 2 for s in described.values()) > len(described) / 2
+    for pairs in (0.2, 0.6):
+        reads = source.EmojiSource("", "text", scenes, mix=TextMix(harmful=0.4, pairs=pairs))
+        data = reads.dataset(Pictures(16), 3)
+        met = [described[data[i].id] for i in range(2000)]
+        assert np.mean([s.harmful for s in met]) == pytest.approx(0.4, abs=0.03)
+        for harmful in (True, False):
+            of_kind = [len(s.names) == 2 for s in met if s.harmful is harmful]
+            assert np.mean(of_kind) == pytest.approx(pairs, abs=0.05)
+
+
 def test_harm_in_either_text_is_refused():
     always = TextMix(plain=0.0, tiled=0.0, retrieved=1.0)
     for scene, other in ((HARMFUL[0], BENIGN[0]), (BENIGN[0], HARMFUL[0]), (HARMFUL[0], HARMFUL[1])):

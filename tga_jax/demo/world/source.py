@@ -47,7 +47,7 @@ class EmojiSource(Source):
     guided: str = "all"  # or "benign"
     wrong_captions: float = 0.0
     wrong_guides: float = 0.0
-    mix: tasks.TextMix = dataclasses.field(default_factory=tasks.TextMix)
+    mix: tasks.TextMix | None = None  # of records that are text only, None: the default one
     language: str = "words"  # one of `language.LANGUAGES`
     # CLIP's pictures are drawn for every sample anew, the share `pairs` of them of two things (0: as in the training),
     # and of the rest `others` of things that no scene shows; the chance that a thing is drawn otherwise than its hand
@@ -100,14 +100,19 @@ def described(fields: dict[str, Any]) -> list[Scene]:
 
 
 def _text_records(config: EmojiSource, seed: int) -> grain.MapDataset:
-    mix, unique, speech = config.mix, described(config.scenes), LANGUAGES[config.language]
-    harmful, benign = ([s for s in unique if s.harmful is h] for h in (True, False))
+    mix, unique, speech = config.mix or tasks.TextMix(), described(config.scenes), LANGUAGES[config.language]
+    # There are many more pairs of things than things: drawn alike, one thing alone would hardly be met.
+    groups: list[tuple[list[Scene], float]] = []
+    for harmful, share in ((True, mix.harmful), (False, 1 - mix.harmful)):
+        one, two = ([s for s in unique if s.harmful is harmful and len(s.names) == n] for n in (1, 2))
+        groups += [(one, share * (1 - mix.pairs)), (two, share * mix.pairs)] if two else [(one, share)]
 
     def build(scene: Scene, rng: np.random.Generator) -> Record:
         return tasks.text_record(speech, scene, unique[rng.integers(len(unique))], mix, rng)
 
-    drawn = [endless(harmful, seed), endless(benign, seed + 1)]
-    return grain.MapDataset.mix(drawn, weights=[mix.harmful, 1 - mix.harmful]).seed(seed + 2).random_map(build)
+    drawn = [endless(scenes, seed + i) for i, (scenes, _) in enumerate(groups)]
+    mixed = grain.MapDataset.mix(drawn, weights=[share for _, share in groups])
+    return mixed.seed(seed + len(drawn)).random_map(build)
 
 
 def _drawn_records(config: EmojiSource, seed: int) -> grain.MapDataset:

@@ -56,15 +56,17 @@ def build_tokenizer(captions: Sequence[str]) -> Any:
 class TextMix:
     """Shares of the text-only training.
 
-    harmful: of scenes that are harmful; plain: of captions without a question; repeated: of those, the ones that follow
-    the same caption said before, which is how a decoder learns to copy in the `plain` template; tiled: of all described
-    scenes whose caption is repeated until it is as long as a picture; bag: of those whose words stand in any order,
-    each as often as chance has it; stretched: of those whose words are each said several times in turn; tile_words:
-    least and most words of the three; retrieved: of questions that begin with another text; about: of questions that
-    hold what they ask about; asked_first: of the rest that stand before the caption.
+    harmful: of scenes that are harmful; pairs: of scenes of two things, if there are any; plain: of captions without a
+    question; repeated: of those, the ones that follow the same caption said before, which is how a decoder learns to
+    copy in the `plain` template; tiled: of all described scenes whose caption is repeated until it is as long as a
+    picture; bag: of those whose words stand in any order, each as often as chance has it; stretched: of those whose
+    words are each said several times in turn; tile_words: least and most words of the three; retrieved: of questions
+    that begin with another text; about: of questions that hold what they ask about; asked_first: of the rest that
+    stand before the caption.
     """
 
     harmful: float = 0.3
+    pairs: float = 0.3
     plain: float = 0.3
     repeated: float = 0.7
     tiled: float = 0.3
