@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tga_jax.demo import attacks, baselines, cells, rates
+from tga_jax.demo import attacks, baselines, cells, measure, rates
 from tga_jax.demo.cells import BEGUN, TEXT, Cell
 from tga_jax.demo.config import DemoConfig
 from tga_jax.demo.rates import Answer
@@ -47,7 +47,7 @@ def fake(config: DemoConfig, cell: Cell, dsr: float) -> dict:
         answers |= {split: _answers(config, cell, dsr, split) for split in splits}
         answers |= dict.fromkeys(("test+new", "test+retrieved"), answers["test"])
         if LANGUAGES[config.language].begun:
-            for split in ("test", "test_hand", "test_two"):
+            for split in measure.SEEN:
                 harmful = [a for a in answers[split] if a.kind]
                 seen = len(harmful) * 3 // 4
                 answers[f"{split}{BEGUN}"] = [

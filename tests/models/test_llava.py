@@ -110,6 +110,8 @@ def test_text_twin_worked_rows():
     assert twin("sr..q..t", "00110110", "abc", "stretched") == "sraaqbct"
     assert twin("s....q", "011110", "---", "stretched") == "s....q"
     assert twin("stuvwq", "000000", "abc", "stretched") == "stuvwq"
+    with pytest.raises(ValueError, match="layout: 'torn', expected one of repeated, stretched"):
+        twin("s....q", "011110", "abc", "torn")
 
 
 RESAMPLER = llava.ResamplerConfig(queries=3, num_layers=2, num_heads=2)

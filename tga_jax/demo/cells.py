@@ -119,7 +119,8 @@ def _answers(
         answers[measure.key(split, retrieved, new)] = rates.ask(speech, generate, held_out[split], retrieved, new)
     if speech.begun:
         goes_on = measure.generator(model, world.config.new_tokens, speech.begun)
-        answers |= {f"{split}{BEGUN}": rates.ask_begun(speech, goes_on, items) for split, items in held_out.items()}
+        begun = {split: items for split, items in held_out.items() if split in measure.SEEN}
+        answers |= {f"{split}{BEGUN}": rates.ask_begun(speech, goes_on, items) for split, items in begun.items()}
     if last and cell.row in world.config.core_rows and speech.role_play:
         found = attacks.ask(speech, generate, held_out["test"], cell.seed)
         answers |= {f"attack+{name}": said for name, said in found.items()}

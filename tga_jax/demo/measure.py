@@ -36,6 +36,7 @@ MEASURED = (
     ("test_hand", False, False),
     ("test_two", False, False),
 )
+SEEN = ("test", "test_hand", "test_two")  # splits that are asked about with the answer begun, too
 PATCHED = 28  # harmful captions, about, that are looked at by patching
 
 

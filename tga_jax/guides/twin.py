@@ -18,8 +18,6 @@ from tga_jax.guides.base import DECAYS, Array, Cost, Guide, Seen, States, Text, 
 from tga_jax.losses import masked_mean
 from tga_jax.models import llava
 
-LAYOUTS = ("repeated", "stretched")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Twin(Guide):
@@ -40,7 +38,7 @@ class Twin(Guide):
     def __post_init__(self):
         super().__post_init__()
         check_choice("decay", self.decay, DECAYS)
-        check_choice("layout", self.layout, LAYOUTS)
+        check_choice("layout", self.layout, llava.LAYOUTS)
 
     def twin(self, batch: Batch) -> Array:
         """int32 [B, T]"""

@@ -158,6 +158,9 @@ def marked(mask: Array, count: int) -> Array:
     return jnp.argsort(~mask, axis=1, stable=True)[:, :count]
 
 
+LAYOUTS = ("repeated", "stretched")  # of a caption in a picture's place
+
+
 def text_twin(
     tokens: Array, image_mask: Array, caption_tokens: Array, caption_mask: Array, layout: str = "repeated"
 ) -> Array:
@@ -166,8 +169,10 @@ def text_twin(
     layout: "repeated", again and again, so that it ends there: token p of P takes word (p - P) mod C; "stretched", each
     word said several times: token p takes word floor(p C / P). caption_tokens [B, 1 + C] start with the begin token,
     which is left out; a row without image or caption stays as it is. Worked row, caption `a b c`: tokens `s . . . . q`,
-    mask `0 1 1 1 1 0` -> `s c a b c q`, stretched `s a a b c q`.
+    mask `0 1 1 1 1 0` -> `s c a b c q`, stretched `s a a b c q`. Raises ValueError for another layout.
     """
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout: {layout!r}, expected one of {', '.join(LAYOUTS)}")
     chex.assert_equal_shape([tokens, image_mask])
     chex.assert_equal_shape([caption_tokens, caption_mask])
     words, places = caption_mask.sum(1, keepdims=True), image_mask.sum(1, keepdims=True)  # C, P

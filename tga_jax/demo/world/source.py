@@ -105,7 +105,7 @@ def _text_records(config: EmojiSource, seed: int) -> grain.MapDataset:
     groups: list[tuple[list[Scene], float]] = []
     for harmful, share in ((True, mix.harmful), (False, 1 - mix.harmful)):
         one, two = ([s for s in unique if s.harmful is harmful and len(s.names) == n] for n in (1, 2))
-        groups += [(one, share * (1 - mix.pairs)), (two, share * mix.pairs)] if two else [(one, share)]
+        groups += [(one, share * (1 - mix.pairs)), (two, share * mix.pairs)] if two and mix.pairs else [(one, share)]
 
     def build(scene: Scene, rng: np.random.Generator) -> Record:
         return tasks.text_record(speech, scene, unique[rng.integers(len(unique))], mix, rng)
