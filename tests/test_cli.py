@@ -18,7 +18,7 @@ from tga_jax.cli import trainings as cli_trainings
 from tga_jax.demo import main as demo
 from tga_jax.demo.config import DemoConfig
 from tga_jax.errors import UserError
-from tga_jax.train import loop
+from tga_jax.train import loop, stopping
 from tga_jax.train.config import TrainConfig
 from tga_jax.workdir import claim
 
@@ -198,7 +198,7 @@ def test_a_forked_config_file_may_have_fields_that_the_default_has_not(monkeypat
 
 def test_a_stopped_command_says_so_and_ends_with_130(monkeypatch, capsys):
     def stop(*_):
-        raise loop.Interrupted("stopped at step 3 of clip; the same command continues there", False)
+        raise stopping.Interrupted("stopped at step 3 of clip; the same command continues there", False)
 
     monkeypatch.setattr(demo, "run", stop)
     assert call("demo") == 130

@@ -3,6 +3,8 @@
 import contextlib
 import errno
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -163,3 +165,17 @@ def test_a_folder_in_a_files_place_is_named(tmp_path):
     with pytest.raises(UserError, match=r"is a folder, expected the name of a file$"):
         workdir.write_text(tmp_path, "{}")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_two_would_make_one_makes_at_a_time(tmp_path):
+    path = tmp_path / "parts" / "x"
+
+    def grow(_) -> None:
+        with workdir.alone(path):
+            known = path.read_text() if path.exists() else ""
+            time.sleep(0.05)
+            path.write_text(known + "x")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(grow, range(4)))
+    assert path.read_text() == "xxxx"

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import filelock
 from etils import epath
 
 from tga_jax.errors import UserError
@@ -104,6 +105,19 @@ def replacing(path: AnyPath) -> Iterator[Any]:
             aside.replace(path)
         finally:
             aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """One thread of one process at a time; others wait. For a path that several may find missing, and make."""
+    with disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), thread_local=False)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager

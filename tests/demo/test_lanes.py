@@ -13,7 +13,7 @@ import pytest
 from tga_jax.checkpoints import orbax_files
 from tga_jax.demo import lanes
 from tga_jax.errors import UserError
-from tga_jax.train import loop
+from tga_jax.train import stopping
 
 SOON = 60.0  # seconds that a thread waits for another before the test fails
 
@@ -34,13 +34,13 @@ def test_one_lane_runs_jobs_in_their_order():
 
 def training(stopped: list[str], name: str, begun: threading.Barrier) -> None:
     """As `loop.run` does: until somebody asks to stop."""
-    with loop.stop_requests() as received:
+    with stopping.stop_requests() as received:
         begun.wait(SOON)
         never = threading.Event()
         for _ in range(int(SOON / 0.01)):
             if received:
                 stopped.append(name)
-                raise loop.Interrupted(f"stopped {name}", received[0] == signal.SIGTERM)
+                raise stopping.Interrupted(f"stopped {name}", received[0] == signal.SIGTERM)
             never.wait(0.01)
     raise AssertionError("was never asked to stop")
 
@@ -57,7 +57,7 @@ def test_an_error_stops_the_others_and_is_raised():
         lanes.run(jobs, 2)
     assert stopped == ["a"]
     assert not started
-    with loop.stop_requests() as received:  # nothing is left of it
+    with stopping.stop_requests() as received:  # nothing is left of it
         assert received == []
 
 
@@ -74,7 +74,7 @@ def test_a_signal_reaches_the_trainings_in_all_lanes(number):
     sender = threading.Thread(target=send)
     before = signal.getsignal(number)
     sender.start()
-    with pytest.raises(loop.Interrupted) as raised:
+    with pytest.raises(stopping.Interrupted) as raised:
         lanes.run(jobs, 2)
     sender.join()
     assert raised.value.preempted == (number == signal.SIGTERM)

@@ -17,7 +17,7 @@ from tga_jax import workdir
 from tga_jax.checkpoints import orbax_files
 from tga_jax.errors import UserError
 from tga_jax.models import presets, sharding
-from tga_jax.train import loop
+from tga_jax.train import loop, stopping
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -63,7 +63,7 @@ def test_a_training_in_a_bucket_is_stopped_continued_and_read(bucket, data, tmp_
     config, there, here = train_support.config(data), workdir.located(f"{bucket}/one"), tmp_path / "run"
     run(config, here)
     train_support.at_step(2, lambda: os.kill(os.getpid(), signal.SIGINT))
-    with pytest.raises(loop.Interrupted):
+    with pytest.raises(stopping.Interrupted):
         run(config, there)
     assert losses(there) == losses(here)[:2]
     assert not orbax_files.has_params(there)

@@ -25,7 +25,7 @@ from tga_jax.data import pipeline, sources
 from tga_jax.errors import UserError
 from tga_jax.guides import Instruction, Paper, Released, Tiled
 from tga_jax.models import llava, presets, sharding
-from tga_jax.train import flops, loop, setup, step
+from tga_jax.train import flops, loop, setup, step, stopping
 from tga_jax.train.config import MeshConfig, TrainConfig
 from tga_jax.train.optim import OptimConfig
 
@@ -174,7 +174,7 @@ def test_a_training_does_not_go_on_with_replaced_inputs(data, tmp_path):
     place, workdir = tmp_path / "data", tmp_path / "run"
     config, changes = replaced(data, place)
     train_support.at_step(2, lambda: os.kill(os.getpid(), signal.SIGINT))
-    with pytest.raises(loop.Interrupted):
+    with pytest.raises(stopping.Interrupted):
         run(config, workdir)
     before = (workdir / "metrics.jsonl").read_text()
     shutil.copytree(place, tmp_path / "kept")
@@ -205,7 +205,7 @@ def test_a_finished_training_says_so_too_and_data_that_are_gone_are_no_matter(da
 def test_inputs_may_be_moved(whole, data, tmp_path):
     moved = Path(shutil.copytree(data, tmp_path / "elsewhere"))
     train_support.at_step(2, lambda: os.kill(os.getpid(), signal.SIGINT))
-    with pytest.raises(loop.Interrupted):
+    with pytest.raises(stopping.Interrupted):
         run(train_support.config(data), tmp_path / "run")
     run(train_support.config(moved), tmp_path / "run")
     assert_same_run(tmp_path / "run", whole, train_support.config(moved))
@@ -218,7 +218,7 @@ def test_inputs_may_be_moved(whole, data, tmp_path):
 def test_a_preset_that_was_changed_is_found(data, tmp_path, monkeypatch):
     """Shapes would fit, and the training would go on with another base of the rotary embedding."""
     train_support.at_step(2, lambda: os.kill(os.getpid(), signal.SIGINT))
-    with pytest.raises(loop.Interrupted):
+    with pytest.raises(stopping.Interrupted):
         run(train_support.config(data), tmp_path / "run")
     old = train_support.model()
     changed = dataclasses.replace(old, llm=dataclasses.replace(old.llm, rope_theta=1e6))
@@ -240,7 +240,7 @@ def test_a_stopped_training_continues_bit_for_bit(whole, data, tmp_path, number,
     config, workdir = train_support.config(data), tmp_path / "run"
     before = signal.getsignal(which)
     train_support.at_step(number, lambda: os.kill(os.getpid(), which))
-    with pytest.raises(loop.Interrupted, match=f"step {number} of tiny"):
+    with pytest.raises(stopping.Interrupted, match=f"step {number} of tiny"):
         run(config, workdir)
     assert signal.getsignal(which) is before
     assert steps_kept(workdir)[-1] == number
@@ -324,7 +324,7 @@ def test_a_full_disk_is_named_and_the_training_continues_after_it(whole, data, t
 def test_a_damaged_checkpoint_is_named(whole, data, tmp_path):
     config, workdir = train_support.config(data), tmp_path / "run"
     train_support.at_step(2, lambda: os.kill(os.getpid(), signal.SIGINT))
-    with pytest.raises(loop.Interrupted):
+    with pytest.raises(stopping.Interrupted):
         run(config, workdir)
     folder = workdir / "checkpoints" / "2"
     for path in (folder / "state").rglob("*"):

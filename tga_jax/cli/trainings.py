@@ -20,6 +20,7 @@ USAGE = """\
             --scale=quick|full  the core rows with one seed (the default), or all rows with three
             --rows=A,B --seeds=0,1   other ones
             --workdir=DIR       finished cells, tables and report (default: runs/NAME); the same command continues
+            --jobs=N            rows made at once, each in a process of its own: for an accelerator (default: 1)
             --tables            only tables and report of the cells that are there
             --config=FILE       another grid, such as configs/emoji_ablation.py (default: configs/reproduce.py)
             --parts=DIR         as for demo
@@ -68,8 +69,9 @@ def _numbers(flag: str, text: str) -> list[int]:
 
 
 def _reproduce(arguments: list[str]) -> None:
-    flags = {"workdir": "", "parts": "runs/parts", "scale": "quick", "seeds": "", "rows": ""}
-    found, values = parse_with_config(arguments, {**flags, "tables": False}, ROOT / "configs" / "reproduce.py")
+    flags: dict[str, object] = {"workdir": "", "parts": "runs/parts", "scale": "quick", "seeds": "", "rows": ""}
+    flags |= {"jobs": 1, "tables": False}
+    found, values = parse_with_config(arguments, flags, ROOT / "configs" / "reproduce.py")
     if values.scale not in ("quick", "full"):
         raise UserError(f"--scale: {values.scale!r}, expected quick or full")
     import rich.console
@@ -84,7 +86,7 @@ def _reproduce(arguments: list[str]) -> None:
     others = () if quick else tuple(row for row in built.rows if row not in built.core_rows)
     rows = values.rows.split(",") if values.rows else (*built.core_rows, *others)
     workdir, parts = Path(values.workdir or f"runs/{built.name}"), Path(values.parts).absolute()
-    reproduce.run(built, seeds, rows, workdir, parts, rich.console.Console(), values.tables)
+    reproduce.run(built, seeds, rows, workdir, parts, rich.console.Console(), values.tables, values.jobs)
 
 
 def _train(arguments: list[str]) -> None:
@@ -95,7 +97,7 @@ def _train(arguments: list[str]) -> None:
 
     from tga_jax import config
     from tga_jax.models import xla_flags
-    from tga_jax.train import distributed, loop
+    from tga_jax.train import distributed, loop, stopping
     from tga_jax.train.config import TrainConfig
     from tga_jax.workdir import located
 
@@ -104,7 +106,7 @@ def _train(arguments: list[str]) -> None:
     distributed.initialize(values.distributed)
     try:
         loop.run(built, workdir, verbose=True)
-    except loop.Interrupted as stopped:
+    except stopping.Interrupted as stopped:
         jax.distributed.shutdown()  # waits for the others; `main` leaves without it, and they would be aborted
         if not stopped.preempted:
             raise

@@ -24,7 +24,7 @@ from tga_jax.evals import defences, steering
 from tga_jax.evals.asking import Asker, Question
 from tga_jax.evals.benchmark import BenchmarkSample
 from tga_jax.inference.model import Model
-from tga_jax.train import loop
+from tga_jax.train import stopping
 
 ROWS = ("base",)  # that they are tried on
 _CALIBRATED = 42  # pictures of a kind (harmful, look-alikes, others)
@@ -83,7 +83,7 @@ def _defended(
     ]
     said: list[str] = []
     for start in range(0, len(asked), asker.batch):
-        loop.stop_if_asked()
+        stopping.stop_if_asked()
         said += [answered.answer for answered in defence.answer(asker, asked[start : start + asker.batch])]
     settings = {k: v for k, v in dataclasses.asdict(defence).items() if k in ("layers", "threshold")}  # pyright: ignore
     return [judged(speech, item, question, text) for item, text in zip(items, said, strict=True)], settings
@@ -147,6 +147,6 @@ def ask(
     context = Context(world, model, known)
     answers, settings = {}, {}
     for name, baseline in BASELINES.items():
-        loop.stop_if_asked()
+        stopping.stop_if_asked()
         answers[name], settings[name] = baseline(context, items)
     return answers, settings

@@ -20,6 +20,7 @@ from tga_jax.demo.world.plan import EmojiScenesConfig, splits_of
 from tga_jax.models import layers, llava, presets
 from tga_jax.train import loop, optim
 from tga_jax.train.config import TrainConfig
+from tga_jax.workdir import alone
 
 LLMS = ("", "smollm2")
 STAGE_TASKS = ("caption", "asked", "visual", "tuned")
@@ -176,7 +177,7 @@ class World:
     words: Words  # of CLIP
     tokens: Words  # of the language model
     bars: rich.progress.Progress  # of `loop.progress_bars`: what is being done
-    locks: dict[Path, threading.Lock] = dataclasses.field(default_factory=dict)  # of parts being made
+    measuring: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
     @property
     def language(self) -> Language:
@@ -203,7 +204,7 @@ class World:
 
     def split(self, name: str) -> pictures.EmojiSplit:
         """A split of the pictures. The first call of a run draws them all unless they are there."""
-        with self.locks.setdefault(self.data, threading.Lock()):
+        with alone(self.data / EmojiScenesConfig(**self.scenes).name):
             config = EmojiScenesConfig(**self.scenes)
             if not pictures.is_built(config, self.data):
                 with self.shows("drawing the emoji scenes"):
@@ -230,7 +231,7 @@ class World:
         if len(config.init) == 1:  # CLIP, or the language model, whatever projector there will be
             model = getattr(model, next(iter(config.init)))
         workdir = self.folder(config.name, dataclasses.asdict(config), model)
-        with self.locks.setdefault(workdir, threading.Lock()):  # rows with a training in common: one makes it
+        with alone(workdir):  # rows with a training in common: one makes it
             loop.run(config, workdir, bars=self.bars, title=title)
         return workdir
 

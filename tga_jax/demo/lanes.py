@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from tga_jax.train import loop
+from tga_jax.train import stopping
 
 T = TypeVar("T")
 _TURN = 0.5  # seconds
@@ -24,13 +24,13 @@ def count() -> int:
 def run(jobs: Mapping[str, Callable[[], T]], lanes: int) -> dict[str, T]:
     """What the jobs return, `lanes` of them at a time, started in their order.
 
-    After a first error, or a signal to stop (`loop.stop_requests`), trainings stop with their state saved, no other
+    After a first error, or a signal to stop (`stopping.stop_requests`), trainings stop with their state saved, no other
     job starts, and the error is raised.
     """
-    with loop.stop_requests() as received, futures.ThreadPoolExecutor(lanes) as pool:
+    with stopping.stop_requests() as received, futures.ThreadPoolExecutor(lanes) as pool:
 
         def start(job: Callable[[], T]) -> T:
-            loop.stop_if_asked()
+            stopping.stop_if_asked()
             return job()
 
         started = {name: pool.submit(start, job) for name, job in jobs.items()}
@@ -43,5 +43,5 @@ def run(jobs: Mapping[str, Callable[[], T]], lanes: int) -> dict[str, T]:
         errors: list[Any] = [error for future in started.values() if (error := future.exception())]
         if errors:
             # What the others were stopped for.
-            raise next((error for error in errors if not isinstance(error, loop.Interrupted)), errors[0])
+            raise next((error for error in errors if not isinstance(error, stopping.Interrupted)), errors[0])
         return {name: future.result() for name, future in started.items()}

@@ -6,7 +6,6 @@ import json
 import os
 import resource
 import subprocess
-import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,7 @@ from tga_jax.demo.rates import Answer
 from tga_jax.demo.report import RATE_FIELDS, ROW_LABELS, headline
 from tga_jax.demo.world.plan import EmojiScenesConfig
 from tga_jax.report.figures import TEXT_LABEL
-from tga_jax.train import loop
+from tga_jax.train import loop, stopping
 from tga_jax.workdir import claim, holds, read_json, write_json
 
 
@@ -91,7 +90,7 @@ def _row(world: World, workdir: Path, count: int, name: str, text_dir: Path, cli
         return measure.inside(world, measure.load(saved), measure.items(world, "test", attachments))
 
     # One row at a time: the first compiles what all use, and two at once would both do.
-    with world.locks.setdefault(workdir, threading.Lock()), world.shows(f"{name}: measured"):
+    with world.measuring, world.shows(f"{name}: measured"):
         asked = partial(measure.measure_row, world, name, saved, folder, attachments)
         found: dict[str, Any] = lanes.run({"measured": asked, "inside": inside}, min(2, count))
     return _Row(**found)
@@ -140,7 +139,7 @@ def run(config: DemoConfig, workdir: Path, parts: Path, console: rich.console.Co
     if holds(workdir, described) and results_path.exists():
         results = read_json(results_path, "the results of an earlier run")
     else:
-        with loop.stop_requests(), loop.progress_bars(console) as bars:
+        with stopping.stop_requests(), loop.progress_bars(console) as bars:
             world = open_world(config, parts, bars)
             claim(workdir, described)  # only now: a config that is found wrong leaves nothing behind
             text, rows = _train_and_measure(world, workdir)

@@ -24,7 +24,7 @@ from tga_jax.demo.world import source, tasks
 from tga_jax.demo.world.pictures import EmojiSplit
 from tga_jax.inference.model import Model
 from tga_jax.models import llava
-from tga_jax.train import loop
+from tga_jax.train import stopping
 from tga_jax.workdir import read_json, write_json
 
 # (split, retrieved text in the prompt, questions that no training has)
@@ -92,7 +92,7 @@ def generator(model: Model, new_tokens: int, begun: str = "") -> rates.Generate:
     """begun: what each answer begins with, which the model has to go on from and does not return."""
 
     def generate(records: Sequence[Record]) -> list[str]:
-        loop.stop_if_asked()
+        stopping.stop_if_asked()
         made = [pieces(record, model.processor.tokenizer, prompt_only=True) for record in records]
         prompts = [Prompt((*found, *([Piece(begun)] if begun else []))) for found in made]
         images = [[image() for image in record.images] for record in records]
@@ -174,7 +174,7 @@ def inside(
     most: of these captions, evenly spaced; every: how many blocks lie between those that are patched; few: captions,
     about, that are patched.
     """
-    loop.stop_if_asked()
+    stopping.stop_if_asked()
     speech = world.language
     config, params, vocabulary = model.config, model.params, model.processor.vocabulary
     with_image = isinstance(config, llava.LlavaConfig)

@@ -2,20 +2,24 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import rich.console
 import rich.markdown
+from rich.console import Console
 
-from tga_jax.demo import cells, claims, main, mechanism, page
+from tga_jax.demo import cells, claims, jobs, main, mechanism, page, trainings
 from tga_jax.demo.cells import Cell
 from tga_jax.demo.config import DemoConfig
 from tga_jax.demo.grid import Grid
 from tga_jax.errors import UserError
-from tga_jax.train import loop
+from tga_jax.train import loop, stopping
 from tga_jax.workdir import write_json, write_text
+
+Cells = dict[Cell, dict[str, Any]]  # and what is kept of them
 
 
 def write(grid: Grid, workdir: Path) -> None:
@@ -32,44 +36,101 @@ def write(grid: Grid, workdir: Path) -> None:
     page.write(grid, workdir)
 
 
+_REPORTED_EVERY = 60.0  # seconds, at most, of many jobs at once
+
+
+def _make(config: DemoConfig, parts: Path, folder: Path, wanted: Sequence[Cell]) -> None:
+    """In a process of its own. Without cells: what all rows of a seed start from, but for the text model."""
+    with loop.progress_bars(Console(quiet=True)) as bars:
+        world = main.open_world(config, parts, bars)
+        if not wanted:
+            trainings.attach(world, trainings.train_clip(world))
+        for cell in wanted:
+            cells.store(folder, cell, cells.make(world, cell))
+            stopping.stop_if_asked()
+
+
+def _jobs(config: DemoConfig, missing: Sequence[Cell], parts: Path, folder: Path) -> Iterator[tuple[str, jobs.Job]]:
+    """By name: of each seed its text model and its CLIP, and then each row."""
+    for seed in dict.fromkeys(cell.seed for cell in missing):
+        make = partial(_make, dataclasses.replace(config, seed=seed), parts, folder)
+        first = f"seed{seed}-{cells.TEXT}", f"seed{seed}-clip"
+        wanted: dict[str, list[Cell]] = {cells.TEXT: []}
+        for cell in missing:
+            if cell.seed == seed:
+                wanted.setdefault(cell.row, []).append(cell)
+        text = wanted.pop(cells.TEXT)
+        if text:
+            yield first[0], jobs.Job(partial(make, text))
+        if wanted:
+            yield first[1], jobs.Job(partial(make, ()))
+        for row, own in wanted.items():
+            yield f"seed{seed}-{row}", jobs.Job(partial(make, own), first if text else first[1:])
+
+
+def _in_turn(made: Grid, missing: Sequence[Cell], found: Cells, workdir: Path, parts: Path, console: Console) -> None:
+    with stopping.stop_requests(), loop.progress_bars(console) as bars:
+        for cell in missing:
+            stopping.stop_if_asked()
+            console.print(f"cell {made.cells.index(cell) + 1} of {len(made.cells)}: {cell.name}")
+            world = main.open_world(dataclasses.replace(made.config, seed=cell.seed), parts, bars)
+            found[cell] = cells.make(world, cell)
+            cells.store(workdir / "cells", cell, found[cell])
+            with world.shows("drawing the report"):
+                write(made, workdir)
+
+
+def _at_once(
+    made: Grid, missing: Sequence[Cell], found: Cells, workdir: Path, parts: Path, console: Console, count: int
+) -> None:
+    folder, reported = workdir / "cells", time.monotonic()
+    # What one process has compiled the others read.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.fspath(parts / "compiled"))
+    for name in jobs.run(dict(_jobs(made.config, missing, parts, folder)), count):
+        for cell in missing:
+            if cell not in found and (kept := cells.stored(folder, made.config, cell)) is not None:
+                found[cell] = kept
+        console.print(f"{name}: done; {len(found)} of {len(made.cells)} cells")
+        if found and time.monotonic() > reported + _REPORTED_EVERY:
+            write(made, workdir)
+            reported = time.monotonic()
+
+
 def run(
     config: DemoConfig,
     seeds: Sequence[int],
     rows: Sequence[str],
     workdir: Path,
     parts: Path,
-    console: rich.console.Console,
+    console: Console,
     only_tables: bool = False,
+    at_once: int = 1,
 ) -> None:
     """Makes what is missing of the grid, each cell a file in `<workdir>/cells`; after each, tables and page are new.
 
-    only_tables: makes nothing, and writes tables and page of the cells that are there.
+    only_tables: makes nothing, and writes tables and page of the cells that are there. at_once: how many rows are made
+    at the same time, each in a process of its own.
 
     Raises what the trainings raise; stopped, the same call continues.
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise UserError(f"--seeds: {','.join(map(str, seeds)) or 'none'}, expected different numbers such as 0,1,2")
+    if at_once < 1:
+        raise UserError(f"--jobs: {at_once}, expected at least 1")
     folder = workdir / "cells"
     grid = list(cells.of_grid(config, tuple(seeds), tuple(rows)))
-    found: dict[Cell, dict[str, Any]] = {}
-    made = Grid(config, grid, found)
+    found: Cells = {}
     for cell in grid:
         if (kept := cells.stored(folder, config, cell)) is not None:
             found[cell] = kept
         elif cell.file(folder).exists():
             then = "left out of the table" if only_tables else "made again, in its place"
             console.print(f"cell {cell.name}: kept from another config; {then}")
-    with loop.stop_requests(), loop.progress_bars(console) as bars:
-        for number, cell in enumerate(grid, 1):
-            if cell in found or only_tables:
-                continue
-            loop.stop_if_asked()
-            console.print(f"cell {number} of {len(grid)}: {cell.name}")
-            world = main.open_world(dataclasses.replace(config, seed=cell.seed), parts, bars)
-            found[cell] = cells.make(world, cell)
-            cells.store(folder, cell, found[cell])
-            with world.shows("drawing the report"):
-                write(made, workdir)
+    made, missing = Grid(config, grid, found), [cell for cell in grid if cell not in found and not only_tables]
+    if at_once == 1:
+        _in_turn(made, missing, found, workdir, parts, console)
+    elif missing:
+        _at_once(made, missing, found, workdir, parts, console, at_once)
     if not found:
         raise UserError(f"{folder}: no cells of this grid, expected at least one; run without --tables to make them")
     write(made, workdir)

@@ -23,6 +23,7 @@ from tga_jax.models import llava
 from tga_jax.retrieval import captions
 from tga_jax.train import optim, step
 from tga_jax.train.config import TrainConfig
+from tga_jax.workdir import alone
 
 # Records, for the lengths of the batches: of a decoder that reads pieces of words all that most trainings draw; where a
 # word is a token there are few lengths.
@@ -106,11 +107,17 @@ def train_text(world: World) -> Path:
 
 def attach(world: World, clip_dir: Path) -> Path:
     """Vision features and retrieved captions of every split, by the trained CLIP. Corpus: the training captions."""
-    model, clip_words = world.model(), world.words.vocabulary
+    model = world.model()
     reads = [str(clip_dir), model.feature_layer, model.feature_select]
     folder = world.folder("attachments", reads, model.clip)
-    if all((folder / f"{split}.npy").exists() for split in world.splits):
-        return folder
+    with alone(folder):
+        if not all((folder / f"{split}.npy").exists() for split in world.splits):
+            _attach(world, clip_dir, folder)
+    return folder
+
+
+def _attach(world: World, clip_dir: Path, folder: Path) -> None:
+    model, clip_words = world.model(), world.words.vocabulary
     like = jax.eval_shape(lambda: llava.init(model, jax.random.key(0), ("clip",)))["clip"]
     params = orbax_files.load_params(clip_dir, "clip", like)
     corpus = sorted({str(caption) for caption in world.split("train").captions})
@@ -123,7 +130,6 @@ def attach(world: World, clip_dir: Path) -> Path:
             features, embeddings = embed.features_and_embeddings(model, params, split.images)
             nearest = index.nearest(embeddings, [str(c) for c in split.captions])
             source.attach(folder, name, features, [corpus[row] for row in nearest])
-    return folder
 
 
 def train_row(world: World, name: str, text_dir: Path, attachments: Path, until: str = "") -> dict[str, Path]:

@@ -10,7 +10,7 @@ from tga_jax.demo.config import DemoConfig, Words
 from tga_jax.demo.world import drawing, tasks
 from tga_jax.demo.world.concepts import COLORS, CONCEPTS, caption
 from tga_jax.errors import UserError
-from tga_jax.workdir import disk_errors, new_folder
+from tga_jax.workdir import alone, new_folder
 
 # SmolLM2's own chat form, but that it has no system text unless one is given; its template would write one of its own,
 # as long as all else that is said here.
@@ -34,11 +34,10 @@ def of_world(config: DemoConfig, parts: Path) -> tuple[Words, Words]:
 
 
 def _saved(folder: Path, make) -> Words:
-    with disk_errors(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    if not folder.exists():
-        with new_folder(folder) as aside:
-            make().save_pretrained(aside)
+    with alone(folder):
+        if not folder.exists():
+            with new_folder(folder) as aside:
+                make().save_pretrained(aside)
     return Words(folder, Vocabulary(load_tokenizer(folder)))
 
 
@@ -53,8 +52,9 @@ def decoder(config: DemoConfig, parts: Path) -> str:
     if not config.llm:
         return ""
     folder = parts / "smollm2"
-    if not folder.exists():
-        hub.import_hub(smollm2_file(), folder, "float32")
+    with alone(folder):
+        if not folder.exists():
+            hub.import_hub(smollm2_file(), folder, "float32")
     return str(folder)
 
 

@@ -5,7 +5,6 @@ import dataclasses
 import math
 import signal
 import time
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -19,58 +18,13 @@ from tga_jax.checkpoints import orbax_files
 from tga_jax.data import pipeline, sources
 from tga_jax.errors import UserError
 from tga_jax.models import llava, presets, sharding
-from tga_jax.train import chips, flops, origin, setup, step
+from tga_jax.train import chips, flops, origin, setup, step, stopping
 from tga_jax.train.config import TrainConfig
 from tga_jax.train.metrics import MetricsWriter, Speed
 from tga_jax.workdir import AnyPath, claim, holds
 
 # What a resumed run may have otherwise: where it runs, and what it writes.
 _MAY_CHANGE = ("mesh", "remat", "attention", "log_every", "checkpoint_every", "keep", "keep_every", "wandb")
-
-
-class Interrupted(KeyboardInterrupt):
-    """Someone, or the machine's scheduler, asked to stop; the state is saved. preempted: by SIGTERM."""
-
-    def __init__(self, message: str, preempted: bool):
-        super().__init__(message)
-        self.preempted = preempted
-
-
-_requests: list[int] | None = None  # of the `stop_requests` that is under way
-
-
-@contextlib.contextmanager
-def stop_requests() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM instead of stopping in the middle of a step; a second one stops at once.
-
-    Within another one, also in another thread, it is that one: signals reach the main thread alone, which holds this
-    around trainings in several threads.
-    """
-    global _requests
-    if _requests is not None:
-        yield _requests
-        return
-    received: list[int] = []
-
-    def handler(number: int, _: Any) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    previous = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
-    _requests = received
-    try:
-        yield received
-    finally:
-        _requests = None
-        for number, old in previous.items():
-            signal.signal(number, old)
-
-
-def stop_if_asked() -> None:
-    """Raises Interrupted if the `stop_requests` that is under way has one. For long work that is no training."""
-    if _requests:
-        raise Interrupted("stopped; the same command continues there", _requests[0] == signal.SIGTERM)
 
 
 def _asked_to_stop(received: list[int], number: int, every: int, metrics: Any) -> int:
@@ -202,7 +156,7 @@ def _steps(
     received: list[int],
     title: str,
 ) -> step.TrainState:
-    """The state after all steps. Raises Interrupted, with the state saved, once a signal was received."""
+    """The state after all steps. Raises stopping.Interrupted, with the state saved, once a signal was received."""
     train_step = setup.make_step(config, ready.model, state)
     key = jax.random.key(config.seed)
     last: tuple[Any, ...] | None = None  # the metrics of the step before, read while this one runs
@@ -213,16 +167,16 @@ def _steps(
         if last is not None:
             log.step(number - 1, *last)
         last = metrics, setup.work(config, ready.model, state, batch)
-        stopping = _asked_to_stop(received, number, config.log_every, metrics)
-        if stopping or number % config.checkpoint_every == 0 or number == config.steps:
+        signalled = _asked_to_stop(received, number, config.log_every, metrics)
+        if signalled or number % config.checkpoint_every == 0 or number == config.steps:
             log.step(number, *last)  # before the save, so that a resumed run has this step's line
             last = None
             log.flush()
             store.save(number, _resumable(state), ready.batches.get_state())
             log.saved = number
-        if stopping:
-            raise Interrupted(
-                f"stopped at step {number} of {title}; the same command continues there", stopping == signal.SIGTERM
+        if signalled:
+            raise stopping.Interrupted(
+                f"stopped at step {number} of {title}; the same command continues there", signalled == signal.SIGTERM
             )
     return state
 
@@ -263,7 +217,7 @@ def run(
     store = orbax_files.Checkpoints(workdir, config.keep, config.keep_every)
     writer = None
     try:
-        with jax.set_mesh(ready.mesh), stop_requests() as received:
+        with jax.set_mesh(ready.mesh), stopping.stop_requests() as received:
             start = store.latest_step() or 0
             if start:
                 saved_state, data_state = store.restore(start, _resumable(state))
