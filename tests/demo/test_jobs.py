@@ -1,5 +1,6 @@
 """Jobs in processes of their own: their order, and the others when one fails, one is killed, or all are to stop."""
 
+import json
 import os
 import signal
 import threading
@@ -24,6 +25,21 @@ def fail(path: Path) -> None:
     while not path.exists():
         time.sleep(0.05)
     raise UserError("no such thing")
+
+
+class Odd(UserError):
+    """Does not survive pickling: its message alone does not make another."""
+
+    def __init__(self, thing: str, wanted: str):
+        super().__init__(f"{thing}, expected {wanted}")
+
+
+def fail_oddly() -> None:
+    raise Odd("a", "b")
+
+
+def fail_unforeseen() -> None:
+    raise json.JSONDecodeError("no JSON", "", 0)
 
 
 def die() -> None:
@@ -67,6 +83,13 @@ def test_after_an_error_the_others_stop_with_their_state_saved(tmp_path):
         list(jobs.run(grid, 2))
     assert saved.exists()
     assert not never.exists()
+
+
+def test_errors_arrive_whatever_their_type():
+    with pytest.raises(UserError, match=r"^a, expected b$"):
+        list(jobs.run({"a": Job(fail_oddly)}, 1))
+    with pytest.raises(RuntimeError, match=r"(?s)in a job:.*fail_unforeseen.*no JSON"):
+        list(jobs.run({"a": Job(fail_unforeseen)}, 1))
 
 
 def test_a_signal_reaches_every_job_once(tmp_path):

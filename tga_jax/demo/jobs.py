@@ -4,6 +4,7 @@ import dataclasses
 import multiprocessing
 import os
 import signal
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 from concurrent.futures import process
@@ -76,4 +77,8 @@ def _work(work: Callable[[], None]) -> bool:
             work()
         except stopping.Interrupted:
             return False
+        except UserError as error:
+            raise UserError(str(error)) from None
+        except Exception:  # of a type that may not survive the way between processes
+            raise RuntimeError(f"in a job:\n{traceback.format_exc()}") from None
     return True

@@ -28,6 +28,7 @@ from tga_jax.workdir import alone
 # Records, for the lengths of the batches: of a decoder that reads pieces of words all that most trainings draw; where a
 # word is a token there are few lengths.
 _LOOKED_AT = {"smollm2": 16_384, "": 4096}
+_READ_AHEAD = 1024  # records at most, which a training reads beyond its last
 _SPARE = 2  # positions, for records that were not looked at
 
 
@@ -39,7 +40,7 @@ def _data(world: World, row: str, records: int, task: str, **fields: Any) -> sou
     spoken = world.words if task == "clip" else world.tokens
     image_tokens, clip = world.model(row).image_tokens, world.model().clip
     drawn = reads.dataset(sources.Pictures(clip.vision.image_size), world.config.seed)
-    first: list[Any] = [drawn[i] for i in range(min(records, _LOOKED_AT[world.config.llm]))]
+    first: list[Any] = [drawn[i] for i in range(min(records + _READ_AHEAD, _LOOKED_AT[world.config.llm]))]
     rows = [tokenize(record, spoken.vocabulary, image_tokens) for record in first]
     longest = max(len(found.tokens) for found in rows) + _SPARE
     captions = max(len(found.caption) for found in rows) + _SPARE
