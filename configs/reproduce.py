@@ -25,7 +25,7 @@ def stage2(**fields) -> dict:
 
 def fit(**fields) -> dict:
     """The projector alone learns the words' embeddings, which needs no pass through the decoder."""
-    return stage1(guide=True, lm=0.0, **{"steps": 2000, "batch_size": 64, **muon(8e-3), **fields})
+    return stage1(guide=True, lm=0.0, **{"steps": 3000, "batch_size": 64, **muon(8e-3), **fields})
 
 
 def transport(**fields) -> dict:
@@ -226,7 +226,7 @@ def get_config() -> ConfigDict:
         "test_harmful_per_combo": 1,
         "test_two": 600,
     }
-    drawn = {"fresh": True, "others": 0.2, "pairs": 0.3, "variation": 0.7, "ramp": 60_000}
+    drawn = {"fresh": True, "others": 0.3, "pairs": 0.25, "variation": 0.7, "ramp": 60_000}
     config.clip = {"steps": 3600, "batch_size": 128, **muon(5e-3), **drawn}
     config.text = {
         "steps": 180,

@@ -103,18 +103,26 @@ def test_sorting_by_length_saves_padding():
 
 
 @pytest.mark.parametrize("hosts", [1, 2])
-@pytest.mark.parametrize("stop", [0, 3, 21])
+@pytest.mark.parametrize("start", [0, 3, 21])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_resumed_equals_uninterrupted(hosts, stop, threads):
+def test_resumed_equals_uninterrupted(hosts, start, threads):
     for host in range(hosts):
-        whole = iter(iterate(batches(host=host, hosts=hosts), threads))
-        for _ in range(stop):
-            next(whole)
-        state = whole.get_state()
-        rest = list(itertools.islice(whole, 20))
-        again = iter(iterate(batches(host=host, hosts=hosts), threads))
-        again.set_state(state)
-        assert all(equal(a, b) for a, b in zip(rest, itertools.islice(again, 20), strict=True))
+        made = batches(host=host, hosts=hosts)
+        whole = itertools.islice(iterate(made, threads), start, start + 20)
+        rest = itertools.islice(iterate(batches(host=host, hosts=hosts), threads, start=start), 20)
+        assert all(equal(a, b) for a, b in zip(whole, rest, strict=True))
+
+
+def test_other_processes_read_the_same():
+    read = list(itertools.islice(iterate(batches(), processes=2, start=3), 20))
+    assert all(equal(a, b) for a, b in zip(read, itertools.islice(iterate(batches()), 3, 23), strict=True))
+
+
+def test_an_error_in_another_process_is_the_same_line():
+    made = Batches(endless([LONG], 0), VOCABULARY, Shape((10,), 3, 6), 4, 0)
+    with pytest.raises(UserError) as error:
+        next(iter(iterate(made, processes=1)))
+    assert str(error.value) == "sample 'long': 22 tokens, expected at most 10"
 
 
 def test_the_same_seed_gives_the_same_batches_and_another_does_not():

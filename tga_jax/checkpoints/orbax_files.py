@@ -51,39 +51,34 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
-    def save(self, step: int, state: Any, data: dict[str, Any]) -> None:
-        """Copies the state and returns; it is written while the training goes on.
+    def save(self, step: int, state: Any) -> None:
+        """Copies the state, a pytree of arrays, and returns; it is written while the training goes on.
 
-        state: pytree of arrays; data: the input iterator's JSON state. Raises UserError if the disk was full, at this
-        save or at the one before.
+        Raises UserError if the disk was full, at this save or at the one before.
         """
         if step in self._manager.all_steps():
             return
         global _unfinished
         with disk_errors(self.folder), _alone(self._manager):
             _unfinished = self._manager
-            self._manager.save(
-                step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data))
-            )
+            self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)))
 
     def wait(self) -> None:
         """Until what was saved is on disk. Raises UserError if the disk is full."""
         with disk_errors(self.folder):
             self._manager.wait_until_finished()
 
-    def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
-        """The state, with the shapes and shardings of `like`, and the iterator's state."""
+    def restore(self, step: int, like: Any) -> Any:
+        """The state, with the shapes and shardings of `like`."""
         try:
             with _alone():
-                found: Any = self._manager.restore(
-                    step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore())
-                )
+                found: Any = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))
         except Exception as error:  # orbax and tensorstore raise many types for a damaged or foreign file
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             raise UserError(
                 f"{self.folder / str(step)}: cannot be restored ({reason}); remove it to resume from the one before"
             ) from error
-        return found.state, found.data
+        return found.state
 
     def close(self) -> None:
         global _unfinished

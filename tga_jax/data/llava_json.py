@@ -20,6 +20,10 @@ class SampleError(UserError):
         super().__init__(message)
         self.problem = problem
 
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        """The way from another process."""
+        return type(self), (self.problem, str(self))
+
 
 @dataclass(frozen=True)
 class Sample:

@@ -5,12 +5,15 @@ Every batch is a function of its number, so a training resumes where it stopped,
 
 import dataclasses
 import itertools
+import signal
 import sys
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import grain
 import numpy as np
+from absl import flags
 
 from tga_jax.data.batch import Batch
 from tga_jax.data.llava_json import SampleError
@@ -121,6 +124,13 @@ class Batches:
         self._plans: dict[int, list[list[tuple[Record, Tokens]]]] = {}
         self._lock = threading.Lock()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For other processes, which have plans and a lock of their own."""
+        return {name: value for name, value in vars(self).items() if name != "_lock"} | {"_plans": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
+
     def __len__(self) -> int:
         return sys.maxsize // (self._batch_size * self._window)
 
@@ -208,7 +218,21 @@ class Batches:
         return collate(tokens, pictures, self._vocabulary, shape.lengths[bucket], shape.caption_length, labels)
 
 
-def iterate(batches: Sequence[Batch] | Batches, threads: int = 1) -> grain.IterDataset[Batch]:
-    """The batches in their order, read ahead by `threads`; the iterator's state resumes it exactly."""
+def iterate(
+    batches: Sequence[Batch] | Batches, threads: int = 1, processes: int = 0, start: int = 0
+) -> grain.IterDataset[Batch]:
+    """The batches from number `start` on, in their order, read ahead by `threads`; processes: as many others, each with
+    these threads, do so instead, which is for records that Python has to work on; 0: this one."""
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(4, threads))
-    return grain.MapDataset.source(batches).to_iter_dataset(options)  # pyright: ignore[reportArgumentType]
+    numbered = grain.MapDataset.source(batches)[start:]  # pyright: ignore[reportArgumentType]
+    ahead = numbered.to_iter_dataset(options)
+    if not processes:
+        return ahead
+    if not flags.FLAGS.is_parsed():  # from outside `tga`; grain reads some of its own
+        flags.FLAGS(sys.argv[:1])
+    return ahead.mp_prefetch(grain.MultiprocessingOptions(processes, per_worker_buffer_size=2), _begin)
+
+
+def _begin(number: int, count: int) -> None:
+    """Of a process that reads: Ctrl-C is for the one that trains to act on."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -36,6 +36,10 @@ class Vocabulary:
         if not getattr(self.tokenizer, "is_fast", False):
             raise UserError("tokenizer: cannot tell where its tokens lie in a text, expected one with a tokenizer.json")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For other processes: without what is kept."""
+        return type(self), (self.tokenizer, self.rows)
+
     # Kept, because the tokenizer looks its special tokens up anew each time: a tenth of a short record's time.
     @functools.cached_property
     def begin_text(self) -> str | None:

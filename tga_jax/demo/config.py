@@ -230,7 +230,8 @@ class World:
         model = presets.get(config.model, self.vocabulary.size)
         if len(config.init) == 1:  # CLIP, or the language model, whatever projector there will be
             model = getattr(model, next(iter(config.init)))
-        workdir = self.folder(config.name, dataclasses.asdict(config), model)
+        described = dataclasses.asdict(dataclasses.replace(config, processes=0))  # which change nothing
+        workdir = self.folder(config.name, described, model)
         with alone(workdir):  # rows with a training in common: one makes it
             loop.run(config, workdir, bars=self.bars, title=title)
         return workdir

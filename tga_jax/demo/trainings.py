@@ -4,6 +4,7 @@ Every training is a folder in `<parts>`, named by a hash of its config and of wh
 one line changed repeats only what depends on that line.
 """
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,11 @@ def _optimizer(c: Training, schedule: tuple[tuple[str, float], ...], warmup: flo
     )
 
 
+def _drawing() -> int:
+    """Processes that draw CLIP's pictures, where there are cores for it: one takes as long as a step on two cores."""
+    return min(6, (os.cpu_count() or 1) // 4)
+
+
 def train_clip(world: World) -> Path:
     c = world.config
     drawn = {name: getattr(c.clip, name) for name in ("fresh", "others", "pairs", "variation", "ramp")}
@@ -83,6 +89,7 @@ def train_clip(world: World) -> Path:
             loss=step.LossConfig(lm=0.0, contrastive=1.0),
             optim=_optimizer(c.clip, ((".*", 1.0),), warmup=0.05),
             data=_data(world, "", c.clip.steps * c.clip.batch_size, "clip", **drawn),
+            processes=_drawing() if c.clip.fresh else 0,
         ),
         "clip",
     )

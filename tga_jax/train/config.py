@@ -46,6 +46,7 @@ class TrainConfig:
     attention: str = "auto"  # the fastest that the mesh's devices have, or one of `attention.IMPLEMENTATIONS`
     projector_length: str = "free"  # or "words"
     lora: layers.LoraConfig | None = None  # of the decoder, merged into it at the end
+    processes: int = 0  # that read the data, beside this one, each with `data.threads`; 0: this one alone
     log_every: int = 20
     checkpoint_every: int = 500
     keep: int = 2  # the newest checkpoints
@@ -68,6 +69,13 @@ class TrainConfig:
             raise ValueError("projector_length: 'words', expected a random projector and a decoder that is loaded")
         if self.optim.accumulate > 1 and self.loss.contrastive:
             raise ValueError("optim.accumulate: the contrastive loss needs a whole batch, expected 1")
-        for name, least in (("log_every", 1), ("checkpoint_every", 1), ("keep", 1), ("keep_every", 0), ("steps", 1)):
+        for name, least in (
+            ("processes", 0),
+            ("log_every", 1),
+            ("checkpoint_every", 1),
+            ("keep", 1),
+            ("keep_every", 0),
+            ("steps", 1),
+        ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: {getattr(self, name)}, expected at least {least}")

@@ -24,7 +24,17 @@ from tga_jax.train.metrics import MetricsWriter, Speed
 from tga_jax.workdir import AnyPath, claim, holds
 
 # What a resumed run may have otherwise: where it runs, and what it writes.
-_MAY_CHANGE = ("mesh", "remat", "attention", "log_every", "checkpoint_every", "keep", "keep_every", "wandb")
+_MAY_CHANGE = (
+    "mesh",
+    "processes",
+    "remat",
+    "attention",
+    "log_every",
+    "checkpoint_every",
+    "keep",
+    "keep_every",
+    "wandb",
+)
 
 
 def _asked_to_stop(received: list[int], number: int, every: int, metrics: Any) -> int:
@@ -82,7 +92,7 @@ class _Ready(NamedTuple):
     mesh: Mesh
     model: llava.LlavaConfig
     preset: llava.LlavaConfig  # `model`, before it was set up for these devices
-    batches: Any  # an iterator of Batch, with a state
+    batches: pipeline.Batches
     guided: str | None  # a line on how many samples the guide acts
 
 
@@ -103,10 +113,9 @@ def _ready(config: TrainConfig, console: rich.console.Console) -> tuple[_Ready, 
     made = setup.make_batches(config, vocabulary, model, records, jax.process_index(), jax.process_count())
     made[0]  # raises for a file or sample that does not fit
     guided = setup.guided(config, made, console.print) if config.loss.guide else None
-    batches = iter(pipeline.iterate(made, config.data.threads))
     with jax.set_mesh(mesh):
         state = jax.block_until_ready(setup.init_state(config, model, mesh))
-    return _Ready(mesh, model, preset, batches, guided), state
+    return _Ready(mesh, model, preset, made, guided), state
 
 
 class _Log:
@@ -159,10 +168,12 @@ def _steps(
     """The state after all steps. Raises stopping.Interrupted, with the state saved, once a signal was received."""
     train_step = setup.make_step(config, ready.model, state)
     key = jax.random.key(config.seed)
+    # One batch a step: the next one's number is the step's.
+    ahead = iter(pipeline.iterate(ready.batches, config.data.threads, config.processes, start))
     last: tuple[Any, ...] | None = None  # the metrics of the step before, read while this one runs
     for number in range(start + 1, config.steps + 1):
         with log.speed.waiting():
-            batch = next(ready.batches)
+            batch = next(ahead)
         state, metrics = train_step(state, sharding.place_batch(batch, ready.mesh), key)
         if last is not None:
             log.step(number - 1, *last)
@@ -172,7 +183,7 @@ def _steps(
             log.step(number, *last)  # before the save, so that a resumed run has this step's line
             last = None
             log.flush()
-            store.save(number, _resumable(state), ready.batches.get_state())
+            store.save(number, _resumable(state))
             log.saved = number
         if signalled:
             raise stopping.Interrupted(
@@ -220,9 +231,7 @@ def run(
         with jax.set_mesh(ready.mesh), stopping.stop_requests() as received:
             start = store.latest_step() or 0
             if start:
-                saved_state, data_state = store.restore(start, _resumable(state))
-                state = state.replace(**saved_state)  # pyright: ignore[reportAttributeAccessIssue]
-                ready.batches.set_state(data_state)
+                state = state.replace(**store.restore(start, _resumable(state)))  # pyright: ignore[reportAttributeAccessIssue]
             if host == 0:
                 writer = MetricsWriter(workdir, start, config.name, config.wandb, described)
             with contextlib.nullcontext(bars) if bars else progress_bars(console) as progress:

@@ -26,7 +26,7 @@ _IN_COLOR = ("twemoji", "openmoji")
 _MDI = "materialdesignicons6-webfont"
 _OTHER_FONTS = (_MDI, "phosphor", "remixicon", "fontawesome6-solid-webfont", "fontawesome6-regular-webfont")
 _ENDINGS = ("", "-outline", "-fill", "-line", "-thin", "-bold")
-_VARIANTS = 24  # of a thing, a hand and a brightness
+_VARIANTS = 12  # of a thing, a hand and a brightness
 _OTHER_SHARE = 0.4  # of the pictures that are varied, where another font has the thing
 _NO_THINGS = ("clock face", "emoji component")  # too alike, and nothing by themselves
 CONSTANTS = (_MASTER, _JITTER, _MIN_CONTRAST, _OUTLINE)  # that decide the pixels
@@ -152,13 +152,19 @@ def _outlined(picture: Image.Image) -> Image.Image:
 def _glyph(font: ImageFont.FreeTypeFont, text: str, name: str, mode: str) -> Image.Image:
     """The glyph cut to its ink and centred in a square of `_MASTER` pixels; mode: "L" for its coverage, or "RGBA"."""
     ink = _ink(font, text, mode)
-    missing = _ink(font, "\U0010ffff", mode)  # unassigned for good, so this is the font's "no such glyph" box
-    if ink is None or (missing is not None and ink.tobytes() == missing.tobytes()):
+    if ink is None or ink.tobytes() == _missing(font, mode):
         raise UserError(f"concept {name!r}: font {Path(str(font.path)).name} has no glyph U+{ord(text):X}")
     side = max(ink.size)
     square = Image.new(mode, (side, side))
     square.paste(ink, ((side - ink.width) // 2, (side - ink.height) // 2))
     return square.resize((_MASTER, _MASTER), Image.Resampling.LANCZOS)
+
+
+@functools.lru_cache(maxsize=16)
+def _missing(font: ImageFont.FreeTypeFont, mode: str) -> bytes | None:
+    """A font's box for "no such glyph": this letter is unassigned for good."""
+    box = _ink(font, "\U0010ffff", mode)
+    return None if box is None else box.tobytes()
 
 
 def _ink(font: ImageFont.FreeTypeFont, text: str, mode: str) -> Image.Image | None:
@@ -192,7 +198,7 @@ def _icon_codepoints(font: str = _MDI) -> dict[str, int]:
     return {name: int(code, 16) for name, code in json.loads(path.read_text()).items()}
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=4096)
 def _other_icons(concept: Concept) -> tuple[Image.Image, ...]:
     """Coverage of what other icon fonts call by the concept's name, or by its icon's."""
     names = [concept.name.replace(" ", "-"), *([concept.icon] if concept.icon else [])]

@@ -131,16 +131,16 @@ def plan(config: EmojiScenesConfig, split: str) -> Iterator[Shown]:
         yield from _two(config)[config.train_two :]
 
 
-def by_color(config: EmojiScenesConfig) -> dict[str, list[Shown]]:
-    """The training's scenes by what lies behind them."""
-    found: dict[str, list[Shown]] = {color: [] for color in COLORS}
+def by_color(config: EmojiScenesConfig) -> dict[str, tuple[list[Shown], list[Shown]]]:
+    """The training's scenes of one thing and those of two, by what lies behind them."""
+    found: dict[str, tuple[list[Shown], list[Shown]]] = {color: ([], []) for color in COLORS}
     for shown in plan(config, "train"):
-        found[shown.color].append(shown)
+        found[shown.color][len(shown.things) - 1].append(shown)
     return found
 
 
 def drawn(
-    training: Mapping[str, Sequence[Shown]],
+    training: Mapping[str, tuple[Sequence[Shown], Sequence[Shown]]],
     seed: int,
     number: int,
     others: Sequence[Concept] = (),
@@ -156,19 +156,18 @@ def drawn(
     the same two in the other order, without which hardly two captions of a batch would differ in nothing else.
     """
     color = list(COLORS)[generator(seed, "color of a run", str(number // RUN)).integers(len(COLORS))]
-    scenes = training[color]
+    one, two = training[color]
     if pairs:
         random = generator(seed, "two things of a run", str(number // 2))
-        two = random.random() < pairs
-        scenes = [shown for shown in scenes if (len(shown.things) == 2) is two]
-        if two:
-            shown = scenes[int(random.integers(len(scenes)))]
+        if random.random() < pairs:
+            shown = two[int(random.integers(len(two)))]
             return dataclasses.replace(shown, things=shown.things[::-1]) if number % 2 else shown
     random = generator(seed, "scene of a run", str(number))
     if share and random.random() < share:
         thing, hand = others[int(random.integers(len(others)))], hands[int(random.integers(len(hands)))]
         return Shown((thing,), color, hand, number)
-    return scenes[int(random.integers(len(scenes)))]
+    row = int(random.integers(len(one) + (0 if pairs else len(two))))
+    return one[row] if row < len(one) else two[row - len(one)]
 
 
 def _single(config: EmojiScenesConfig, split: str) -> Iterator[Shown]:

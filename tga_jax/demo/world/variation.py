@@ -14,6 +14,7 @@ from scipy import ndimage
 
 _LEAST_AREA = 12  # pixels, of what is filled
 _WAVES, _BEND = 4, 0.06  # of how parts are moved: points a side, and by how much of half a side
+_CELLS = 4  # a side, in each of which it is linear
 _LEFT = 0.35  # of the ink of a drawing in thinner lines, at least
 _EDGE = 24  # difference of grey between neighbours, of 255, from which on there is a line
 
@@ -35,21 +36,26 @@ def varied(picture: Image.Image, tint: tuple[int, ...] | None, random: np.random
 
 def _bent(picture: Image.Image, random: np.random.Generator) -> Image.Image:
     """Turned, stretched, and warped by a smooth random field, which moves every part a little."""
-    pixels = np.asarray(picture, np.float32)
-    height, width = pixels.shape[:2]
+    width, height = picture.size
     angle = np.deg2rad(random.normal(0, 10))
     wide, high = random.uniform(0.72, 1.05, 2)
-    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    y, x = np.mgrid[-1 : 1 : (_CELLS + 1) * 1j, -1 : 1 : (_CELLS + 1) * 1j]  # the corners of cells
     x, y = ((np.cos(angle) * x + np.sin(angle) * y) / wide, (np.cos(angle) * y - np.sin(angle) * x) / high)
     coarse = random.normal(0, _BEND, (2, _WAVES, _WAVES)).astype(np.float32)
-    dx, dy = (np.asarray(Image.fromarray(f).resize((width, height), Image.Resampling.BICUBIC)) for f in coarse)
-    at = [(y + dy + 1) * (height - 1) / 2, (x + dx + 1) * (width - 1) / 2]
-    alpha = pixels[..., 3:] / 255  # colours of what cannot be seen must not come in at the edges
-    premultiplied = np.concatenate([pixels[..., :3] * alpha, pixels[..., 3:]], axis=-1)
-    found = [ndimage.map_coordinates(premultiplied[..., i], at, order=1, mode="constant") for i in range(4)]
-    bent = np.stack(found, axis=-1)
-    bent[..., :3] /= np.maximum(bent[..., 3:] / 255, 1e-3)
-    return Image.fromarray(np.clip(bent, 0, 255).round().astype(np.uint8), "RGBA")
+    fields = (Image.fromarray(f).resize((_CELLS + 1, _CELLS + 1), Image.Resampling.BICUBIC) for f in coarse)
+    dx, dy = (np.asarray(field) for field in fields)
+    corners = np.stack([(x + dx + 1) * width / 2, (y + dy + 1) * height / 2], axis=-1)
+    # Of each cell of the result the corners in the picture, from the upper left one downwards and round.
+    quads = np.concatenate([corners[:-1, :-1], corners[1:, :-1], corners[1:, 1:], corners[:-1, 1:]], axis=-1)
+    left, top = (np.linspace(0, side, _CELLS + 1).round().astype(int) for side in (width, height))
+    mesh = [
+        ((left[j], top[i], left[j + 1], top[i + 1]), tuple(quads[i, j].tolist()))
+        for i in range(_CELLS)
+        for j in range(_CELLS)
+    ]
+    # Premultiplied: colours of what cannot be seen must not come in at the edges.
+    bent = picture.convert("RGBa").transform(picture.size, Image.Transform.MESH, mesh, Image.Resampling.BILINEAR)
+    return bent.convert("RGBA")
 
 
 def _recoloured(picture: Image.Image, random: np.random.Generator) -> Image.Image:
