@@ -104,6 +104,7 @@ def get_config(variant: str, model: str, template: str, llm: str, clip: str) -> 
     }
     config.mesh = {"data": 1, "fsdp": -1, "tensor": 1}
     config.lora = None
+    config.processes = 0
     config.log_every = 10
     config.checkpoint_every = 500
     config.keep = 2
