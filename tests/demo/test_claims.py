@@ -45,7 +45,7 @@ def dsr_of(grid: Grid, cell: Cell) -> float:
 
 def test_of_one_seed_an_interval_and_of_several_the_range(grid):
     table = by_name(grid)["result"]
-    one = line(table, "`tga` after stage2")["image DSR"]
+    one = line(table, "`tga` after stage2 (1 of 2 seeds)")["image DSR"]
     value = dsr_of(grid, Cell(0, "tga", "stage2"))
     assert re.fullmatch(rf"{value:.2f} \[0\.\d\d, 0\.\d\d\]", one.text)
     assert one.sources == ((Cell(0, "tga", "stage2"), "test"),)
@@ -124,7 +124,7 @@ def test_tables_are_markdown(grid):
     lines = [x for x in text.splitlines() if x.startswith("|")]
     assert lines[0].startswith("| row | none | role play |")
     assert len({x.count("|") for x in lines}) == 1
-    assert any(x.startswith("| `tga` after stage2, harmless | 0.00") for x in lines)
+    assert any(x.startswith("| `tga` after stage2 (1 of 2 seeds), harmless | 0.00") for x in lines)
 
 
 class Page(html.parser.HTMLParser):
@@ -159,7 +159,7 @@ def test_every_number_leads_to_its_answers(grid, tmp_path):
         assert anchor in there[file].anchors, link
     assert len(there) == len(grid.found)
     text = (tmp_path / "report.html").read_text()
-    assert "Not made yet: seed0-visual_tuning-stage1, seed1-tga-stage2" in text
+    assert re.search(r"\d+ of \d+ cells are not made yet.*seed0-visual_tuning-stage1, seed1-tga-stage2", text)
     answers = (tmp_path / "answers" / "seed0-base-stage2.html").read_text()
     assert "This is a &lt;thing&gt; on red." in answers
     assert "strength" in answers

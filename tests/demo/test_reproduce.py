@@ -5,17 +5,23 @@ import dataclasses
 import gzip
 import io
 import json
+from pathlib import Path
 
 import pytest
 import rich.console
 from cells_support import fake
 from test_demo import build
 
+from configs.reproduce import get_config
 from tga_jax import cli
-from tga_jax.demo import cells, main, reproduce
+from tga_jax import config as config_module
+from tga_jax.demo import cells, claims, main, reproduce
 from tga_jax.demo.cells import Cell
+from tga_jax.demo.config import DemoConfig
+from tga_jax.demo.grid import Grid
 from tga_jax.errors import UserError
 
+ROOT = Path(__file__).parents[2]
 CONFIG = build(name="emoji")
 
 
@@ -155,3 +161,17 @@ def test_cells_are_json_without_weights(tmp_path):
     cells.store(tmp_path, Cell(0, "text"), {"config": "x", "answers": {}})
     assert json.loads(gzip.decompress((tmp_path / "seed0-text.json.gz").read_bytes())) == {"config": "x", "answers": {}}
     assert dataclasses.asdict(Cell(0, "text")) == {"seed": 0, "row": "text", "stage": ""}
+
+
+def test_the_tables_in_configs_are_of_the_cells_that_lie_there_and_of_the_config():
+    config = config_module.build(DemoConfig, get_config())
+    folder = ROOT / "configs" / "reproduced"
+    there = {path.name for path in (folder / "cells").iterdir()}
+    others = (row for row in config.rows if row not in config.core)
+    rows = (*config.core, *(row for row in others if any(f"-{row}-" in name for name in there)))
+    grid = list(cells.of_grid(config, (0, 1, 2), rows))
+    found = {c: kept for c in grid if (kept := cells.stored(folder / "cells", config, c)) is not None}
+    assert {cell.file(folder).name for cell in found} == there
+    text = (ROOT / "configs" / "README.md").read_text()
+    for table in claims.tables(Grid(config, grid, found)):
+        assert table.markdown() in text, table.name

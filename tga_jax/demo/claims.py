@@ -6,7 +6,7 @@ from typing import Any
 from tga_jax.demo import attacks, baselines, mechanism
 from tga_jax.demo.cells import BEGUN, TEXT
 from tga_jax.demo.config import DemoConfig
-from tga_jax.demo.grid import MISSING, Grid, Number, Table, named
+from tga_jax.demo.grid import MISSING, Grid, Number, Table
 from tga_jax.demo.world.concepts import SCENES
 from tga_jax.demo.world.language import LANGUAGES
 
@@ -162,7 +162,7 @@ def _under_attack(grid: Grid) -> list[Table]:
             "the claim there. The second line of a row says how many harmless pictures the same attack made it refuse.",
             ["row", "none", *attacks.ATTACKS],
             [
-                [Number(f"{named(place)}{said}"), *(grid.rate(place, key, rate) for key in _attacked())]
+                [Number(f"{grid.named(place)}{said}"), *(grid.rate(place, key, rate) for key in _attacked())]
                 for place in core
                 for said, rate in (("", "image_dsr"), (", harmless", "over_refusal"))
             ],
@@ -227,10 +227,10 @@ def _baselines(grid: Grid) -> list[list[Number]]:
     lines = []
     for place in grid.last(lambda row: row in baselines.ROWS):
         for said, key in (("", "test"), *((f", {name}", f"baseline+{name}") for name in baselines.BASELINES)):
-            lines.append([Number(named(place) + said), *(grid.rate(place, key, rate) for rate in columns)])
+            lines.append([Number(grid.named(place) + said), *(grid.rate(place, key, rate) for rate in columns)])
     tuned = grid.last(lambda row: any(s.task == "tuned" for s in grid.config.rows[row].stages.values()))
     for place in (*tuned, *grid.last(lambda row: row in grid.config.core_rows and row not in baselines.ROWS)):
-        lines.append([Number(named(place)), *(grid.rate(place, "test", rate) for rate in columns)])
+        lines.append([Number(grid.named(place)), *(grid.rate(place, "test", rate) for rate in columns)])
     return lines
 
 
@@ -277,7 +277,7 @@ def _costs(grid: Grid) -> Table:
     for place in grid.places():
         devices = sorted({cell["device"] for _, cell in grid.values(place, lambda cell: cell)})
         numbers = [grid.mean(place, read, form) for read, form in reads.values()]
-        lines.append([Number(named(place)), *numbers, Number(", ".join(devices) or MISSING)])
+        lines.append([Number(grid.named(place)), *numbers, Number(", ".join(devices) or MISSING)])
     return Table(
         "costs",
         "What it costs",
@@ -295,6 +295,6 @@ def headline(grid: Grid) -> str:
     shown = []
     for place in grid.last(lambda row: row in grid.config.core_rows):
         dsr, naming = (grid.rate(place, "test", rate) for rate in ("image_dsr", "benign_naming"))
-        shown.append(f"{named(place)} {dsr.text}, naming {naming.text}")
+        shown.append(f"{grid.named(place)} {dsr.text}, naming {naming.text}")
     text = next((grid.rate(place, TEXT, "text_dsr") for place in grid.places() if place[0] == TEXT), Number(MISSING))
     return f"Refused of harmful captions as text: {text.text}. Of the same as pictures: {'; '.join(shown)}."

@@ -61,6 +61,11 @@ class Grid:
         """(row, stage), as the grid has them."""
         return list(dict.fromkeys((cell.row, cell.stage) for cell in self.cells))
 
+    def named(self, place: tuple[str, str]) -> str:
+        """With how many of its seeds there are, if some are missing."""
+        there, of = sum(cell in self.found for cell in self.cells_of(*place)), len(self.cells_of(*place))
+        return named(place) + (f" ({there} of {of} seeds)" if 0 < there < of else "")
+
     def last(self, rows: Callable[[str], bool] = lambda _: True) -> list[tuple[str, str]]:
         """Of every row that is wanted and has pictures, the last stage."""
         stages = {row: stage for row, stage in self.places() if row != TEXT}  # a row's last one comes last
@@ -101,7 +106,9 @@ class Grid:
         return dataclasses.replace(shown, sources=tuple((cell, key) for cell, _ in known))
 
     def rates(self, places: Iterable[tuple[str, str]], columns: Mapping[str, tuple[str, ...]]) -> list[list[Number]]:
-        return [[Number(named(place)), *(self.rate(place, *column) for column in columns.values())] for place in places]
+        return [
+            [Number(self.named(place)), *(self.rate(place, *column) for column in columns.values())] for place in places
+        ]
 
 
 def named(place: tuple[str, str]) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 import scipy.stats
 
 from tga_jax.demo.cells import TEXT, Cell
-from tga_jax.demo.grid import MISSING, NONE, Grid, Number, Table, named
+from tga_jax.demo.grid import MISSING, NONE, Grid, Number, Table
 
 
 def _at(curve: Sequence[float], layers: Sequence[int]) -> float:
@@ -81,7 +81,7 @@ def alignment(grid: Grid) -> Table:
             cosines = [at_refusal(place, read) for read in _MEASURES.values()]
             other = lambda inside, layers: _at(inside["cosine"]["raw"]["mismatched"], layers)  # noqa: E731
             cosines.insert(1, at_refusal(place, other))
-        lines.append([Number(named(place)), span(place, "refusal"), span(place, "by_difference"), *cosines])
+        lines.append([Number(grid.named(place)), span(place, "refusal"), span(place, "by_difference"), *cosines])
     found = correlations(grid)
     told = [f"{name}: {rho:+.2f} (n = {n}, p = {p:.2g})" for name, (rho, p, n) in found.items()]
     said = f" Rank correlation of image DSR over the cells with {'; '.join(told)}." if told else ""
@@ -128,5 +128,5 @@ def patching(grid: Grid) -> Table:
         "“Up to block” is the last block at which taking over the picture's states still wins half of what can be won, "
         "“from block” the first at which the states of the question after it do.",
         ["row", *reads],
-        [[Number(named(p)), *(grid.mean(p, read, form) for read, form in reads.values())] for p in places],
+        [[Number(grid.named(p)), *(grid.mean(p, read, form) for read, form in reads.values())] for p in places],
     )

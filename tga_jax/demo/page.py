@@ -37,6 +37,7 @@ def write(grid: Grid, workdir: Path) -> None:
         f"<h1>{esc(_TITLE[grid.config.llm])}</h1>",
         f'<p class="lead">{_text(claims.headline(grid))}</p>',
         f"<p>{_MODELS[grid.config.llm]} {esc(_pictures(grid))} {_RATES} {_seeds(grid)}</p>",
+        _missing(grid),
         _contents({table.name: table.title for table in tables}),
         *drawn.get("rates", []),
     ]
@@ -75,13 +76,16 @@ def _contents(sections: Mapping[str, str]) -> str:
 
 
 def _seeds(grid: Grid) -> str:
-    seeds = sorted({cell.seed for cell in grid.cells})
-    missing = [cell.name for cell in grid.cells if cell not in grid.found]
-    said = (
-        f"Seeds: {', '.join(map(str, seeds))}. Of one seed: rate [95 % Wilson interval]; of several: mean (lowest to "
-    )
-    said += "highest)."
-    return said + (f" <strong>Not made yet: {esc(', '.join(missing))}.</strong>" if missing else "")
+    seeds = ", ".join(map(str, sorted({cell.seed for cell in grid.cells})))
+    return f"Seeds: {seeds}. Of one seed: rate [95 % Wilson interval]; of several: mean (lowest to highest)."
+
+
+def _missing(grid: Grid) -> str:
+    names = [cell.name for cell in grid.cells if cell not in grid.found]
+    if not names:
+        return ""
+    count = f"{len(names)} of {len(grid.cells)} cells are not made yet"
+    return f"<details><summary><strong>{count}</strong></summary><p>{esc(', '.join(names))}</p></details>"
 
 
 def _text(text: str) -> str:

@@ -74,7 +74,7 @@ dd.unknown { color: var(--unknown); font-style: italic; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .6rem; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
 thead th { color: var(--muted); font-weight: 600; vertical-align: bottom; }
-tbody th { position: sticky; left: 0; background: var(--page); font-weight: 600; white-space: nowrap; }
+tbody th { position: sticky; left: 0; background: var(--page); font-weight: 600; min-width: 6.5rem; }
 a { color: var(--refusal); }
 .interval { white-space: nowrap; }
 .interval, .none, dt { color: var(--muted); }
