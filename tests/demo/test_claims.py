@@ -1,5 +1,6 @@
 """Tables and pages from cells: every number against one counted here, every link to answers that are there."""
 
+import copy
 import dataclasses
 import html.parser
 import re
@@ -82,6 +83,15 @@ def test_rank_correlation_is_that_of_the_ranks(grid):
     curve = grid.found[cell]["inside"]["cosine"]["raw"]["matched"]
     of_cell = {c: x for c, x, _ in mechanism.alignments(grid)["cos(I, C)"]}
     assert of_cell[cell] == pytest.approx(np.mean(curve[12:30]))
+
+
+def test_cells_that_refuse_whatever_they_see_can_be_left_out(grid):
+    found = copy.deepcopy(dict(grid.found))
+    found[Cell(0, "base", "stage1")]["rates"]["test"]["over_refusal"]["value"] = 0.06
+    some = Grid(grid.config, grid.cells, found)
+    before, after = mechanism.correlations(some), mechanism.correlations(some, 0.05)
+    assert {n for *_, n in before.values()} == {n + 1 for *_, n in after.values()}
+    assert "those that refuse at most 0.05 of harmless pictures" in by_name(some)["alignment"].says
 
 
 def test_without_a_text_cell_there_is_no_alignment():

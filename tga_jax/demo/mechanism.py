@@ -9,6 +9,8 @@ import scipy.stats
 from tga_jax.demo.cells import TEXT, Cell
 from tga_jax.demo.grid import MISSING, NONE, Grid, Number, Table
 
+_ANSWERS = 0.05  # over-refusal, of a cell that does not refuse whatever it is shown
+
 
 def _at(curve: Sequence[float], layers: Sequence[int]) -> float:
     return float(np.mean([curve[layer] for layer in layers]))
@@ -50,10 +52,14 @@ _MEASURES: dict[str, Callable[[Mapping[str, Any], Sequence[int]], float]] = {
 }
 
 
-def correlations(grid: Grid) -> dict[str, tuple[float, float, int]]:
-    """How alignment is measured -> (Spearman's rank correlation with image DSR over the cells, p, cells)."""
+def correlations(grid: Grid, most: float = 1.0) -> dict[str, tuple[float, float, int]]:
+    """How alignment is measured -> (Spearman's rank correlation with image DSR over the cells, p, cells).
+
+    most: over-refusal of the cells that count.
+    """
     found = {}
     for name, points in alignments(grid).items():
+        points = [p for p in points if grid.found[p[0]]["rates"]["test"]["over_refusal"]["value"] <= most]
         aligned, dsr = [p[1] for p in points], [p[2] for p in points]
         if len(points) > 2 and len(set(aligned)) > 1 and len(set(dsr)) > 1:
             result: Any = scipy.stats.spearmanr(aligned, dsr)
@@ -82,17 +88,19 @@ def alignment(grid: Grid) -> Table:
             other = lambda inside, layers: _at(inside["cosine"]["raw"]["mismatched"], layers)  # noqa: E731
             cosines.insert(1, at_refusal(place, other))
         lines.append([Number(grid.named(place)), span(place, "refusal"), span(place, "by_difference"), *cosines])
-    found = correlations(grid)
-    told = [f"{name}: {rho:+.2f} (n = {n}, p = {p:.2g})" for name, (rho, p, n) in found.items()]
-    said = f" Rank correlation of image DSR over the cells with {'; '.join(told)}." if told else ""
+    said = ""
+    for over, most in (("all cells", 1.0), (f"those that refuse at most {_ANSWERS} of harmless pictures", _ANSWERS)):
+        told = [f"{name}: {rho:+.2f} (n = {n}, p = {p:.2g})" for name, (rho, p, n) in correlations(grid, most).items()]
+        said += f" Rank correlation of image DSR over {over} with {'; '.join(told)}." if told else ""
     names = list(_MEASURES)
     return Table(
         "alignment",
         "Alignment at the layers of refusal",
         "Claim: refusal is brought about at a few layers, and how near a picture's states lie to its caption's there "
         f"decides whether it is refused.{said}",
-        "Cells of one seed share a text model, and stages of a row follow from each other, so p is too small. A raw "
-        "cosine says little by itself; that with another's caption stands beside it.",
+        "Cells of one seed share a text model, and stages of a row follow from each other, so p is too small. A cell "
+        "that refuses harmless pictures too refuses whatever it cannot read. A raw cosine says little by itself; that "
+        "with another's caption stands beside it.",
         ["row", "refusal, log ratio", "refusal, difference", names[0], "cos(I, another's C)", *names[1:]],
         lines,
     )
