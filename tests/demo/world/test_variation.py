@@ -94,7 +94,7 @@ def test_other_things_are_emoji_that_no_scene_shows():
 
 def test_the_share_of_other_things_is_what_was_asked_for():
     training, others = by_color(CONFIG), drawing.others()
-    planned = {shown for group in training.values() for shown in group}
+    planned = {shown for groups in training.values() for group in groups for shown in group}
     for share in (0.25, 0.6):
         shown = [drawn(training, 7, number, others, ("noto",), share) for number in range(1500)]
         other = [one for one in shown if one not in planned]
@@ -110,7 +110,7 @@ def test_scenes_of_two_things_come_in_both_orders():
         shown = [drawn(training, 7, number, others, ("noto",), 0.5, share) for number in range(1500)]
         two = [i for i in range(0, 1500, 2) if len(shown[i].things) == 2]
         assert len(two) / 750 == pytest.approx(share, abs=0.06)
-        assert all(shown[i] in training[shown[i].color] for i in two)
+        assert all(shown[i] in training[shown[i].color][1] for i in two)
         assert all(shown[i + 1] == dataclasses.replace(shown[i], things=shown[i].things[::-1]) for i in two)
         rest = [shown[i] for i in range(1500) if i - i % 2 not in two]
         assert all(len(one.things) == 1 for one in rest)
@@ -150,7 +150,7 @@ def test_runs_have_one_color_and_show_what_is_trained_on():
     runs = [[drawn(training, 7, RUN * run + i) for i in range(RUN)] for run in range(30)]
     assert all(len({shown.color for shown in run}) == 1 for run in runs)
     assert len({run[0].color for run in runs}) == 8
-    planned = {shown for group in training.values() for shown in group}
+    planned = {shown for groups in training.values() for group in groups for shown in group}
     assert all(shown in planned for run in runs for shown in run)
     assert len({shown.things for run in runs for shown in run}) > 200
     assert runs[3] == [drawn(by_color(CONFIG), 7, RUN * 3 + i) for i in range(RUN)]
