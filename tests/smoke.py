@@ -193,10 +193,10 @@ def _() -> None:
 @case("reproduce")
 def _() -> None:
     before = set(Path("parts").iterdir())
-    run("reproduce", "--config=tiny.py", "--rows=tga", "--workdir=grid", "--parts=parts")
+    run("reproduce", "--config=tiny.py", "--rows=tga", "--jobs=2", "--workdir=grid", "--parts=parts")
     assert "\n| `tga` after fit | " in Path("grid/table.md").read_text()
     assert "answers/seed0-tga-fit.html#test" in Path("grid/report.html").read_text()
-    assert set(Path("parts").iterdir()) == before
+    assert set(Path("parts").iterdir()) - {Path("parts/compiled")} == before
     table = Path("grid/table.md").read_text()
     run("reproduce", "--config=tiny.py", "--rows=tga", "--workdir=grid", "--parts=none", "--tables")
     assert Path("grid/table.md").read_text() == table

@@ -363,7 +363,7 @@ def test_text_is_about_what_the_training_pictures_show_though_none_is_drawn(scen
 
 
 def test_pictures_are_drawn_once_by_whichever_part_asks_first(world, tmp_path, monkeypatch):
-    fresh, drawn = dataclasses.replace(world, parts=tmp_path, locks={}), []
+    fresh, drawn = dataclasses.replace(world, parts=tmp_path), []
     original = pictures.build_aside
     monkeypatch.setattr(pictures, "build_aside", lambda *arguments: drawn.append(arguments) or original(*arguments))
     with futures.ThreadPoolExecutor(3) as pool:

@@ -114,6 +114,23 @@ def test_a_stopped_grid_goes_on_and_a_finished_one_makes_nothing(tmp_path, made)
     assert made == []
 
 
+def test_jobs_of_a_seed_begin_with_its_text_model_and_its_clip(tmp_path):
+    grid = list(cells.of_grid(CONFIG, (0, 1), ("tga", "base")))
+    without_text = [cell for cell in grid if cell != Cell(1, "text")]
+    found = dict(reproduce._jobs(CONFIG, without_text, tmp_path, tmp_path))
+    assert {name: job.needs for name, job in found.items()} == {
+        "seed0-text": (),
+        "seed0-clip": (),
+        "seed0-tga": ("seed0-text", "seed0-clip"),
+        "seed0-base": ("seed0-text", "seed0-clip"),
+        "seed1-clip": (),
+        "seed1-tga": ("seed1-clip",),  # whose text model is trained, if need be, by the first that needs it
+        "seed1-base": ("seed1-clip",),
+    }
+    assert list(found)[:2] == ["seed0-text", "seed0-clip"]
+    assert dict(reproduce._jobs(CONFIG, grid[:1], tmp_path, tmp_path)).keys() == {"seed0-text"}
+
+
 def test_tables_alone_make_nothing_and_need_a_cell(tmp_path, made):
     with pytest.raises(UserError, match=r"no cells of this grid, expected at least one; run without --tables"):
         run(tmp_path, (0,), only_tables=True)
@@ -136,6 +153,7 @@ def test_tables_alone_make_nothing_and_need_a_cell(tmp_path, made):
         (["--scale=some"], "--scale: 'some', expected quick or full"),
         (["--seeds=a"], "--seeds: 'a', expected numbers such as 0,1,2"),
         (["--seeds=1,1"], "--seeds: 1,1, expected different numbers"),
+        (["--jobs=0"], "--jobs: 0, expected at least 1"),
         (["--rows=none"], "--rows: 'none', expected some of base"),
     ],
 )

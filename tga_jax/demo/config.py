@@ -177,7 +177,7 @@ class World:
     words: Words  # of CLIP
     tokens: Words  # of the language model
     bars: rich.progress.Progress  # of `loop.progress_bars`: what is being done
-    measuring: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+    measuring: threading.Lock = dataclasses.field(default_factory=threading.Lock)  # held while a row is measured
 
     @property
     def language(self) -> Language:

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 _LEAST_AREA = 12  # pixels, of what is filled
 _WAVES, _BEND = 4, 0.06  # of how parts are moved: points a side, and by how much of half a side
-_CELLS = 4  # a side, in each of which it is linear
+_CELLS = 4  # a side, within which the warp is bilinear
 _LEFT = 0.35  # of the ink of a drawing in thinner lines, at least
 _EDGE = 24  # difference of grey between neighbours, of 255, from which on there is a line
 
