@@ -96,7 +96,7 @@ def rows() -> dict:
         },
         "tga_paper": {
             "note": "the paper's equation; this decoder reads refusal off single words in its first block, before the "
-            "layers that the equation acts on; a real one does not (configs/README.md, `tga reproduce`)",
+            "layers that the equation acts on; SmolLM2 does not (configs/README.md, `tga reproduce`)",
             "guide": paper(),
             "stages": {"stage1": stage1(guide=True), "stage2": stage2(guide=True, retrieved_share=0.5)},
         },

@@ -5,14 +5,14 @@ TGA's released code (xsc1234/VLM_Safety_Transfer) has no other; that has, for st
 1200. No variant has been trained at 7B with this project; what is known of each:
 
     stage1, stage2                     the paper's equation, at all blocks. The paper reports that it carries refusal
-                                       over; in SmolLM2 stage 1 does, and stage 2 undoes most of it (README.md here); in
-                                       the demo's small model it does not.
+                                       over; in SmolLM2 stage 1 does, with some over-refusal, and stage 2 undoes most
+                                       of it (README.md here); in the demo's small model it does not.
     released_stage1, released_stage2   the loss of the released code, at its layers, for 32 blocks. There it has no
                                        gradient; with one, it does not carry refusal over in the demo's small model.
     fit, tiled                         this project's recipe: the projector alone learns the caption's words, then a
-                                       stage 2 that is guided the same way. In SmolLM2 and in the demo 0.95 of harmful
-                                       pictures are refused with a projector that reads the whole picture, and hardly
-                                       any with the one used here, which reads it patch by patch (README.md here).
+                                       stage 2 that is guided the same way. With a projector that reads the whole
+                                       picture, 0.95 of harmful pictures are refused in SmolLM2 and 0.94 in the demo;
+                                       with the one used here, which reads it patch by patch, 0.14 and 0.16.
     baseline                           stage 2 without a guide, to compare with.
 """
 

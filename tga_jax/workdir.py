@@ -112,7 +112,7 @@ def alone(path: Path) -> Iterator[None]:
     """One thread of one process at a time; others wait. For a path that several may find missing, and make."""
     with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), thread_local=False)
+        lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))
         lock.acquire()
     try:
         yield

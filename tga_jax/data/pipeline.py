@@ -221,8 +221,8 @@ class Batches:
 def iterate(
     batches: Sequence[Batch] | Batches, threads: int = 1, processes: int = 0, start: int = 0
 ) -> grain.IterDataset[Batch]:
-    """The batches from number `start` on, in their order, read ahead by `threads`; processes: as many others, each with
-    these threads, do so instead, which is for records that Python has to work on; 0: this one."""
+    """The batches from number `start` on, in their order, read ahead by `threads` of this process, or, unless
+    `processes` is 0, by so many other processes with `threads` each: for records whose making keeps Python busy."""
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(4, threads))
     numbered = grain.MapDataset.source(batches)[start:]  # pyright: ignore[reportArgumentType]
     ahead = numbered.to_iter_dataset(options)

@@ -204,8 +204,8 @@ class World:
 
     def split(self, name: str) -> pictures.EmojiSplit:
         """A split of the pictures. The first call of a run draws them all unless they are there."""
-        with alone(self.data / EmojiScenesConfig(**self.scenes).name):
-            config = EmojiScenesConfig(**self.scenes)
+        config = EmojiScenesConfig(**self.scenes)
+        with alone(self.data / config.name):
             if not pictures.is_built(config, self.data):
                 with self.shows("drawing the emoji scenes"):
                     pictures.build_aside(config, self.data)

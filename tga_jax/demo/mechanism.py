@@ -99,8 +99,9 @@ def alignment(grid: Grid) -> Table:
         "Claim: refusal is brought about at a few layers, and how near a picture's states lie to its caption's there "
         f"decides whether it is refused.{said}",
         "Cells of one seed share a text model, and stages of a row follow from each other, so p is too small. A cell "
-        "that refuses harmless pictures too refuses whatever it cannot read. A raw cosine says little by itself; that "
-        "with another's caption stands beside it.",
+        "that refuses harmless pictures too may refuse whatever it cannot read; where to leave cells out was decided "
+        "when their rates were known. A raw cosine says little by itself; that with another's caption stands beside "
+        "it.",
         ["row", "refusal, log ratio", "refusal, difference", names[0], "cos(I, another's C)", *names[1:]],
         lines,
     )

@@ -1,4 +1,4 @@
-"""Many rows, several seeds: a grid of cells, made one after another, and what they say to the paper's claims."""
+"""Many rows, several seeds: a grid of cells, made in turn or at once, and what they say to the paper's claims."""
 
 import dataclasses
 import os
@@ -19,7 +19,8 @@ from tga_jax.errors import UserError
 from tga_jax.train import loop, stopping
 from tga_jax.workdir import write_json, write_text
 
-Cells = dict[Cell, dict[str, Any]]  # and what is kept of them
+Cells = dict[Cell, dict[str, Any]]  # with what is kept of each
+_REPORTED_EVERY = 60.0  # seconds, where rows are made at once
 
 
 def write(grid: Grid, workdir: Path) -> None:
@@ -36,15 +37,17 @@ def write(grid: Grid, workdir: Path) -> None:
     page.write(grid, workdir)
 
 
-_REPORTED_EVERY = 60.0  # seconds, at most, of many jobs at once
-
-
-def _make(config: DemoConfig, parts: Path, folder: Path, wanted: Sequence[Cell]) -> None:
-    """In a process of its own. Without cells: what all rows of a seed start from, but for the text model."""
+def _make_clip(config: DemoConfig, parts: Path) -> None:
+    """A job: CLIP, and what it sees in all pictures, from which all rows of a seed start."""
     with loop.progress_bars(Console(quiet=True)) as bars:
         world = main.open_world(config, parts, bars)
-        if not wanted:
-            trainings.attach(world, trainings.train_clip(world))
+        trainings.attach(world, trainings.train_clip(world))
+
+
+def _make_cells(config: DemoConfig, parts: Path, folder: Path, wanted: Sequence[Cell]) -> None:
+    """A job: cells of one row, by stage."""
+    with loop.progress_bars(Console(quiet=True)) as bars:
+        world = main.open_world(config, parts, bars)
         for cell in wanted:
             cells.store(folder, cell, cells.make(world, cell))
             stopping.stop_if_asked()
@@ -53,7 +56,8 @@ def _make(config: DemoConfig, parts: Path, folder: Path, wanted: Sequence[Cell])
 def _jobs(config: DemoConfig, missing: Sequence[Cell], parts: Path, folder: Path) -> Iterator[tuple[str, jobs.Job]]:
     """By name: of each seed its text model and its CLIP, and then each row."""
     for seed in dict.fromkeys(cell.seed for cell in missing):
-        make = partial(_make, dataclasses.replace(config, seed=seed), parts, folder)
+        own = dataclasses.replace(config, seed=seed)
+        make = partial(_make_cells, own, parts, folder)
         first = f"seed{seed}-{cells.TEXT}", f"seed{seed}-clip"
         wanted: dict[str, list[Cell]] = {cells.TEXT: []}
         for cell in missing:
@@ -63,9 +67,9 @@ def _jobs(config: DemoConfig, missing: Sequence[Cell], parts: Path, folder: Path
         if text:
             yield first[0], jobs.Job(partial(make, text))
         if wanted:
-            yield first[1], jobs.Job(partial(make, ()))
-        for row, own in wanted.items():
-            yield f"seed{seed}-{row}", jobs.Job(partial(make, own), first if text else first[1:])
+            yield first[1], jobs.Job(partial(_make_clip, own, parts))
+        for row, stages in wanted.items():
+            yield f"seed{seed}-{row}", jobs.Job(partial(make, stages), first if text else first[1:])
 
 
 def _in_turn(made: Grid, missing: Sequence[Cell], found: Cells, workdir: Path, parts: Path, console: Console) -> None:

@@ -71,8 +71,7 @@ def _optimizer(c: Training, schedule: tuple[tuple[str, float], ...], warmup: flo
 
 
 def _drawing() -> int:
-    """Processes that draw CLIP's pictures where there are cores to spare: a batch takes one core 0.1 to 0.2 s, and an
-    accelerator's step a tenth of that."""
+    """How many processes draw CLIP's pictures, where cores are to spare: one core draws a batch in 0.1 to 0.2 s."""
     return min(6, (os.cpu_count() or 1) // 4)
 
 
