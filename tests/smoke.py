@@ -95,6 +95,7 @@ def run(*arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[
     # Most of the time goes to compiling. tensorflow-datasets leaves temporary folders behind.
     environment = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "TMPDIR": os.getcwd()}
     environment |= {
+        "XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false",
         "JAX_COMPILATION_CACHE_DIR": os.path.abspath("xla"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
     }

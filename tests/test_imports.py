@@ -1,6 +1,7 @@
 """Who may import whom, read from the source: imports inside functions count too."""
 
 import ast
+import functools
 import graphlib
 import subprocess
 import sys
@@ -114,6 +115,7 @@ def violations(module: str, source: str, is_package: bool = False) -> list[str]:
     return broken
 
 
+@functools.cache
 def modules() -> dict[str, Path]:
     """Our modules by name. The files of configs/ are `configs.<name>`, whether or not that is a package."""
     files = [file for folder in ("tga_jax", "configs") for file in sorted((ROOT / folder).rglob("*.py"))]

@@ -166,13 +166,34 @@ def test_the_demo_of_the_real_language_model_is_its_grid(monkeypatch, tmp_path, 
     asked: list = []
     monkeypatch.setattr(reproduce, "run", lambda config, seeds, rows, *_: asked.append((config.name, seeds, rows)))
     assert cli.run(["demo", "--world=smollm2", f"--workdir={tmp_path}"]) == 0
-    assert asked == [("reproduce", [0], ("base", "tga_paper", "tga"))]
+    assert asked == [("reproduce_quick", [0], ("base", "tga_paper", "tga"))]
     for flags, said in (
         (["--world=mars"], "--world: 'mars', expected emoji or smollm2"),
         (["--world=smollm2", "--quick"], "--quick: is of the emoji world"),
     ):
         assert cli.run(["demo", *flags]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_the_quick_scale_is_shorter_and_the_full_one_is_the_config_itself(monkeypatch, tmp_path):
+    asked: list = []
+    monkeypatch.setattr(reproduce, "run", lambda config, seeds, rows, *_: asked.append((config, seeds, rows)))
+    for flags in ([], ["--scale=full"], ["--scale=quick", "--config=configs/reproduce.py", "--config.asked=3"]):
+        assert cli.run(["reproduce", f"--parts={tmp_path}", *flags]) == 0
+    (quick, seeds, rows), (full, all_seeds, all_rows), (named, *_) = asked
+    assert (seeds, rows, all_seeds) == ([0], quick.core_rows, [0, 1, 2])
+    assert set(all_rows) == set(full.rows) == set(quick.rows)
+    assert named == dataclasses.replace(full, asked=3)  # a config that is named is taken as it is
+    pairs = [(quick.clip, full.clip), (quick.text, full.text)]
+    for name, row in full.rows.items():
+        pairs += [(quick.rows[name].stages[stage], row.stages[stage]) for stage in row.stages]
+        assert dataclasses.replace(quick.rows[name], stages=row.stages) == row
+    assert all(0 < less.steps < more.steps and 0 < less.batch_size <= more.batch_size for less, more in pairs)
+    assert quick.scenes["train_two"] == quick.scenes["test_two"] == quick.clip.pairs == quick.text.mix.pairs == 0
+    assert quick.asked < full.asked
+    assert full.note == "" != quick.note
+    with pytest.raises(ValueError, match=r"reproduce\.py:slow, expected reproduce\.py:full or reproduce\.py:quick"):
+        get_config("slow")
 
 
 def test_cells_are_json_without_weights(tmp_path):

@@ -144,6 +144,8 @@ def test_image_tokens_of_public_presets():
         "tga-mistral-7b": 576,
         "tga-llama-2-7b": 576,
         "tga-smollm2-135m": 49,
+        **dict.fromkeys(("llava-v1.5-7b-resampler", "tga-mistral-7b-resampler", "tga-llama-2-7b-resampler"), 64),
+        "tga-smollm2-135m-resampler": 32,
         "smollm2-hands": 16,
         "smollm2-hands-mlp": 26,
         "bench-small": 576,

@@ -6,17 +6,29 @@ from pathlib import Path
 import jax
 import pytest
 
+from configs import reproduce
 from tga_jax import cli, config
 from tga_jax.cli.flags import parse_with_config
+from tga_jax.demo.config import LORA, DemoConfig
+from tga_jax.models import presets
 from tga_jax.train import setup
 from tga_jax.train.config import TrainConfig
+from tga_jax.train.step import LossConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-SIZES = {  # trainable and frozen parameters, in millions: CLIP-L's first 303.5, the projector's 21, the decoder's
-    "mistral_7b": (7241.7, 20.98),
-    "vicuna_7b": (6738.4, 20.98),
-    "llama2_7b": (6738.4, 20.98),
+SIZES = {  # in millions: the parameters of the decoder, and of a LoRA of rank 16 of all its kernels
+    "mistral_7b": (7241.7, 32 * 16 * (2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 14336)) / 1e6),
+    "vicuna_7b": (6738.4, 32 * 16 * (4 * (4096 + 4096) + 3 * (4096 + 11008)) / 1e6),
+    "llama2_7b": (6738.4, 32 * 16 * (4 * (4096 + 4096) + 3 * (4096 + 11008)) / 1e6),
 }
+CLIP_L, MLP = 303.5, 20.98  # its vision tower's first 23 blocks; LLaVA's projector
+# One that reads 1,024 numbers of a patch at a width of 1,024, by 64 queries and two blocks: two norms and 4,096 numbers
+# out, keys and values; the queries; of a block two norms, four kernels of which two are twice as wide.
+_D = 1024
+RESAMPLER = (
+    2 * 2 * _D + (_D + 1) * 4096 + 2 * (_D + 1) * _D + 64 * _D
+    + 2 * (2 * 2 * _D + 2 * (_D + 1) * _D + (_D + 1) * 2 * _D + (2 * _D + 1) * _D)
+) / 1e6  # fmt: skip
 
 
 def built(name: str, variant: str = "", *flags: str) -> TrainConfig:
@@ -37,20 +49,43 @@ KINDS = {"stage1": "paper", "stage2": "paper", "fit": "tiled", "tiled": "tiled",
 @pytest.mark.parametrize("name", SIZES)
 def test_the_7b_configs(name, variant):
     made = built(name, variant, "--config.mesh.fsdp=1")
-    llm, projector = SIZES[name]
+    llm, lora = SIZES[name]
+    ours, first = variant in ("fit", "tiled"), variant in FIRST
+    projector = RESAMPLER if ours else MLP
     mesh = setup.make_mesh(made)
     model = setup.make_model(made, 32000)
     state = setup.abstract_state(made, model, mesh)
-    assert millions(state.trainable) == pytest.approx(projector + (0 if variant in FIRST else llm), rel=1e-3)
-    assert millions(state.frozen) == pytest.approx(303.5 + (llm if variant in FIRST else 0), rel=1e-3)
+    whole = 0 if first or ours else llm  # whether the decoder trains, and not a LoRA of it
+    assert millions(state.trainable) == pytest.approx(projector + whole + (lora if variant == "tiled" else 0), rel=1e-3)
+    assert millions(state.frozen) == pytest.approx(CLIP_L + llm - whole, rel=1e-3)
     assert {x.dtype.name for x in jax.tree.leaves(state.frozen)} == {"bfloat16"}
     assert {x.dtype.name for x in jax.tree.leaves(state.trainable)} == {"float32"}
-    assert millions(state.opt_state) == pytest.approx(2 * millions(state.trainable), rel=1e-3)
+    if made.optim.kind == "adam":
+        assert millions(state.opt_state) == pytest.approx(2 * millions(state.trainable), rel=1e-3)
     batch = setup.abstract_batch(made, model, mesh)
     assert batch.tokens.shape == (made.batch_size, made.data.lengths[-1])
     assert getattr(made.loss.guide, "kind", None) == KINDS.get(variant, "released")
     assert made.loss.lm == (variant != "fit")
-    assert (made.batch_size, made.steps) == ((256, 2181) if variant in FIRST else (128, 5198))
+    assert made.init["projector"] == ("" if first else "runs/fit" if ours else "runs/stage1")
+    assert (made.batch_size, made.steps) == ((256, 2181) if first else (128, 5198))
+
+
+def test_the_small_one_is_the_recipe_of_the_real_language_model():
+    """Of configs/reproduce.py's row `tga`: guide, optimiser, LoRA, and a projector of the same kind."""
+    row = config.build(DemoConfig, reproduce.get_config()).rows["tga"]
+    for variant, stage in (("", row.stages["fit"]), ("tiled", row.stages["stage2"])):
+        made = built("smollm2", variant, "--config.mesh.fsdp=1")
+        assert made.loss == LossConfig(lm=stage.lm, guide=row.guide)
+        found = made.optim.kind, made.optim.learning_rate, made.optim.weight_decay
+        assert found == (stage.optimizer, stage.learning_rate, stage.weight_decay)
+        assert (made.optim.newton_schulz, made.optim.preconditioning) == (stage.newton_schulz, stage.preconditioning)
+        assert made.lora == (LORA if variant else None)
+        assert made.projector_length == ("free" if variant else "words")
+        state = setup.abstract_state(made, setup.make_model(made, 49152), setup.make_mesh(made))
+        lora = {path for path in state.trainable if "_lora/" in path}
+        assert bool(lora) == bool(variant)
+        assert all(path.startswith("projector/") for path in state.trainable.keys() - lora)
+        assert presets.get(made.model).image_tokens == 32
 
 
 def test_lora_and_the_small_one():

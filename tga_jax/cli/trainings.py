@@ -17,12 +17,12 @@ USAGE = """\
             --workdir=DIR       results go here (default: runs/NAME-seedN-HASH)
             --parts=DIR         trained parts, shared between runs (default: runs/parts)
   reproduce  the paper's claims in a real language model, SmolLM2: a grid of rows and seeds, and report.html of it
-            --scale=quick|full  the core rows with one seed (the default), or all rows with three
+            --scale=quick|full  shorter trainings of the core rows with one seed (the default), or all rows with three
             --rows=A,B --seeds=0,1   other ones
             --workdir=DIR       finished cells, tables and report (default: runs/NAME); the same command continues
             --jobs=N            rows made at once, each in a process of its own: for an accelerator (default: 1)
             --tables            only tables and report of the cells that are there
-            --config=FILE       another grid, such as configs/emoji_ablation.py (default: configs/reproduce.py)
+            --config=FILE       another grid, such as configs/emoji_ablation.py (default: configs/reproduce.py:SCALE)
             --parts=DIR         as for demo
   train   one training from a config
             --config=FILE       such as configs/own_data.py
@@ -32,14 +32,22 @@ USAGE = """\
 
 
 WORLDS = ("emoji", "smollm2")
+SCALES = ("quick", "full")
+
+
+def _taken_out(arguments: list[str], name: str, choices: tuple[str, ...]) -> tuple[str, list[str]]:
+    """The value of a flag that decides what the others mean (by default the first choice), and the other arguments.
+    Raises UserError for another value."""
+    own = [argument for argument in arguments if re.match(f"--?{name}(=|$)", argument)]
+    values = [argument.partition("=")[2] for argument in own]
+    if unknown := [value for value in values if value not in choices]:
+        raise UserError(f"--{name}: {unknown[0]!r}, expected {' or '.join(choices)}")
+    return values[-1] if values else choices[0], [argument for argument in arguments if argument not in own]
 
 
 def _demo(arguments: list[str]) -> None:
-    worlds = [argument.partition("=")[2] for argument in arguments if re.match("--?world=", argument)]
-    arguments = [argument for argument in arguments if not re.match("--?world=", argument)]
-    if unknown := [world for world in worlds if world not in WORLDS]:
-        raise UserError(f"--world: {unknown[0]!r}, expected {' or '.join(WORLDS)}")
-    if worlds and worlds[-1] == "smollm2":
+    world, arguments = _taken_out(arguments, "world", WORLDS)
+    if world == "smollm2":
         if "--quick" in arguments:
             raise UserError("--quick: is of the emoji world, expected none beside --world=smollm2")
         _reproduce(arguments)
@@ -69,11 +77,9 @@ def _numbers(flag: str, text: str) -> list[int]:
 
 
 def _reproduce(arguments: list[str]) -> None:
-    flags: dict[str, object] = {"workdir": "", "parts": "runs/parts", "scale": "quick", "seeds": "", "rows": ""}
-    flags |= {"jobs": 1, "tables": False}
-    found, values = parse_with_config(arguments, flags, ROOT / "configs" / "reproduce.py")
-    if values.scale not in ("quick", "full"):
-        raise UserError(f"--scale: {values.scale!r}, expected quick or full")
+    scale, arguments = _taken_out(arguments, "scale", SCALES)
+    flags: dict[str, object] = {"workdir": "", "parts": "runs/parts", "seeds": "", "rows": "", "jobs": 1}
+    found, values = parse_with_config(arguments, {**flags, "tables": False}, ROOT / "configs" / f"reproduce.py:{scale}")
     import rich.console
 
     from tga_jax import config
@@ -81,7 +87,7 @@ def _reproduce(arguments: list[str]) -> None:
     from tga_jax.demo.config import DemoConfig
 
     built = config.build(DemoConfig, found)
-    quick = values.scale == "quick"
+    quick = scale == "quick"
     seeds = _numbers("seeds", values.seeds or ("0" if quick else "0,1,2"))
     others = () if quick else tuple(row for row in built.rows if row not in built.core_rows)
     rows = values.rows.split(",") if values.rows else (*built.core_rows, *others)

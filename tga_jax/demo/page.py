@@ -37,6 +37,7 @@ def write(grid: Grid, workdir: Path) -> None:
         f"<h1>{esc(_TITLE[grid.config.llm])}</h1>",
         f'<p class="lead">{_text(claims.headline(grid))}</p>',
         f"<p>{_MODELS[grid.config.llm]} {esc(_pictures(grid))} {_RATES} {_seeds(grid)}</p>",
+        *([f'<p class="note">{_text(grid.config.note)}</p>'] if grid.config.note else []),
         _missing(grid),
         _contents({table.name: table.title for table in tables}),
         *drawn.get("rates", []),

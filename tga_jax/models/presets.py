@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 
 from tga_jax.errors import UserError
 from tga_jax.models.clip import ClipConfig, TextConfig, VisionConfig
@@ -54,11 +55,24 @@ def _tower(name: str) -> ClipConfig:
 
 _SMOLLM2 = dataclasses.replace(LLM["smollm2-135m"], dtype="float32")  # on a CPU bfloat16 is slower
 
+# name -> (vision tower, language model). As LLaVA joins them, and, as `<name>-resampler`, by a projector whose every
+# image token reads the whole picture.
+_PUBLIC = {
+    "llava-v1.5-7b": ("clip-vit-l-14-336", "vicuna-7b-v1.5"),
+    "tga-mistral-7b": ("clip-vit-l-14-336", "mistral-7b-v0.2"),
+    "tga-llama-2-7b": ("clip-vit-l-14-336", "llama-2-7b"),
+    "tga-smollm2-135m": ("clip-vit-b-32", "smollm2-135m"),
+}
+_RESAMPLERS = {"clip-vit-l-14-336": (ResamplerConfig(64, 2, 16), 1024), "clip-vit-b-32": (ResamplerConfig(32, 2, 8), 512)}
+
+
+def _public(tower: str, llm: str, resampler: bool = False) -> LlavaConfig:
+    return LlavaConfig(_tower(tower), LLM[llm], *(_RESAMPLERS[tower] if resampler else ()))
+
+
 LLAVA: dict[str, Callable[[], LlavaConfig]] = {
-    "llava-v1.5-7b": lambda: LlavaConfig(_tower("clip-vit-l-14-336"), LLM["vicuna-7b-v1.5"]),
-    "tga-mistral-7b": lambda: LlavaConfig(_tower("clip-vit-l-14-336"), LLM["mistral-7b-v0.2"]),
-    "tga-llama-2-7b": lambda: LlavaConfig(_tower("clip-vit-l-14-336"), LLM["llama-2-7b"]),
-    "tga-smollm2-135m": lambda: LlavaConfig(_tower("clip-vit-b-32"), LLM["smollm2-135m"]),
+    **{name: partial(_public, *parts) for name, parts in _PUBLIC.items()},
+    **{f"{name}-resampler": partial(_public, *parts, resampler=True) for name, parts in _PUBLIC.items()},
     # To time a training on a CPU: deep and narrow, with as many image tokens as the public checkpoints have.
     "bench-small": lambda: LlavaConfig(
         ClipConfig(VisionConfig(256, 4, 4, 1024, image_size=336, patch_size=14), None, None),
