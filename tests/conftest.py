@@ -18,9 +18,9 @@ if _OWNED := "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 import hypothesis
 import jax
 import pytest
-from jax._src import compiler
 
 sys.path[:0] = sorted({str(path.parent) for path in Path(__file__).parent.rglob("*_support.py")})
+import quick_support  # noqa: E402
 
 # How long an example takes depends on what else the machine does.
 hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -31,8 +31,6 @@ def pytest_unconfigure():
     if _OWNED:
         shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
-
-QUICK_XLA = {"xla_cpu_use_fusion_emitters": False}  # whose programs take twice as long to compile
 
 _STATM = Path("/proc/self/statm")  # Linux: the process's memory in pages, the resident part second
 _MUCH = 1.4 * 2**30  # bytes
@@ -62,13 +60,5 @@ def compiled_programs_end_earlier_where_they_are_large():
 @pytest.fixture(scope="module")
 def quick_compilation():
     """For tests whose models are so small that compiling them is nearly all of the time."""
-    made = compiler.get_compile_options
-
-    def quick(*args, env_options_overrides=None, **fields):
-        return made(*args, env_options_overrides={**(env_options_overrides or {}), **QUICK_XLA}, **fields)
-
-    jax.config.update("jax_disable_most_optimizations", True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiler, "get_compile_options", quick)  # XLA reads its flags once, so for all tests of a process
+    with quick_support.quick():
         yield
-    jax.config.update("jax_disable_most_optimizations", False)

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import quick_support
 from PIL import Image
 from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
@@ -93,9 +94,8 @@ def run(*arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[
     """`tga` with these arguments. Raises RuntimeError for another exit status or a traceback."""
     command = [TGA, *arguments]
     # Most of the time goes to compiling. tensorflow-datasets leaves temporary folders behind.
-    environment = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "TMPDIR": os.getcwd()}
+    environment = {**os.environ, **quick_support.ENVIRONMENT, "TMPDIR": os.getcwd()}
     environment |= {
-        "XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false",
         "JAX_COMPILATION_CACHE_DIR": os.path.abspath("xla"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
     }

@@ -24,7 +24,7 @@ VALUES = [
 WHOLE = ["", "[]", "{", "null", '"x"', "{}", "\ufeff{}", "3", '{"a": 1, "a": 2}']
 CLIP, VICUNA = "openai/clip-vit-large-patch14-336", "lmsys/vicuna-7b-v1.5"
 NAMES = ["Qwen/Qwen2.5-0.5B-Instruct", CLIP, "llava-hf/llava-1.5-7b-hf", "liuhaotian/llava-v1.5-7b-lora"]
-_FEW, _MANY = 6, 200  # of a file
+_FEW, _MANY = 2, 200  # of a file
 
 
 def places(value: Any, path: tuple = ()) -> Iterator[tuple]:

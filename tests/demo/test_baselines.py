@@ -38,6 +38,8 @@ def test_every_baseline_answers_about_every_picture_and_is_calibrated_on_trainin
     world, model, items, known = asked
     splits = []
     monkeypatch.setattr(measure, "items", lambda _, split, *__: splits.append(split) or known)
+    for name, few in (("_SHIFTS", (0.5, 1.5)), ("_STRENGTHS", (0.5, 2.0)), ("_STEERED_AT", (0.2, 0.5))):
+        monkeypatch.setattr(baselines, name, few)  # each is a program to compile
     answers, settings = baselines.ask(world, model, items, None)
     assert splits == ["train"]
     assert set(answers) == set(settings) == set(BASELINES)

@@ -33,7 +33,7 @@ from tga_jax.train import loop
 from tga_jax.train.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
-RECORDS = 2000  # looked at, of each training
+RECORDS = 1000  # looked at, of each training
 JUDGE = Judge(WORDS.refusals)
 
 

@@ -10,6 +10,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+import quick_support
 from flax.traverse_util import flatten_dict
 from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
@@ -120,8 +121,9 @@ def run_eight(stage: str, meshes: list[tuple[int, int, int]]) -> dict:
     """Three steps on each mesh (data, fsdp, tensor) of eight devices, and on one device."""
     environment = {
         **os.environ,
+        **quick_support.ENVIRONMENT,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": f"{quick_support.ENVIRONMENT['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
     }
     command = [sys.executable, "-c", EIGHT, stage, json.dumps(meshes)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
