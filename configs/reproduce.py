@@ -211,11 +211,11 @@ def rows() -> dict:
 
 
 def quick(config: ConfigDict) -> ConfigDict:
-    """The core rows on two cores within 75 minutes: scenes of one thing, shorter trainings, fewer pictures asked about."""
+    """For two cores: scenes of one thing, shorter trainings in smaller batches, and fewer pictures asked about."""
     config.name = "reproduce_quick"
     config.note = (
-        "The quick scale: scenes of one thing only, shorter trainings than in configs/README.md, and fewer pictures "
-        "asked about, so that two CPU cores make the core rows. Compare rows with each other, not with the tables there."
+        "The quick scale: scenes of one thing, shorter trainings than those of configs/README.md, and fewer pictures "
+        "asked about, for two CPU cores. Compare its rows with each other, not with the tables there."
     )
     config.scenes.train_two = config.scenes.test_two = 0
     config.clip.update(steps=1200, pairs=0.0)

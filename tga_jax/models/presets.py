@@ -63,7 +63,10 @@ _PUBLIC = {
     "tga-llama-2-7b": ("clip-vit-l-14-336", "llama-2-7b"),
     "tga-smollm2-135m": ("clip-vit-b-32", "smollm2-135m"),
 }
-_RESAMPLERS = {"clip-vit-l-14-336": (ResamplerConfig(64, 2, 16), 1024), "clip-vit-b-32": (ResamplerConfig(32, 2, 8), 512)}
+_RESAMPLERS = {
+    "clip-vit-l-14-336": (ResamplerConfig(64, 2, 16), 1024),
+    "clip-vit-b-32": (ResamplerConfig(32, 2, 8), 512),
+}
 
 
 def _public(tower: str, llm: str, resampler: bool = False) -> LlavaConfig:
