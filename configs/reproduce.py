@@ -12,7 +12,7 @@ from configs.emoji import adam, muon, paper, released, tiled
 
 MLP = "smollm2-hands-mlp"
 STEPS = {"fit": 3000, "stage1": 600, "stage2": 100}
-QUICK_STEPS, QUICK_BATCH = {"fit": 1000, "stage1": 400, "stage2": 80}, {"fit": 64, "stage1": 8, "stage2": 8}
+QUICK_STEPS = {"fit": 1500, "stage1": 400, "stage2": 60}
 
 
 def stage1(**fields) -> dict:
@@ -211,7 +211,7 @@ def rows() -> dict:
 
 
 def quick(config: ConfigDict) -> ConfigDict:
-    """For two cores: scenes of one thing, shorter trainings in smaller batches, and fewer pictures asked about."""
+    """For two cores: scenes of one thing, shorter trainings, and fewer pictures asked about."""
     config.name = "reproduce_quick"
     config.note = (
         "The quick scale: scenes of one thing, shorter trainings than those of configs/README.md, and fewer pictures "
@@ -224,7 +224,6 @@ def quick(config: ConfigDict) -> ConfigDict:
     for row in config.rows.values():
         for name, stage in row.stages.items():
             stage.steps = stage.steps * QUICK_STEPS[name] // STEPS[name]
-            stage.batch_size = min(stage.batch_size, QUICK_BATCH[name])
     config.asked = 24
     return config
 
