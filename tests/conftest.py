@@ -60,5 +60,12 @@ def compiled_programs_end_earlier_where_they_are_large():
 @pytest.fixture(scope="module")
 def quick_compilation():
     """For tests whose models are so small that compiling them is nearly all of the time."""
-    with quick_support.quick():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def without_fusion_emitters():
+    with quick_support.without_fusion_emitters():
         yield

@@ -151,6 +151,7 @@ def test_tables_alone_make_nothing_and_need_a_cell(tmp_path, made):
     ("flags", "said"),
     [
         (["--scale=some"], "--scale: 'some', expected quick or full"),
+        (["--scale"], "--scale: '', expected quick or full"),
         (["--seeds=a"], "--seeds: 'a', expected numbers such as 0,1,2"),
         (["--seeds=1,1"], "--seeds: 1,1, expected different numbers"),
         (["--jobs=0"], "--jobs: 0, expected at least 1"),
@@ -178,7 +179,7 @@ def test_the_demo_of_the_real_language_model_is_its_grid(monkeypatch, tmp_path, 
 def test_the_quick_scale_is_shorter_and_the_full_one_is_the_config_itself(monkeypatch, tmp_path):
     asked: list = []
     monkeypatch.setattr(reproduce, "run", lambda config, seeds, rows, *_: asked.append((config, seeds, rows)))
-    for flags in ([], ["--scale=full"], ["--scale=quick", "--config=configs/reproduce.py", "--config.asked=3"]):
+    for flags in ([], ["--scale", "full"], ["--scale=quick", "--config=configs/reproduce.py", "--config.asked=3"]):
         assert cli.run(["reproduce", f"--parts={tmp_path}", *flags]) == 0
     (quick, seeds, rows), (full, all_seeds, all_rows), (named, *_) = asked
     assert (seeds, rows, all_seeds) == ([0], quick.core_rows, [0, 1, 2])

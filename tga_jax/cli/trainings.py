@@ -36,13 +36,18 @@ SCALES = ("quick", "full")
 
 
 def _taken_out(arguments: list[str], name: str, choices: tuple[str, ...]) -> tuple[str, list[str]]:
-    """The value of a flag that decides what the others mean (by default the first choice), and the other arguments.
-    Raises UserError for another value."""
-    own = [argument for argument in arguments if re.match(f"--?{name}(=|$)", argument)]
-    values = [argument.partition("=")[2] for argument in own]
-    if unknown := [value for value in values if value not in choices]:
-        raise UserError(f"--{name}: {unknown[0]!r}, expected {' or '.join(choices)}")
-    return values[-1] if values else choices[0], [argument for argument in arguments if argument not in own]
+    """The value of a flag that decides what the others mean, by default the first choice, and the other arguments.
+    Raises UserError for a value that is no choice."""
+    value, rest, left = choices[0], [], iter(arguments)
+    for argument in left:
+        flag, equals, given = argument.partition("=")
+        if flag not in (f"--{name}", f"-{name}"):
+            rest.append(argument)
+            continue
+        value = given if equals else next(left, "")
+        if value not in choices:
+            raise UserError(f"--{name}: {value!r}, expected {' or '.join(choices)}")
+    return value, rest
 
 
 def _demo(arguments: list[str]) -> None:
