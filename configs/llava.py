@@ -57,16 +57,22 @@ def recipe(config: ConfigDict, first: bool) -> None:
     """What `fit` and `tiled` have otherwise than LLaVA's stages."""
     config.model = f"{config.model}-resampler"
     if first:
-        config.projector_length = "words"
-        config.optim.update(kind="muon", learning_rate=8e-3, weight_decay=0.1, newton_schulz=4, preconditioning="aol")
+        optim = {
+            "kind": "muon",
+            "learning_rate": 8e-3,
+            "weight_decay": 0.1,
+            "newton_schulz": 4,
+            "preconditioning": "aol",
+        }
+        config.update({"projector_length": "words", "optim": optim})
     else:
-        config.init.projector = "runs/fit"
         config.lora = {"rank": 16, "alpha": 32.0}
         # The first pattern that matches decides; 0 freezes.
-        config.optim.update(learning_rate=2e-4, schedule=(("(projector|.*_lora)/.*", 1.0), ("(clip|llm)/.*", 0.0)))
+        optim = {"learning_rate": 2e-4, "schedule": (("(projector|.*_lora)/.*", 1.0), ("(clip|llm)/.*", 0.0))}
+        config.update({"init": {"projector": "runs/fit"}, "optim": optim})
     # 64 of each are the picture's.
-    config.data.lengths = (128, 192) if first else (128, 256, 384, 512, 768)
-    config.data.labels = (64, 128) if first else config.data.lengths
+    lengths = (128, 192) if first else (128, 256, 384, 512, 768)
+    config.update({"data": {"lengths": lengths, "labels": (64, 128) if first else lengths}})
 
 
 def get_config(variant: str, model: str, template: str, llm: str, clip: str) -> ConfigDict:

@@ -217,14 +217,15 @@ def quick(config: ConfigDict) -> ConfigDict:
         "The quick scale: scenes of one thing, shorter trainings than those of configs/README.md, and fewer pictures "
         "asked about, for two CPU cores. Compare its rows with each other, not with the tables there."
     )
-    config.scenes.train_two = config.scenes.test_two = 0
-    config.clip.update(steps=1200, pairs=0.0)
-    config.text.update(steps=120, embedding_noise=8.0)
-    config.text.mix.pairs = 0.0
-    for row in config.rows.values():
-        for name, stage in row.stages.items():
-            stage.steps = stage.steps * QUICK_STEPS[name] // STEPS[name]
-    config.asked = 24
+    config.update({"scenes": {"train_two": 0, "test_two": 0}, "clip": {"steps": 1200, "pairs": 0.0}, "asked": 24})
+    config.update({"text": {"steps": 120, "embedding_noise": 8.0, "mix": {"pairs": 0.0}}})
+    short = {}
+    for name, row in rows().items():
+        steps = {
+            stage: {"steps": own["steps"] * QUICK_STEPS[stage] // STEPS[stage]} for stage, own in row["stages"].items()
+        }
+        short[name] = {"stages": steps}
+    config.update({"rows": short})
     return config
 
 

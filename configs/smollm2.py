@@ -20,16 +20,15 @@ def get_config(variant: str = "fit") -> ConfigDict:
         llm="checkpoints/SmolLM2-135M-Instruct",
         clip="checkpoints/clip-vit-base-patch32",
     )
-    config.update({"batch_size": 32, "dtype": "float32", "remat": "none"})
-    config.data.threads = 2
     first = variant in llava.FIRST
     if variant in ("fit", "tiled"):  # 32 positions are the picture's, 49 below
-        config.data.lengths = (64, 128) if first else (128, 256, 512)
-        config.data.labels = (32, 96) if first else config.data.lengths
-        return config
-    config.optim.learning_rate = 1e-3 if first else 2e-5
-    config.data.lengths = (128, 256) if first else (256, 512)
-    config.data.labels = (64, 192) if first else config.data.lengths
+        lengths, labels = ((64, 128), (32, 96)) if first else ((128, 256, 512), (128, 256, 512))
+    else:
+        lengths, labels = ((128, 256), (64, 192)) if first else ((256, 512), (256, 512))
+        config.update({"optim": {"learning_rate": 1e-3 if first else 2e-5}})
+    config.update({"batch_size": 32, "dtype": "float32", "remat": "none"})
+    config.update({"data": {"lengths": lengths, "labels": labels, "threads": 2}})
     if variant.startswith("released"):
-        config.loss.guide.layers = tuple(range(9, 18))  # of 30 blocks, as the released code's of 32
+        # Of 30 blocks, as the released code's of 32.
+        config.update({"loss": {"guide": {"layers": tuple(range(9, 18))}}})
     return config

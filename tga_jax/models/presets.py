@@ -70,7 +70,11 @@ _RESAMPLERS = {
 
 
 def _public(tower: str, llm: str, resampler: bool = False) -> LlavaConfig:
-    return LlavaConfig(_tower(tower), LLM[llm], *(_RESAMPLERS[tower] if resampler else ()))
+    joined = LlavaConfig(_tower(tower), LLM[llm])
+    if not resampler:
+        return joined
+    projector, width = _RESAMPLERS[tower]
+    return dataclasses.replace(joined, projector=projector, projector_hidden=width)
 
 
 LLAVA: dict[str, Callable[[], LlavaConfig]] = {
