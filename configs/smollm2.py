@@ -4,7 +4,9 @@ Run:
     bash launch/local.sh train --config=configs/smollm2.py --workdir=runs/fit
     bash launch/local.sh train --config=configs/smollm2.py:tiled --workdir=runs/tiled
 `:stage1` and `:stage2`, the paper's equation, and the others are in `llava.py`, with what has been shown for each. What
-carries over is the text safety that the language model has; as it is published, this one refuses next to nothing.
+carries over is the text safety that the language model has; as it is published, this one refuses next to nothing. The
+recipe's results are those of configs/reproduce.py, which teaches it to refuse and has a smaller CLIP; trained from this
+file it was not yet.
 """
 
 from ml_collections import ConfigDict

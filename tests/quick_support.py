@@ -1,4 +1,4 @@
-"""Compilation in less than half the time, for models so small that compiling them is nearly all that a test does.
+"""Compilation in about half the time, for models so small that compiling them is nearly all that a test does.
 
 Without XLA's fusion emitters sums have another order, so two programs that ought to agree to the last bit may not: for
 tests that run one program twice, and for those that only look whether a command works.
