@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from configs import emoji
 from configs.emoji import adam, muon, paper, released, tiled
 
-MLP = "smollm2-hands-mlp"
+MLP, NORM_MLP = "smollm2-hands-mlp", "smollm2-hands-norm-mlp"
 STEPS = {"fit": 3000, "stage1": 600, "stage2": 100}
 QUICK_STEPS = {"fit": 1500, "stage1": 400, "stage2": 60}
 
@@ -100,6 +100,24 @@ def beside_the_core() -> dict:
             "note": "image tokens of LLaVA's token-wise projector pulled to the caption's words, by optimal transport",
             "guide": transport(),
             "model": MLP,
+            "stages": fit_stages(),
+        },
+        "base_norm_mlp": {
+            "note": "base with a token-wise projector that normalises what it reads",
+            "model": NORM_MLP,
+            **base(),
+        },
+        "tga_paper_norm_mlp": {
+            "note": "the paper's equation with a token-wise projector that normalises what it reads",
+            "guide": paper(),
+            "model": NORM_MLP,
+            "stages": paper_stages(),
+        },
+        "tga_norm_mlp": {
+            "note": "image tokens of a token-wise projector that normalises what it reads pulled to the caption's "
+            "words, most of them to the rare ones, by optimal transport",
+            "guide": transport(masses="rarity"),
+            "model": NORM_MLP,
             "stages": fit_stages(),
         },
         "visual_tuning": {

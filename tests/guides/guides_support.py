@@ -41,4 +41,7 @@ def batch_of(pair: np.ndarray, hinge: np.ndarray) -> Batch:
 def seen(guide: Guide, batch: Batch, student, teacher, s: float, **fields) -> Seen:
     """student, teacher: what the guide reads."""
     values = {"inputs": student[0], "embeddings": jnp.zeros((9, student.shape[-1])), "image_tokens": 3, **fields}
-    return Seen(batch, student, teacher, progress=jnp.asarray(s), counts=guide.counts(batch), **values)
+    captions = jnp.where(batch.caption_mask, batch.caption_tokens, -1)
+    return Seen(
+        batch, student, teacher, progress=jnp.asarray(s), counts=guide.counts(batch), captions=captions, **values
+    )

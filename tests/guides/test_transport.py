@@ -11,33 +11,48 @@ import pytest
 from guides_support import DECAYS, HINGE, PAIR, batch_of, normal, seen
 
 from tga_jax.guides import Transport
-from tga_jax.guides.transport import plan
+from tga_jax.guides.transport import plan, rarity
 
 
-def sinkhorn(distance: np.ndarray, temperature: float, iterations: int) -> np.ndarray:
-    """float64, of one sample without padding, as in Cuturi (2013): diag(u) K diag(v)."""
+def sinkhorn(distance: np.ndarray, temperature: float, iterations: int, masses: np.ndarray | None = None) -> np.ndarray:
+    """float64, of one sample without padding, as in Cuturi (2013): diag(u) K diag(v). masses: of the words."""
     kernel = np.exp(-(distance - distance.min()) / temperature)
     p, c = distance.shape
-    v = np.ones(c)
+    v, masses = np.ones(c), np.ones(c) if masses is None else masses
     for _ in range(iterations):
         u = (1 / p) / (kernel @ v)
-        v = (1 / c) / (kernel.T @ u)
+        v = (masses / masses.sum()) / (kernel.T @ u)
     return u[:, None] * kernel * v
 
 
+@pytest.mark.parametrize("alike", [True, False])
 @pytest.mark.parametrize("temperature", [0.05, 0.7])
-def test_the_plan_against_float64_with_padding(temperature):
+def test_the_plan_against_float64_with_padding(temperature, alike):
     distance = np.abs(normal(3, 3, 7, 5)).astype(np.float32)
-    tokens, words = np.ones((3, 7), bool), np.ones((3, 5), bool)
-    tokens[1, 4:], words[1, [0, 3]], words[2] = False, False, False
+    tokens, words = np.ones((3, 7), bool), np.ones((3, 5), np.float32)
+    if not alike:
+        words *= np.random.default_rng(4).uniform(0.02, 5, (3, 5)).astype(np.float32)
+    tokens[1, 4:], words[1, [0, 3]], words[2] = False, 0, 0
     found = np.asarray(plan(jnp.array(distance), jnp.array(tokens), jnp.array(words), temperature, 40))
     for b in range(2):
-        inner = np.ix_(tokens[b], words[b])
-        expected = sinkhorn(distance[b][inner].astype(np.float64), temperature, 40)
+        inner = np.ix_(tokens[b], words[b] > 0)
+        expected = sinkhorn(distance[b][inner].astype(np.float64), temperature, 40, words[b][words[b] > 0])
         np.testing.assert_allclose(found[b][inner], expected, rtol=2e-4, atol=1e-7)
+        np.testing.assert_allclose(found[b].sum(0), words[b] / words[b].sum(), rtol=1e-5)
     assert not found[1][~tokens[1]].any()
-    assert not found[1][:, ~words[1]].any()
+    assert not found[1][:, words[1] == 0].any()
     assert not found[2].any()
+
+
+def test_rarity_counts_captions_and_not_words():
+    """Of three captions and a row without one: "a b b", "a c", "a"."""
+    captions = np.array([[1, 2, 2], [1, 3, 0], [1, 0, 0], [0, 0, 0]], np.int32)
+    there = np.array([[1, 1, 1], [1, 1, 0], [1, 0, 0], [0, 0, 0]], bool)
+    among = jnp.where(there, captions, -1)
+    expected = np.log(4 / np.array([[3, 1, 1], [3, 1, 1], [3, 1, 1], [1, 1, 1]]))
+    np.testing.assert_allclose(np.asarray(rarity(jnp.array(captions), among))[there], expected[there], rtol=1e-6)
+    alone = rarity(jnp.array(captions[:1]), among[:1])
+    np.testing.assert_allclose(alone, np.full((1, 3), np.log(2)), rtol=1e-6)  # all alike
 
 
 @hypothesis.settings(max_examples=25, deadline=None)
@@ -60,7 +75,9 @@ def reference(guide, states, words, s: float) -> float:
         for b in np.flatnonzero(PAIR):
             h, g = states[j, b, 1:4], words[j, b][np.asarray(batch_of(PAIR, HINGE).caption_mask)[b]]
             distance = ((h[:, None] - g) ** 2).sum(-1) / (g**2).sum(-1).mean()
-            errors.append((sinkhorn(distance, guide.temperature, guide.iterations) * distance).sum())
+            # Of four captions 4 say the first word, and 3 the second.
+            masses = np.log(5 / np.array([4, 3])) if guide.masses == "rarity" else np.ones(2)
+            errors.append((sinkhorn(distance, guide.temperature, guide.iterations, masses) * distance).sum())
     return guide.weight * DECAYS[guide.decay](s) * np.mean(errors)
 
 
@@ -71,10 +88,13 @@ def fixture_inputs():
 
 
 @pytest.mark.parametrize("guide", [Transport(layers=(0, 2), weight=0.3, decay="linear", temperature=0.4), Transport(
-    layers=(0, 2), weight=2.0, decay="quadratic", temperature=1.5, iterations=7)])  # fmt: skip
+    layers=(0, 2), weight=2.0, decay="quadratic", temperature=1.5, iterations=7), Transport(
+    layers=(0, 2), masses="rarity", temperature=0.5)])  # fmt: skip
 def test_against_float64(guide, inputs):
+    batch = batch_of(PAIR, HINGE)
+    batch = batch._replace(caption_tokens=batch.caption_tokens.at[1, 2].set(7))
     for s in (0.0, 0.6):
-        value, metrics = guide.loss(seen(guide, batch_of(PAIR, HINGE), *inputs, s))
+        value, metrics = guide.loss(seen(guide, batch, *inputs, s))
         expected = reference(guide, *(np.asarray(x, np.float64) for x in inputs), s)
         np.testing.assert_allclose(value, expected, rtol=2e-4)
         assert 1 / 2 <= metrics["guide_sharpness"] <= 1
@@ -105,7 +125,14 @@ def test_the_order_of_words_and_of_tokens_does_not_matter(inputs):
     np.testing.assert_allclose(guide.loss(seen(guide, batch, tokens, words, 0.0))[0], value, rtol=1e-5)
 
 
-@pytest.mark.parametrize("fields", [{"temperature": 0.0}, {"iterations": 0}])
-def test_bad_fields(fields):
-    with pytest.raises(ValueError, match=r"guide\.temperature, iterations"):
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"temperature": 0.0}, r"guide\.temperature, iterations"),
+        ({"iterations": 0}, r"guide\.temperature, iterations"),
+        ({"masses": "tfidf"}, r"guide\.masses: 'tfidf'"),
+    ],
+)
+def test_bad_fields(fields, message):
+    with pytest.raises(ValueError, match=message):
         Transport(**fields)

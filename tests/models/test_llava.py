@@ -154,15 +154,20 @@ def test_resampler_against_float64():
 
 
 @pytest.mark.parametrize("width", [None, 7])
-@pytest.mark.parametrize("kind", ["linear", "mlp2x_gelu"])
+@pytest.mark.parametrize("kind", ["linear", "mlp2x_gelu", "norm_mlp2x_gelu"])
 def test_projector_against_float64(kind, width):
     config = dataclasses.replace(TINY, projector=kind, projector_hidden=width)
     rng = np.random.default_rng(2)
-    features = rng.standard_normal((2, 1, 4, 16))
-    hidden = {"linear": 24, "mlp2x_gelu": width or 24}[kind]
-    params = {"linear_1": {"kernel": rng.standard_normal((16, hidden)), "bias": rng.standard_normal(hidden)}}
-    expected = features @ params["linear_1"]["kernel"] + params["linear_1"]["bias"]
-    if kind == "mlp2x_gelu":
+    features = rng.standard_normal((2, 1, 4, 16)) * 6 + 2
+    hidden = 24 if kind == "linear" else width or 24
+    params, read = {}, features
+    if kind == "norm_mlp2x_gelu":
+        params["norm"] = {"scale": rng.standard_normal(16), "bias": rng.standard_normal(16)}
+        read = (features - features.mean(-1, keepdims=True)) / np.sqrt(features.var(-1, keepdims=True) + 1e-5)
+        read = read * params["norm"]["scale"] + params["norm"]["bias"]
+    params |= {"linear_1": {"kernel": rng.standard_normal((16, hidden)), "bias": rng.standard_normal(hidden)}}
+    expected = read @ params["linear_1"]["kernel"] + params["linear_1"]["bias"]
+    if kind != "linear":
         params["linear_2"] = {"kernel": rng.standard_normal((hidden, 24)), "bias": rng.standard_normal(24)}
         expected = expected * 0.5 * (1 + np.vectorize(math.erf)(expected / math.sqrt(2)))
         expected = expected @ params["linear_2"]["kernel"] + params["linear_2"]["bias"]

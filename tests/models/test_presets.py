@@ -148,6 +148,7 @@ def test_image_tokens_of_public_presets():
         "tga-smollm2-135m-resampler": 32,
         "smollm2-hands": 16,
         "smollm2-hands-mlp": 26,
+        "smollm2-hands-norm-mlp": 26,
         "bench-small": 576,
         "emoji": 10,
         "emoji-mlp": 17,

@@ -26,7 +26,7 @@ from flax.traverse_util import flatten_dict
 from tga_jax.models import sharding
 from tga_jax.train import optim, step
 from tga_jax.data.batch import Batch
-from tga_jax.guides import Instruction, Paper, Released, Tiled
+from tga_jax.guides import Instruction, Paper, Released, Tiled, Transport
 from tga_jax.models import clip, layers, llama, llava
 
 jax.config.update("jax_disable_most_optimizations", True)
@@ -66,6 +66,7 @@ guide = {
     "paper": Paper(),
     "tiled": Tiled(layers=(1, 2), vocab_weight=0.5),
     "instruction": Instruction(layers=(0, 2)),
+    "transport": Transport(layers=(0, 2), masses="rarity"),
 }.get(stage, Released(layers=(1, 2)))
 loss = step.LossConfig(guide=guide, embedding_noise=0.0 if stage == "accumulate" else 1.0)
 params = jax.jit(lambda: llava.init(model, jax.random.key(0)))()
@@ -156,7 +157,7 @@ def test_so_do_they_with_lora_and_accumulation(stage):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["stage1", "stage2", "lora", "paper", "tiled", "instruction"])
+@pytest.mark.parametrize("stage", ["stage1", "stage2", "lora", "paper", "tiled", "instruction", "transport"])
 def test_every_mesh_of_eight_computes_what_one_computes(stage):
     assert len(MESHES) == 10
     assert_the_same(run_eight(stage, MESHES))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tga_jax.data.batch import Batch
-from tga_jax.guides import Instruction, Paper, Released, Tiled
+from tga_jax.guides import Instruction, Paper, Released, Tiled, Transport
 from tga_jax.models import clip, llama, llava
 from tga_jax.train import step
 from tga_jax.train.step import LossConfig
@@ -28,7 +28,8 @@ RELEASED = Released(layers=(1, 2))
 PAPER = Paper(hinge_decay="linear")  # all blocks
 TILED = Tiled(layers=(1, 2), weight=0.7, decay="linear", vocab_weight=0.3)
 INSTRUCTION = Instruction(layers=(1, 3), weight=0.7, decay="linear")
-GUIDES = {"paper": PAPER, "released": RELEASED, "tiled": TILED, "instruction": INSTRUCTION}
+TRANSPORT = Transport(layers=(0, 2), weight=0.7, decay="linear", masses="rarity", temperature=0.5)
+GUIDES = {"paper": PAPER, "released": RELEASED, "tiled": TILED, "transport": TRANSPORT, "instruction": INSTRUCTION}
 every_guide = pytest.mark.parametrize("guide", GUIDES.values(), ids=GUIDES)
 STAGE_1 = ((r"projector/.*", 1.0), (r".*", 0.0))
 STAGE_2 = ((r"clip/.*", 0.0), (r".*", 1.0))

@@ -78,6 +78,8 @@ class Seen(NamedTuple):
     # Of `counts`, over all rows of the step. The batch may be a part of them (optim.accumulate): a mean whose sum is
     # divided by this count adds up to that of the whole step.
     counts: Mapping[str, Array]
+    # The captions of all rows of the step: int32 [B', C], -1 where there is no word.
+    captions: Array
 
 
 class Cost(NamedTuple):

@@ -1,7 +1,8 @@
 """A guide on the set of a picture's tokens: which of them says which word of the caption is found by optimal transport.
 
 Image token p has state h_p and word c of the caption, read as text alone, g_c; d_pc = |h_p - g_c|^2 / mean_c |g_c|^2.
-The plan pi >= 0 moves the image tokens, of mass 1/P each, to the words, of mass 1/C each, and is the one of least
+The plan pi >= 0 moves the image tokens, of mass 1/P each, to the words, of masses m_c that sum to 1, and is the one of
+least
 
     sum_pc pi_pc d_pc + temperature * sum_pc pi_pc log pi_pc        (Sinkhorn's iterations; Cuturi, 2013)
 
@@ -20,24 +21,33 @@ from tga_jax.guides.base import DECAYS, Array, Cost, Guide, Seen, States, Text, 
 from tga_jax.losses import masked_mean
 from tga_jax.models import llava
 
+MASSES = ("alike", "rarity")
+
+
+def rarity(captions: Array, among: Array) -> Array:
+    """log((1 + N) / N_c) of each word, where N_c of the N captions `among` say it; undefined where there is no word.
+
+    captions int32 [B, C]; among int32 [N, C], which has them all, -1 where there is no word. Returns float32 [B, C].
+    """
+    said = jnp.any(captions[:, :, None, None] == among, axis=-1).sum(-1)  # [B, C]
+    return jnp.log((1 + (among >= 0).any(-1).sum()) / jnp.maximum(said, 1))
+
 
 def plan(distance: Array, tokens: Array, words: Array, temperature: float, iterations: int) -> Array:
-    """pi [B, P, C], 0 where there is no token or no word: distance float32 [B, P, C], tokens bool [B, P], words bool
-    [B, C]. A row without any is all 0."""
-    there = tokens[:, :, None] & words[:, None]
+    """pi [B, P, C], 0 where there is no token or no word: distance float32 [B, P, C]; tokens [B, P] and words [B, C]:
+    the mass of each in any unit, 0 or False where there is none. A row without any is all 0."""
+    there = (tokens > 0)[:, :, None] & (words > 0)[:, None]
     kernel = jnp.where(there, -distance / temperature, -jnp.inf)
 
-    def shares(mask: Array) -> Array:
-        """log of the mass of each"""
-        return jnp.where(mask, -jnp.log(jnp.maximum(mask.sum(-1, keepdims=True), 1.0)), -jnp.inf)
-
-    def scaled(log_mass: Array, mask: Array, x: Array, axis: int) -> Array:
-        return jnp.where(mask, log_mass - jax.nn.logsumexp(x, axis=axis, where=there), 0.0)
+    def scaled(mass: Array, x: Array, axis: int) -> Array:
+        share = mass / jnp.maximum(mass.sum(-1, keepdims=True), 1e-12)
+        log_share = jnp.log(jnp.where(mass > 0, share, 1.0))
+        return jnp.where(mass > 0, log_share - jax.nn.logsumexp(x, axis=axis, where=there), 0.0)
 
     def iterate(_: int, found: tuple[Array, Array]) -> tuple[Array, Array]:
         v = found[1]
-        u = scaled(shares(tokens), tokens, kernel + v[:, None], 2)
-        return u, scaled(shares(words), words, kernel + u[:, :, None], 1)
+        u = scaled(tokens, kernel + v[:, None], 2)
+        return u, scaled(words, kernel + u[:, :, None], 1)
 
     zeros = jnp.zeros(tokens.shape), jnp.zeros(words.shape)
     u, v = jax.lax.fori_loop(0, iterations, iterate, zeros)
@@ -53,19 +63,23 @@ class Transport(Guide):
     where no gradient flows through pi. Unlike `Tiled` it does not say which token says which word, so that a projector
     that reads patch by patch can meet it: a patch need not know the whole caption, and no word has a place.
 
-    temperature: of pi, in units of d; iterations: Sinkhorn's.
+    masses: how many image tokens are to say a word. "alike": m_c = 1/C; "rarity": m_c in proportion to `rarity` among
+    the captions of the step, so that most tokens say what the picture shows, and few what all captions say, such as
+    "a" and "on"; temperature: of pi, in units of d; iterations: Sinkhorn's.
     """
 
     kind: str = "transport"
     layers: tuple[int, ...] = (0,)
     weight: float = 1.0
     decay: str = "constant"
+    masses: str = "alike"
     temperature: float = 0.1
     iterations: int = 30
 
     def __post_init__(self):
         super().__post_init__()
         check_choice("decay", self.decay, DECAYS)
+        check_choice("masses", self.masses, MASSES)
         if not self.temperature > 0 or self.iterations < 1:
             raise ValueError(
                 f"guide.temperature, iterations: {self.temperature}, {self.iterations}, expected more than 0"
@@ -90,6 +104,9 @@ class Transport(Guide):
         tokens = jnp.take_along_axis(batch.image_mask, where, axis=1)
         image = jnp.take_along_axis(seen.student, where[None, ..., None], axis=2).astype(jnp.float32)  # [J, B, P, D]
         words = seen.teacher.astype(jnp.float32)  # [J, B, C, D]
+        masses = batch.caption_mask.astype(jnp.float32)
+        if self.masses == "rarity":
+            masses *= rarity(batch.caption_tokens, seen.captions)
         pairs = has_pair(batch)
 
         def layer(h: Array, g: Array) -> tuple[Array, Array]:
@@ -98,7 +115,7 @@ class Transport(Guide):
             mean = size.sum(-1) / jnp.maximum(batch.caption_mask.sum(-1), 1)
             squares = jnp.sum(h**2, -1)[..., None] + size[:, None] - 2 * jnp.einsum("BPD,BCD->BPC", h, g)
             distance = squares / jnp.maximum(mean, 1e-12)[:, None, None]
-            pi = plan(jax.lax.stop_gradient(distance), tokens, batch.caption_mask, self.temperature, self.iterations)
+            pi = plan(jax.lax.stop_gradient(distance), tokens, masses, self.temperature, self.iterations)
             sharp = (pi.max(-1) / jnp.maximum(pi.sum(-1), 1e-12)).mean(-1)
             return jnp.sum(pi * distance, (1, 2)), sharp
 

@@ -31,7 +31,7 @@ class ResamplerConfig:
 class LlavaConfig:
     clip: clip.ClipConfig
     llm: llama.LlamaConfig
-    projector: str | ResamplerConfig = "mlp2x_gelu"  # or "linear"
+    projector: str | ResamplerConfig = "mlp2x_gelu"  # or another of PROJECTORS
     projector_hidden: int | None = None  # width inside the projector; None: the decoder's hidden size
     feature_layer: int = -2  # of the vision tower; -2 is the output of the last block but one
     feature_select: str = "patch"  # "patch" drops CLS, "full" keeps it
@@ -44,8 +44,13 @@ class LlavaConfig:
         return self.clip.vision.num_patches + (self.feature_select == "full")
 
 
+PROJECTORS = ("linear", "mlp2x_gelu", "norm_mlp2x_gelu")
+
+
 class Projector(nn.Module):
-    """Vision features [..., P, C] -> the decoder's space [..., P, D]: linear, or Linear-GELU(exact)-Linear."""
+    """Vision features [..., P, C] -> the decoder's space [..., P, D], each feature by itself: "linear", "mlp2x_gelu"
+    (Linear-GELU(exact)-Linear, LLaVA-1.5's) or "norm_mlp2x_gelu" (the same after a LayerNorm, InternVL's), for towers
+    whose states are far from unit size."""
 
     kind: str
     hidden: int
@@ -56,8 +61,10 @@ class Projector(nn.Module):
     def __call__(self, features: Array) -> Array:
         if self.kind == "linear":
             return layers.Dense(self.out, dtype=self.dtype, name="linear_1")(features)
-        if self.kind != "mlp2x_gelu":
-            raise ValueError(f"projector: {self.kind!r}, expected 'linear' or 'mlp2x_gelu'")
+        if self.kind not in PROJECTORS:
+            raise ValueError(f"projector: {self.kind!r}, expected one of {', '.join(PROJECTORS)}")
+        if self.kind == "norm_mlp2x_gelu":
+            features = layers.LayerNorm(dtype=jnp.dtype(self.dtype), name="norm")(features)
         h = layers.ACTIVATIONS["gelu"](layers.Dense(self.hidden, dtype=self.dtype, name="linear_1")(features))
         return layers.Dense(self.out, dtype=self.dtype, name="linear_2")(h)
 

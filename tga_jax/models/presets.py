@@ -90,6 +90,7 @@ LLAVA: dict[str, Callable[[], LlavaConfig]] = {
     "emoji": lambda: LlavaConfig(CLIP["clip-emoji"], LLM["llm-emoji"], ResamplerConfig(10, 2, 4), 128, -1, "full"),
     "smollm2-hands": lambda: LlavaConfig(CLIP["clip-hands"], _SMOLLM2, ResamplerConfig(16, 2, 8), 256, -1, "full"),
     "smollm2-hands-mlp": lambda: LlavaConfig(CLIP["clip-hands"], _SMOLLM2, "mlp2x_gelu", 1024, -1, "full"),
+    "smollm2-hands-norm-mlp": lambda: LlavaConfig(CLIP["clip-hands"], _SMOLLM2, "norm_mlp2x_gelu", 1024, -1, "full"),
     "emoji-mlp": lambda: LlavaConfig(CLIP["clip-emoji"], LLM["llm-emoji"], "mlp2x_gelu", 512, -1, "full"),
 }
 _OF_A_WORLD = ("bench-small", "emoji", "emoji-mlp")  # whose words are counted when they are known

@@ -42,10 +42,12 @@ class TrainState:
 
 
 class Counts(NamedTuple):
-    """What the means of the losses are over, of all rows of a step."""
+    """What the losses have to know of all rows of a step, where they see a part of them: what their means are over, and
+    the captions, as `guides.Seen` has them (none where no guide acts)."""
 
     labels: Array
     guide: dict[str, Array]
+    captions: Array | None
 
 
 def init_state(params: dict, config: optim.OptimConfig, steps: int) -> TrainState:
@@ -55,7 +57,10 @@ def init_state(params: dict, config: optim.OptimConfig, steps: int) -> TrainStat
 
 
 def _counts(config: LossConfig, batch: Batch) -> Counts:
-    return Counts(batch.targets[:, 1:].sum(), config.guide.counts(batch) if config.guide else {})
+    labels = batch.targets[:, 1:].sum()
+    if config.guide is None:
+        return Counts(labels, {}, None)
+    return Counts(labels, config.guide.counts(batch), jnp.where(batch.caption_mask, batch.caption_tokens, -1))
 
 
 def _contrastive(model: llava.LlavaConfig, params: dict, batch: Batch) -> tuple[Array, dict[str, Array]]:
@@ -150,6 +155,7 @@ def _language(
             image_tokens=features.shape[1] * model.image_tokens,
             progress=progress,
             counts=counts.guide,
+            captions=counts.captions,
         )
         value, extra = guide.loss(seen)
         chex.assert_shape([value, *extra.values()], ())
