@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-import test_demo
 
 from tga_jax.checkpoints import hub
 from tga_jax.demo import baselines, measure, models
@@ -15,7 +14,6 @@ from tga_jax.demo.baselines import BASELINES, Context
 from tga_jax.inference.model import Model
 from tga_jax.models import llava
 
-world = test_demo.world  # a fixture
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 

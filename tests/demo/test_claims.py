@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 from cells_support import fake
-from test_demo import build
+from demo_support import build
 
 from tga_jax.demo import cells, claims, mechanism, page
 from tga_jax.demo.cells import TEXT, Cell

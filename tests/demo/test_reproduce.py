@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import rich.console
 from cells_support import fake
-from test_demo import build
+from demo_support import build
 
 from configs.reproduce import get_config
 from tga_jax import cli

@@ -1,6 +1,7 @@
 """The demo's measurements: every row's answers and rates, and the hidden states behind them."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,8 @@ MEASURED = (
     ("test_two", False, False),
 )
 SEEN = ("test", "test_hand", "test_two")  # splits that are asked about with the answer begun, too
+_TOGETHER = 64  # prompts at most that are answered at once
+_LENGTHS = 16  # tokens; prompts are padded to a multiple of it
 PATCHED = 28  # harmful captions, about, that are looked at by patching
 
 
@@ -96,7 +99,9 @@ def generator(model: Model, new_tokens: int, begun: str = "") -> rates.Generate:
         made = [pieces(record, model.processor.tokenizer, prompt_only=True) for record in records]
         prompts = [Prompt((*found, *([Piece(begun)] if begun else []))) for found in made]
         images = [[image() for image in record.images] for record in records]
-        return model.generate(prompts, images, new_tokens=new_tokens, batch_size=64)
+        # The last batch is filled up, so all are about as large; each padded length is compiled, so there are few.
+        size = math.ceil(len(records) / max(1, math.ceil(len(records) / _TOGETHER)))
+        return model.generate(prompts, images, new_tokens=new_tokens, batch_size=size, multiple=_LENGTHS)
 
     return generate
 
