@@ -41,43 +41,83 @@ class Patch(NamedTuple):
     value: Array
 
 
+class _Blocks:
+    """The decoder's blocks on one batch's positions."""
+
+    def __init__(self, config: Config, params: dict, batch: Batch):
+        self.config, self.stack = language_model(config), params["llm"]["blocks"]
+        c = self.config
+        self.block = llama.DecoderBlock(c, emit_states=False)
+        positions = llama.positions(batch.valid)
+        self.rope = layers.rope_angles(positions, c.head_dim, c.rope_theta, c.rope_scaling)
+        self.causal = attention.causal_mask(positions, positions, batch.valid, c.sliding_window)
+
+    def of(self, i: Array) -> dict:
+        return jax.tree.map(lambda x: x[i], self.stack)
+
+    def own(self, p: dict, x: Array) -> tuple[Array, tuple[Array, Array]]:
+        """One block as it is: its output, and its keys and values [B, T, K, H]."""
+        c = self.config
+        empty = jnp.zeros((*x.shape[:2], c.num_kv_heads, c.head_dim), c.dtype)
+        x, (kv, _, _) = layers.apply(self.block, p, x, (empty, empty), self.rope, self.causal, 0, None)
+        return x, kv
+
+    def reading(self, p: dict, x: Array, kv: Sequence[Array], readers: Array) -> Array:
+        """One block in which the positions `readers` [B, T] read these keys and values, the others their own."""
+        cache = tuple(jnp.concatenate([a, jnp.zeros_like(a)], axis=1) for a in kv)  # its own are written behind
+        mask = [self.causal & readers[..., None], self.causal & ~readers[..., None]]
+        return layers.apply(self.block, p, x, cache, self.rope, jnp.concatenate(mask, -1), x.shape[1], None)[0]
+
+
+def _inputs(config: Config, params: dict, *batches: Batch) -> list[Array]:
+    """The first block's input of each batch [B, T, D]."""
+    return [embed(config, params, batch).astype(language_model(config).dtype) for batch in batches]
+
+
+@partial(jax.jit, static_argnums=0)
+def _onward(config: Config, params: dict, picture: Batch, x: Array, first: Array, last: Array) -> Array:
+    """From the input x of block `first` to that of block `last`, of a run with `picture`'s positions."""
+    blocks = _Blocks(config, params, picture)
+    return jax.lax.fori_loop(first, last, lambda i, x: blocks.own(blocks.of(i), x)[0], x)
+
+
+@partial(jax.jit, static_argnums=0)
+def _patched(
+    config: Config, params: dict, picture: Batch, x: Array, donor: Array, first: Array, patch: Patch
+) -> Array:
+    """`patched`, from block `first` on, whose inputs in the two runs are x and donor: no patch may lie before it."""
+    blocks = _Blocks(config, params, picture)
+    reads = (patch.key | patch.value).any((1, 2))  # [L]
+    any_patch = reads | patch.residual.any((1, 2))
+    needed = jnp.cumsum(any_patch[::-1])[::-1] > any_patch  # by a later block
+
+    def body(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        x, donor = carry
+        p, where = blocks.of(i), jax.tree.map(lambda a: a[i], patch)
+        x = jnp.where(where.residual[..., None], donor, x)
+
+        def mixed(x: Array) -> Array:
+            masks = (where.key[..., None, None], where.value[..., None, None])
+            kvs = zip(masks, blocks.own(p, donor)[1], blocks.own(p, x)[1], strict=True)
+            return blocks.reading(p, x, [jnp.where(m, d, o) for m, d, o in kvs], ~(where.key | where.value))
+
+        return (
+            jax.lax.cond(reads[i], mixed, lambda x: blocks.own(p, x)[0], x),
+            jax.lax.cond(needed[i], lambda x: blocks.own(p, x)[0], lambda x: x, donor),
+        )
+
+    x, _ = jax.lax.fori_loop(first, blocks.config.num_layers, body, (x, donor))
+    last = jnp.take_along_axis(x, (picture.valid.sum(1) - 1)[:, None, None], axis=1)[:, 0]
+    return jax.nn.log_softmax(layers.apply(llama.Decoder(blocks.config), params["llm"], last, method="lens"))
+
+
 @partial(jax.jit, static_argnums=0)
 def patched(config: Config, params: dict, picture: Batch, twin: Batch, patch: Patch) -> Array:
     """Log-probabilities float32 [B, V] of the token after `picture`'s prompts, run with `twin`'s states where `patch`.
 
     Both batches have the same rows, lengths and positions.
     """
-    c = language_model(config)
-    block = llama.DecoderBlock(c, emit_states=False)
-    positions = llama.positions(picture.valid)
-    rope = layers.rope_angles(positions, c.head_dim, c.rope_theta, c.rope_scaling)
-    causal = attention.causal_mask(positions, positions, picture.valid, c.sliding_window)
-
-    def own(p: dict, x: Array) -> tuple[Array, tuple[Array, Array]]:
-        """One block as it is: its output, and its keys and values [B, T, K, H]."""
-        empty = jnp.zeros((*x.shape[:2], c.num_kv_heads, c.head_dim), c.dtype)
-        x, (kv, _, _) = layers.apply(block, p, x, (empty, empty), rope, causal, 0, None)
-        return x, kv
-
-    def reading(p: dict, x: Array, kv: Sequence[Array], readers: Array) -> Array:
-        """One block in which the positions `readers` [B, T] read these keys and values, the others their own."""
-        cache = tuple(jnp.concatenate([a, jnp.zeros_like(a)], axis=1) for a in kv)  # its own are written behind
-        mask = jnp.concatenate([causal & readers[..., None], causal & ~readers[..., None]], axis=-1)
-        return layers.apply(block, p, x, cache, rope, mask, x.shape[1], None)[0]
-
-    def body(carry: tuple[Array, Array], scanned: tuple[dict, Patch]):
-        x, donor = carry
-        p, where = scanned
-        x = jnp.where(where.residual[..., None], donor, x)
-        donor_next, donor_kv = own(p, donor)
-        masks = (where.key[..., None, None], where.value[..., None, None])
-        mixed = [jnp.where(m, d, o) for m, d, o in zip(masks, donor_kv, own(p, x)[1], strict=True)]
-        return (reading(p, x, mixed, ~(where.key | where.value)), donor_next), None
-
-    x, donor = (embed(config, params, b).astype(c.dtype) for b in (picture, twin))
-    (x, _), _ = jax.lax.scan(body, (x, donor), (params["llm"]["blocks"], patch))
-    last = jnp.take_along_axis(x, (picture.valid.sum(1) - 1)[:, None, None], axis=1)[:, 0]
-    return jax.nn.log_softmax(layers.apply(llama.Decoder(c), params["llm"], last, method="lens"))
+    return _patched(config, params, picture, *_inputs(config, params, picture, twin), jnp.zeros((), int), patch)
 
 
 def refusal_curves(
@@ -101,23 +141,26 @@ def refusal_curves(
     blocks = np.arange(count)[:, None, None]
     none = np.zeros((count, *image.shape), bool)
 
+    # The inputs of block `reached` in both runs: what lies before a patch is run once for all of them.
+    reached, runs = 0, _inputs(config, params, picture, twin)
+
     def rate(patch: Mapping[str, np.ndarray]) -> float:
         fields = {"residual": none, "key": none, "value": none, **patch}
-        best = np.argmax(np.asarray(patched(config, params, picture, twin, Patch(**fields))), axis=-1)
-        return float(np.isin(best, np.asarray(token_ids)).mean())
+        logs = _patched(config, params, picture, *runs, reached, Patch(**fields))
+        return float(np.isin(np.argmax(np.asarray(logs), axis=-1), np.asarray(token_ids)).mean())
 
-    def curves(j: int) -> dict[str, float]:
+    at, found = list(range(count) if at is None else at), {}
+    for j in sorted(set(at)):
+        runs, reached = [_onward(config, params, picture, x, reached, j) for x in runs], j
         once, onward = blocks == j, blocks >= j
-        return {
+        found[j] = {
             "residual": rate({"residual": once & image}),
             "key": rate({"key": onward & image}),
             "value": rate({"value": onward & image}),
             "instruction": rate({"residual": once & after}),
         }
-
-    found = [curves(j) for j in (range(count) if at is None else at)]
     unpatched = rate({})
-    return {name: [*(shares[name] for shares in found), unpatched] for name in found[0]}
+    return {name: [*(found[j][name] for j in at), unpatched] for name in found[at[0]]}
 
 
 def read_from_twin(config: Config, params: dict, picture: Batch, twin: Batch, blocks: np.ndarray) -> Array:
