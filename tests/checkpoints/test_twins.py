@@ -67,7 +67,13 @@ def convert(folder: Path, target: Path, *flags: str) -> None:
     assert cli.run(["convert", f"--from={folder}", f"--to={target}", "--dtype=fp32", *flags]) in (None, 0)
 
 
-@pytest.mark.parametrize("name", sorted(twins.LLMS))
+# Of the same shape as another one: `pytest -m slow tests/checkpoints/test_twins.py`.
+_ALIKE = ("meta-llama/Llama-2-7b-chat-hf", "mistralai/Mistral-7B-Instruct-v0.2", "Qwen/Qwen2-7B-Instruct")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in _ALIKE else n for n in sorted(twins.LLMS)]
+)
 def test_language_models(tmp_path, name):
     folder, _ = twins.write(name, tmp_path)
     model, tokenizer = reference(folder), transformers.AutoTokenizer.from_pretrained(folder)

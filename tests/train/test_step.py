@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from step_support import (
+    GUIDES,
     KEY,
     MODEL,
     RELEASED,
@@ -108,7 +109,14 @@ def test_what_is_computed_again_gives_the_same_gradient(remat):
     chex.assert_trees_all_close(grads, gradient(config, parameters(), batch), rtol=1e-7, atol=1e-6)
 
 
-@every_guide
+# The two that differ most in what they have to know of the whole step.
+_IN_PARTS = [
+    pytest.param(guide, marks=[] if n in ("paper", "transport") else pytest.mark.slow, id=n)
+    for n, guide in GUIDES.items()
+]
+
+
+@pytest.mark.parametrize("guide", _IN_PARTS)
 @pytest.mark.parametrize("parts", [4, pytest.param(2, marks=pytest.mark.slow)])
 def test_an_accumulated_step_equals_the_whole_one(parts, guide):
     """Rows of unequal numbers of targets, without captions and without retrieved text, in every part."""
