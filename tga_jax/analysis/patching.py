@@ -82,9 +82,7 @@ def _onward(config: Config, params: dict, picture: Batch, x: Array, first: Array
 
 
 @partial(jax.jit, static_argnums=0)
-def _patched(
-    config: Config, params: dict, picture: Batch, x: Array, donor: Array, first: Array, patch: Patch
-) -> Array:
+def _patched(config: Config, params: dict, picture: Batch, x: Array, donor: Array, first: Array, patch: Patch) -> Array:
     """`patched`, from block `first` on, whose inputs in the two runs are x and donor: no patch may lie before it."""
     blocks = _Blocks(config, params, picture)
     reads = (patch.key | patch.value).any((1, 2))  # [L]
