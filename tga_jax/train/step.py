@@ -43,11 +43,11 @@ class TrainState:
 
 class Counts(NamedTuple):
     """What the losses have to know of all rows of a step, where they see a part of them: what their means are over, and
-    the captions, as `guides.Seen` has them (none where no guide acts)."""
+    the captions, as `guides.Seen` has them."""
 
     labels: Array
     guide: dict[str, Array]
-    captions: Array | None
+    captions: Array
 
 
 def init_state(params: dict, config: optim.OptimConfig, steps: int) -> TrainState:
@@ -57,10 +57,8 @@ def init_state(params: dict, config: optim.OptimConfig, steps: int) -> TrainStat
 
 
 def _counts(config: LossConfig, batch: Batch) -> Counts:
-    labels = batch.targets[:, 1:].sum()
-    if config.guide is None:
-        return Counts(labels, {}, None)
-    return Counts(labels, config.guide.counts(batch), jnp.where(batch.caption_mask, batch.caption_tokens, -1))
+    captions = jnp.where(batch.caption_mask, batch.caption_tokens, -1)
+    return Counts(batch.targets[:, 1:].sum(), config.guide.counts(batch) if config.guide else {}, captions)
 
 
 def _contrastive(model: llava.LlavaConfig, params: dict, batch: Batch) -> tuple[Array, dict[str, Array]]:
