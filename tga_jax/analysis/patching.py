@@ -52,7 +52,8 @@ class _Blocks:
         self.rope = layers.rope_angles(positions, c.head_dim, c.rope_theta, c.rope_scaling)
         self.causal = attention.causal_mask(positions, positions, batch.valid, c.sliding_window)
 
-    def of(self, i: Array) -> dict:
+    def params(self, i: Array) -> dict:
+        """Of block i."""
         return jax.tree.map(lambda x: x[i], self.stack)
 
     def own(self, p: dict, x: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -75,14 +76,16 @@ def _inputs(config: Config, params: dict, *batches: Batch) -> list[Array]:
 
 
 @partial(jax.jit, static_argnums=0)
-def _onward(config: Config, params: dict, picture: Batch, x: Array, first: Array, last: Array) -> Array:
+def _onward(config: Config, params: dict, picture: Batch, x: Array, first: Array | int, last: Array | int) -> Array:
     """From the input x of block `first` to that of block `last`, of a run with `picture`'s positions."""
     blocks = _Blocks(config, params, picture)
-    return jax.lax.fori_loop(first, last, lambda i, x: blocks.own(blocks.of(i), x)[0], x)
+    return jax.lax.fori_loop(first, last, lambda i, x: blocks.own(blocks.params(i), x)[0], x)
 
 
 @partial(jax.jit, static_argnums=0)
-def _patched(config: Config, params: dict, picture: Batch, x: Array, donor: Array, first: Array, patch: Patch) -> Array:
+def _patched(
+    config: Config, params: dict, picture: Batch, x: Array, donor: Array, first: Array | int, patch: Patch
+) -> Array:
     """`patched`, from block `first` on, whose inputs in the two runs are x and donor: no patch may lie before it."""
     blocks = _Blocks(config, params, picture)
     reads = (patch.key | patch.value).any((1, 2))  # [L]
@@ -91,7 +94,7 @@ def _patched(config: Config, params: dict, picture: Batch, x: Array, donor: Arra
 
     def body(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         x, donor = carry
-        p, where = blocks.of(i), jax.tree.map(lambda a: a[i], patch)
+        p, where = blocks.params(i), jax.tree.map(lambda a: a[i], patch)
         x = jnp.where(where.residual[..., None], donor, x)
 
         def mixed(x: Array) -> Array:
@@ -115,7 +118,7 @@ def patched(config: Config, params: dict, picture: Batch, twin: Batch, patch: Pa
 
     Both batches have the same rows, lengths and positions.
     """
-    return _patched(config, params, picture, *_inputs(config, params, picture, twin), jnp.zeros((), int), patch)
+    return _patched(config, params, picture, *_inputs(config, params, picture, twin), 0, patch)
 
 
 def refusal_curves(
