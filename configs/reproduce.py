@@ -12,7 +12,7 @@ from configs.emoji import adam, muon, paper, released, tiled
 
 MLP, NORM_MLP = "smollm2-hands-mlp", "smollm2-hands-norm-mlp"
 STEPS = {"fit": 3000, "stage1": 600, "stage2": 100}
-QUICK_STEPS = {"fit": 1500, "stage1": 400, "stage2": 60}
+QUICK_STEPS = {"fit": 2500, "stage1": 350, "stage2": 45}
 
 
 def stage1(**fields) -> dict:
@@ -50,6 +50,11 @@ def paper_stages(**fields) -> dict:
     return {"stage1": stage1(guide=True, **fields), "stage2": stage2(guide=True, retrieved_share=0.5, **both)}
 
 
+def paper_then(**fields) -> dict:
+    """The paper's stages with another stage 2."""
+    return {"stage1": stage1(guide=True), "stage2": stage2(guide=True, **{"retrieved_share": 0.5, **fields})}
+
+
 def fit_stages(**fields) -> dict:
     both = {name: value for name, value in fields.items() if name not in OF_THE_FIRST}
     return {"fit": fit(**fields), "stage2": stage2(guide=True, **both)}
@@ -78,6 +83,7 @@ def core() -> dict:
 def beside_the_core() -> dict:
     """Other ways to align, LLaVA's token-wise projector, and the upper line."""
     return {
+        "tga_long": {"note": "tga, fitted for 8,000 steps", "guide": FITTED, "stages": fit_stages(steps=8000)},
         "tga_both": {
             "note": "fitted to words, and then trained with the paper's equation",
             "guide": FITTED,
@@ -120,6 +126,19 @@ def beside_the_core() -> dict:
             "model": NORM_MLP,
             "stages": fit_stages(),
         },
+        "base_patches": {
+            "note": "base_norm_mlp with a CLIP whose every patch was trained to match the caption",
+            "model": NORM_MLP,
+            "patches": True,
+            **base(),
+        },
+        "tga_patches": {
+            "note": "tga_norm_mlp with a CLIP whose every patch was trained to match the caption",
+            "guide": transport(masses="rarity"),
+            "model": NORM_MLP,
+            "patches": True,
+            "stages": fit_stages(),
+        },
         "visual_tuning": {
             "note": "base whose stage 2 has harmful pictures with refusals: the safety training that TGA does without",
             "guide": None,
@@ -150,6 +169,31 @@ def of_the_paper() -> dict:
             "note": "the paper's equation, stage 1 twice as long",
             "guide": paper(),
             "stages": paper_stages(steps=1200),
+        },
+        "tga_paper_short": {
+            "note": "the paper's equation, stage 2 of 30 steps",
+            "guide": paper(),
+            "stages": paper_then(steps=30),
+        },
+        "tga_paper_low": {
+            "note": "the paper's equation, a quarter of the learning rate in stage 2",
+            "guide": paper(),
+            "stages": paper_then(learning_rate=5e-5),
+        },
+        "tga_paper_projector": {
+            "note": "the paper's equation, stage 2 of the projector alone",
+            "guide": paper(),
+            "stages": paper_then(trains="projector"),
+        },
+        "tga_paper_text": {
+            "note": "the paper's equation, half of stage 2 text alone",
+            "guide": paper(),
+            "stages": paper_then(text_share=0.5),
+        },
+        "tga_paper_asked": {
+            "note": "the paper's equation, stage 2 with questions about harmful pictures too, their answers left open",
+            "guide": paper(),
+            "stages": paper_then(task="asked", retrieved_share=0.0),
         },
         "tga_paper_no_hinge": {
             "note": "the paper's equation without its second term, and without R in the prompt",
@@ -235,7 +279,8 @@ def quick(config: ConfigDict) -> ConfigDict:
         "The quick scale: scenes of one thing, shorter trainings than those of configs/README.md, and fewer pictures "
         "asked about, for two CPU cores. Compare its rows with each other, not with the tables there."
     )
-    config.update({"scenes": {"train_two": 0, "test_two": 0}, "clip": {"steps": 1200, "pairs": 0.0}, "asked": 24})
+    config.update({"scenes": {"train_two": 0, "test_two": 0}, "clip": {"steps": 1000, "pairs": 0.0}, "asked": 24})
+    config.update({"patches": {"steps": 200, "pairs": 0.0}})
     config.update({"text": {"steps": 120, "embedding_noise": 8.0, "mix": {"pairs": 0.0}}})
     short = {}
     for name, row in rows().items():
@@ -271,6 +316,7 @@ def get_config(scale: str = "full") -> ConfigDict:
     }
     drawn = {"fresh": True, "others": 0.3, "pairs": 0.25, "variation": 0.7, "ramp": 60_000}
     config.clip = {"steps": 3600, "batch_size": 128, **muon(5e-3), **drawn}
+    config.patches = {"steps": 700, "batch_size": 128, **muon(4e-3), **drawn, "ramp": 1}
     config.text = {
         "steps": 180,
         "batch_size": 16,

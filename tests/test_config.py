@@ -31,7 +31,7 @@ def test_nested_tuples_survive():
 @pytest.mark.parametrize(
     ("values", "named"),
     [
-        ({"lmm": 1.0}, r"run: unknown field lmm; LossConfig has lm, contrastive, guide"),
+        ({"lmm": 1.0}, r"run: unknown field lmm; LossConfig has lm, contrastive, patches, guide"),
         ({"guide": {"kind": "paper", "layer": (1,)}}, r"run.guide: unknown field layer; Paper has kind, layers"),
         # A field of another guide is refused.
         ({"guide": {"kind": "paper", "vocab_weight": 0.5}}, r"run.guide: unknown field vocab_weight; Paper has"),

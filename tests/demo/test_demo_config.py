@@ -4,9 +4,12 @@ import dataclasses
 import importlib
 
 import pytest
+import rich.console
 from demo_support import ROOT, build, demo_values
 
+from configs import reproduce
 from tga_jax import cli, config
+from tga_jax.demo import main
 from tga_jax.demo.config import DemoConfig
 from tga_jax.errors import UserError
 
@@ -114,3 +117,18 @@ def test_quick_is_what_its_note_says():
 def test_quick_and_a_config_are_refused(other, capsys):
     assert cli.run(["demo", "--quick", other]) == 2
     assert "--quick: stands for --config=configs/emoji.py:quick, expected no other --config" in capsys.readouterr().err
+
+
+def test_one_clip_serves_all_rows_of_the_demo(tmp_path):
+    values = reproduce.get_config()
+    made = config.build(DemoConfig, values)
+    with pytest.raises(UserError, match=r"rows.base_patches.patches: True, expected False"):
+        main.run(made, tmp_path / "run", tmp_path / "parts", rich.console.Console(quiet=True))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_row_that_sees_with_trained_patches_needs_their_training():
+    values = reproduce.get_config()
+    values.patches = None
+    with pytest.raises(UserError, match=r"patches: None, and row base_patches sees with that CLIP"):
+        config.build(DemoConfig, values)

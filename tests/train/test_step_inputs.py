@@ -56,7 +56,8 @@ def test_the_size_of_the_embedding_noise():
     np.testing.assert_allclose(np.mean(run(keys)), expected, rtol=0.05)
 
 
-def test_the_contrastive_loss_by_hand():
+def captioned():
+    """Parameters, and three pictures with captions, of which two are the same."""
     params = parameters()
     images = np.random.default_rng(4).integers(0, 256, (3, 1, 8, 8, 3), dtype=np.uint8)
     batch = take(batch_of(), [0, 1, 2])
@@ -64,14 +65,53 @@ def test_the_contrastive_loss_by_hand():
     tokens[2] = tokens[0]  # a repeated caption
     fields = ("valid", "targets", "image_mask", "retrieved_mask")
     batch = batch._replace(**{name: getattr(batch, name)[:, :12] for name in fields})
-    batch = batch._replace(tokens=tokens, images=images, image_features=None)
+    return params, batch._replace(tokens=tokens, images=images, image_features=None)
+
+
+SAME = jnp.array([[1, 0, 1], [0, 1, 0], [1, 0, 1]], bool)
+
+
+def test_the_contrastive_loss_by_hand():
+    params, batch = captioned()
     loss, metrics = evaluate(LossConfig(lm=0.0, contrastive=2.0), params, batch)
-    pixels = llava.normalize_pixels(images[:, 0])
-    image, text, scale = clip.Clip(MODEL.clip).apply({"params": params["clip"]}, pixels, tokens)
-    same = jnp.array([[1, 0, 1], [0, 1, 0], [1, 0, 1]], bool)
-    expected, _ = losses.contrastive_loss(image, text, scale, same)
+    pixels = llava.normalize_pixels(batch.images[:, 0])
+    image, text, scale = clip.Clip(MODEL.clip).apply({"params": params["clip"]}, pixels, batch.tokens)
+    expected, _ = losses.contrastive_loss(image, text, scale, SAME)
     np.testing.assert_allclose(loss, 2 * expected, rtol=1e-5)
     np.testing.assert_allclose(metrics["contrastive"], expected, rtol=1e-5)
+
+
+def test_the_loss_of_every_patch_by_hand():
+    params, batch = captioned()
+    norm = params["clip"]["vision"]["post_norm"]
+    norm["scale"], norm["bias"] = jnp.linspace(0.5, 2.0, len(norm["scale"])), jnp.linspace(-1.0, 1.0, len(norm["bias"]))
+    loss, metrics = evaluate(LossConfig(lm=0.0, contrastive=2.0, patches=0.5), params, batch)
+    alone, of_image = evaluate(LossConfig(lm=0.0, contrastive=2.0), params, batch)
+    pixels = llava.normalize_pixels(batch.images[:, 0])
+    states = np.array(
+        clip.vision_features(MODEL.clip.vision, params["clip"]["vision"], pixels, -1, "patch"), np.float64
+    )
+    centred = states - states.mean(-1, keepdims=True)
+    scaled = centred / np.sqrt(centred.var(-1, keepdims=True) + MODEL.clip.vision.layer_norm_eps)
+    every = (scaled * norm["scale"] + norm["bias"]) @ np.array(
+        params["clip"]["vision_projection"]["kernel"], np.float64
+    )
+    every = jnp.array(every / np.linalg.norm(every, axis=-1, keepdims=True), jnp.float32)
+    _, text, scale = clip.Clip(MODEL.clip).apply({"params": params["clip"]}, pixels, batch.tokens)
+    found = [losses.contrastive_loss(every[:, i], text, scale, SAME) for i in range(every.shape[1])]
+    expected = np.mean([value for value, _ in found])
+    assert len(found) > 1
+    assert abs(expected - metrics["contrastive"]) > 1e-3
+    np.testing.assert_allclose(metrics["patches"], expected, rtol=1e-5)
+    np.testing.assert_allclose(loss, alone + 0.5 * expected, rtol=1e-5)
+    np.testing.assert_allclose(metrics["contrastive"], of_image["contrastive"], rtol=1e-6)
+    hits = np.mean([extra["retrieval_accuracy"] for _, extra in found])
+    np.testing.assert_allclose(metrics["patch_retrieval_accuracy"], hits, rtol=1e-6)
+
+
+def test_the_loss_of_patches_needs_that_of_the_image():
+    with pytest.raises(ValueError, match=r"loss.patches: 0.5, and contrastive is 0"):
+        LossConfig(patches=0.5)
 
 
 def test_a_row_that_is_empty_has_no_noise():

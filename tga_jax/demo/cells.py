@@ -67,8 +67,12 @@ def described(config: DemoConfig, cell: Cell) -> str:
         stages = {name: stage for name, stage in row.stages.items() if name <= cell.stage}
         rows = {cell.row: dataclasses.asdict(row) | {"stages": {n: dataclasses.asdict(s) for n, s in stages.items()}}}
         rows[cell.row].pop("note")
+        if not row.patches:  # as before there were any
+            rows[cell.row].pop("patches")
     fields = {**dataclasses.asdict(config), "seed": cell.seed, "rows": rows}
-    fields = {name: value for name, value in fields.items() if name not in ("name", "note", "core")}
+    sees = cell.row != TEXT and config.rows[cell.row].patches
+    without = {"name", "note", "core", *(() if sees else ("patches",))}
+    fields = {name: value for name, value in fields.items() if name not in without}
     fields["core"] = cell.row in config.core_rows  # whose cells hold more answers
     text = json.dumps([tga_jax.__version__, _FORMAT, fields], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -168,7 +172,7 @@ def make(world: World, cell: Cell) -> dict[str, Any]:
     text = trainings.train_text(world)
     parts, attachments = {"llm": text}, None
     if cell.row != TEXT:
-        clip = trainings.train_clip(world)
+        clip = trainings.train_clip(world, cell.row)
         attachments = trainings.attach(world, clip)
         parts = {"clip": clip, **trainings.train_row(world, cell.row, text, attachments, cell.stage)}
     trained = time.monotonic() - started

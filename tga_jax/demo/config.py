@@ -97,13 +97,14 @@ class Stage(Training):
 class Row:
     """One way to align. `stages` run in the order of their names; `note` says in the report what the row is; `guide`
     acts in the stages that say so, or `after` in those behind the first one; `model` is the preset, "" for the
-    config's."""
+    config's; `patches`: whether it sees with the CLIP whose patches were trained too."""
 
     note: str
     guide: guides.Guide | None
     stages: dict[str, Stage]
     model: str = ""
     after: guides.Guide | None = None
+    patches: bool = False
 
     def guide_of(self, stage: str) -> guides.Guide | None:
         """The guide that acts in a stage."""
@@ -130,7 +131,8 @@ class DemoConfig:
 
     language: one of `language.LANGUAGES`; llm: what the text model starts from, "" (random parameters) or one of
     `LLMS`; asked: most pictures of a kind (harmful, look-alikes, others) that a row is asked about, 0: all; core: the
-    rows of a quick grid; note: what a reader of the report has to know of this config before its rates.
+    rows of a quick grid; note: what a reader of the report has to know of this config before its rates; patches: how
+    CLIP is trained further, with the loss of every patch token, for the rows that see with such a one.
     """
 
     name: str
@@ -146,6 +148,7 @@ class DemoConfig:
     llm: str = ""
     asked: int = 0
     core: tuple[str, ...] = ()
+    patches: ClipTraining | None = None
 
     @property
     def core_rows(self) -> tuple[str, ...]:
@@ -155,6 +158,8 @@ class DemoConfig:
     def __post_init__(self):
         if unknown := [row for row in self.core if row not in self.rows]:
             raise ValueError(f"core: {unknown[0]!r}, expected some of {', '.join(self.rows)}")
+        if self.patches is None and (reads := [name for name, row in self.rows.items() if row.patches]):
+            raise ValueError(f"patches: None, and row {reads[0]} sees with that CLIP, expected how it is trained")
         for name, known in (("language", tuple(LANGUAGES)), ("llm", LLMS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: {getattr(self, name)!r}, expected one of {', '.join(map(repr, known))}")

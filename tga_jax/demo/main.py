@@ -21,6 +21,7 @@ from tga_jax.demo.figures import draw
 from tga_jax.demo.rates import Answer
 from tga_jax.demo.report import RATE_FIELDS, ROW_LABELS, headline
 from tga_jax.demo.world.plan import EmojiScenesConfig
+from tga_jax.errors import UserError
 from tga_jax.report.figures import TEXT_LABEL
 from tga_jax.train import loop, stopping
 from tga_jax.workdir import claim, holds, read_json, write_json
@@ -134,6 +135,8 @@ def run(config: DemoConfig, workdir: Path, parts: Path, console: rich.console.Co
     Raises UserError if `workdir` holds another config's run, and what the trainings raise.
     """
     started = time.monotonic()
+    if sees := [name for name, row in config.rows.items() if row.patches]:
+        raise UserError(f"rows.{sees[0]}.patches: True, expected False here: all rows of `tga demo` see with one CLIP")
     described = dataclasses.asdict(config)
     results_path = workdir / "results.json"
     if holds(workdir, described) and results_path.exists():

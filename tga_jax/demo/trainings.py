@@ -4,8 +4,10 @@ Every training is a folder in `<parts>`, named by a hash of its config and of wh
 one line changed repeats only what depends on that line.
 """
 
+import dataclasses
+import json
 import os
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,16 @@ import numpy as np
 from tga_jax.checkpoints import orbax_files
 from tga_jax.data import sources
 from tga_jax.data.templates import Record
-from tga_jax.data.tokens import padded, tokenize
+from tga_jax.data.tokens import Tokens, padded, tokenize
 from tga_jax.demo import words
-from tga_jax.demo.config import LORA, TRAINS, Training, World
+from tga_jax.demo.config import LORA, TRAINS, ClipTraining, Training, World
 from tga_jax.demo.world import source
 from tga_jax.inference import embed
 from tga_jax.models import llava
 from tga_jax.retrieval import captions
 from tga_jax.train import optim, step
 from tga_jax.train.config import TrainConfig
-from tga_jax.workdir import alone
+from tga_jax.workdir import alone, replacing
 
 # Records, for the lengths of the batches: of a decoder that reads pieces of words all that most trainings draw; where a
 # word is a token there are few lengths.
@@ -39,23 +41,42 @@ def _data(world: World, row: str, records: int, task: str, **fields: Any) -> sou
     if task != "text" and not reads.fresh:
         world.split("train")  # drawn unless they are there
     spoken = world.words if task == "clip" else world.tokens
-    image_tokens, clip = world.model(row).image_tokens, world.model().clip
-    drawn = reads.dataset(sources.Pictures(clip.vision.image_size), world.config.seed)
-    first: list[Any] = [drawn[i] for i in range(min(records + _READ_AHEAD, _LOOKED_AT[world.config.llm]))]
-    rows = [tokenize(record, spoken.vocabulary, image_tokens) for record in first]
-    longest = max(len(found.tokens) for found in rows) + _SPARE
-    captions = max(len(found.caption) for found in rows) + _SPARE
+    looked_at = min(records + _READ_AHEAD, _LOOKED_AT[world.config.llm])
+    image_tokens = world.model(row).image_tokens
+    known = world.folder("lengths", [dataclasses.asdict(reads), looked_at, spoken.folder.name, image_tokens])
+    file = known.with_suffix(".json")
+    if not file.exists():  # every cell of the grid asks again, and a look takes seconds
+        drawn = reads.dataset(sources.Pictures(world.model().clip.vision.image_size), world.config.seed)
+        first: list[Any] = [drawn[i] for i in range(looked_at)]
+        rows = [tokenize(record, spoken.vocabulary, image_tokens) for record in first]
+        found = _lengths(rows, several=task != "clip" and bool(world.config.llm))
+        with replacing(file) as aside:
+            aside.write_text(json.dumps(found))
+    found = json.loads(file.read_text())
     # A longer record that was not looked at ends the training with a line that names it.
-    config = partial(
-        sources.DataConfig, tokenizer=str(spoken.folder), source={"scenes": reads}, caption_length=captions
+    return sources.DataConfig(
+        tokenizer=str(spoken.folder),
+        source={"scenes": reads},
+        lengths=tuple(found["lengths"]),
+        labels=tuple(found["labels"]),
+        caption_length=found["caption_length"],
     )
-    if task == "clip" or not world.config.llm:
-        return config(lengths=(longest,))
-    # Of a large decoder padding costs more than another compilation, and logits more than blocks.
-    ends = [np.quantile([len(found.tokens) for found in rows], share) for share in (0.35, 0.75)]
-    lengths = sorted({*(int(np.ceil(end)) for end in ends), longest})
-    labels = max(int(found.targets.sum()) for found in rows) + _SPARE
-    return config(lengths=tuple(lengths), labels=tuple(min(labels, length) for length in lengths))
+
+
+def _lengths(rows: Sequence[Tokens], several: bool) -> dict[str, Any]:
+    """Fields of DataConfig.
+
+    several: of a large decoder padding costs more than another compilation, and logits more than blocks.
+    """
+    longest = max(len(found.tokens) for found in rows) + _SPARE
+    lengths, labels = [longest], []
+    if several:
+        ends = [np.quantile([len(found.tokens) for found in rows], share) for share in (0.35, 0.75)]
+        lengths = sorted({*(int(np.ceil(end)) for end in ends), longest})
+        most = max(int(found.targets.sum()) for found in rows) + _SPARE
+        labels = [min(most, length) for length in lengths]
+    caption_length = max(len(found.caption) for found in rows) + _SPARE
+    return {"lengths": lengths, "labels": labels, "caption_length": caption_length}
 
 
 def _optimizer(c: Training, schedule: tuple[tuple[str, float], ...], warmup: float = 0.03) -> optim.OptimConfig:
@@ -75,23 +96,32 @@ def _drawing() -> int:
     return min(6, (os.cpu_count() or 1) // 4)
 
 
-def train_clip(world: World) -> Path:
+def train_clip(world: World, row: str = "") -> Path:
+    """The CLIP that a row sees with: the config's, or that one trained further, patches too."""
     c = world.config
-    drawn = {name: getattr(c.clip, name) for name in ("fresh", "others", "pairs", "variation", "ramp")}
+    folder = _train_clip(world, "clip", c.clip, "", patches=0.0)
+    if row not in c.rows or not c.rows[row].patches:
+        return folder
+    assert c.patches is not None  # or there would be no such config
+    return _train_clip(world, "patches", c.patches, str(folder), patches=1.0)
+
+
+def _train_clip(world: World, name: str, c: ClipTraining, init: str, patches: float) -> Path:
+    drawn = {name: getattr(c, name) for name in ("fresh", "others", "pairs", "variation", "ramp")}
     return world.train(
         TrainConfig(
-            name="clip",
-            seed=c.seed,
-            model=c.model,
-            init={"clip": ""},
-            steps=c.clip.steps,
-            batch_size=c.clip.batch_size,
-            loss=step.LossConfig(lm=0.0, contrastive=1.0),
-            optim=_optimizer(c.clip, ((".*", 1.0),), warmup=0.05),
-            data=_data(world, "", c.clip.steps * c.clip.batch_size, "clip", **drawn),
-            processes=_drawing() if c.clip.fresh else 0,
+            name=name,
+            seed=world.config.seed,
+            model=world.config.model,
+            init={"clip": init},
+            steps=c.steps,
+            batch_size=c.batch_size,
+            loss=step.LossConfig(lm=0.0, contrastive=1.0, patches=patches),
+            optim=_optimizer(c, ((".*", 1.0),), warmup=0.05),
+            data=_data(world, "", c.steps * c.batch_size, "clip", **drawn),
+            processes=_drawing() if c.fresh else 0,
         ),
-        "clip",
+        name,
     )
 
 

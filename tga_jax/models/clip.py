@@ -82,7 +82,8 @@ class VisionTower(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array) -> tuple[Array, Array]:
-        """Normalised images [B, I, I, 3] -> (states after the last block [B, 1+P, D], pooled CLS [B, D])."""
+        """Normalised images [B, I, I, 3] -> states after the last block [B, 1+P, D], and the same normalised, of which
+        the first one, of CLS, stands for the image."""
         c = self.config
         dtype = jnp.dtype(c.dtype)
         size = (c.patch_size, c.patch_size)
@@ -97,7 +98,7 @@ class VisionTower(nn.Module):
         x = layers.LayerNorm(c.layer_norm_eps, dtype, name="pre_norm")(x)
         if c.num_layers:
             x, _ = layers.block_stack(EncoderBlock, c.num_layers, (nn.broadcast,))(c, name="blocks")(x, None)
-        return x, layers.LayerNorm(c.layer_norm_eps, dtype, name="post_norm")(x[:, 0])
+        return x, layers.LayerNorm(c.layer_norm_eps, dtype, name="post_norm")(x)
 
 
 class TextTower(nn.Module):
@@ -144,7 +145,12 @@ class Clip(nn.Module):
         )
 
     def embed_images(self, images: Array) -> Array:
-        return layers.unit(self.vision_projection(self.vision(images)[1]))
+        return layers.unit(self.vision_projection(self.vision(images)[1][:, 0]))
+
+    def with_patches(self, images: Array, tokens: Array) -> tuple[Array, Array, Array]:
+        """As `__call__`, with the unit embeddings of CLS and of every patch in the image's place, [B, 1+P, E]."""
+        every = layers.unit(self.vision_projection(self.vision(images)[1]))
+        return every, *self(images, tokens)[1:]
 
     def embed_texts(self, tokens: Array) -> Array:
         return layers.unit(self.text_projection(self.text(tokens)))

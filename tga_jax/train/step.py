@@ -1,6 +1,7 @@
 """The one train step: state and batch in, state and metrics out. Pure."""
 
 import dataclasses
+from functools import partial
 from typing import Any, NamedTuple
 
 import chex
@@ -20,10 +21,15 @@ Array = jax.Array
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
     """Which losses are summed, with their weights. A weight of 0 leaves the computation out. Raises ValueError if all
-    are left out."""
+    are left out.
+
+    patches: of the mean over CLIP's patch tokens of the contrastive loss with that token in the place of CLS, so that
+    each of them says what the picture shows.
+    """
 
     lm: float = 1.0
     contrastive: float = 0.0
+    patches: float = 0.0
     guide: guides.Guide | None = None
     # NEFTune (Jain et al., 2023): uniform noise of this size / sqrt(T D) on the decoder's input embeddings.
     embedding_noise: float = 0.0
@@ -31,6 +37,8 @@ class LossConfig:
     def __post_init__(self):
         if not self.lm and not self.contrastive and self.guide is None:
             raise ValueError("loss: lm and contrastive are 0 and guide is None, expected something to learn")
+        if self.patches and not self.contrastive:
+            raise ValueError(f"loss.patches: {self.patches}, and contrastive is 0, expected both")
 
 
 @flax.struct.dataclass
@@ -61,11 +69,23 @@ def _counts(config: LossConfig, batch: Batch) -> Counts:
     return Counts(batch.targets[:, 1:].sum(), config.guide.counts(batch) if config.guide else {}, captions)
 
 
-def _contrastive(model: llava.LlavaConfig, params: dict, batch: Batch) -> tuple[Array, dict[str, Array]]:
+def _contrastive(
+    model: llava.LlavaConfig, config: LossConfig, params: dict, batch: Batch
+) -> tuple[Array, dict[str, Array]]:
+    """The weighted sum of CLIP's losses, and each."""
     pixels = llava.normalize_pixels(batch.images[:, 0])
-    image, text, scale = layers.apply(clip.Clip(model.clip), params["clip"], pixels, batch.tokens)
+    run = partial(layers.apply, clip.Clip(model.clip), params["clip"], pixels, batch.tokens)
     same = jnp.all(batch.tokens[:, None] == batch.tokens[None], axis=-1)
-    return losses.contrastive_loss(image, text, scale, same)
+    if not config.patches:
+        image, text, scale = run()
+        loss, metrics = losses.contrastive_loss(image, text, scale, same)
+        return config.contrastive * loss, {"contrastive": loss, **metrics}
+    every, text, scale = run(method="with_patches")
+    loss, metrics = losses.contrastive_loss(every[:, 0], text, scale, same)
+    each, of_patches = jax.vmap(lambda one: losses.contrastive_loss(one, text, scale, same), in_axes=1)(every[:, 1:])
+    found = {"contrastive": loss, "patches": jnp.mean(each), **metrics}
+    found["patch_retrieval_accuracy"] = jnp.mean(of_patches["retrieval_accuracy"])
+    return config.contrastive * loss + config.patches * found["patches"], found
 
 
 class _Pass(NamedTuple):
@@ -187,8 +207,8 @@ def loss_fn(
     _check(batch)
     loss, metrics = jnp.zeros(()), {}
     if config.contrastive:
-        value, extra = _contrastive(model, params, batch)
-        loss, metrics = loss + config.contrastive * value, {**metrics, "contrastive": value, **extra}
+        value, extra = _contrastive(model, config, params, batch)
+        loss, metrics = loss + value, {**metrics, **extra}
     if config.lm or config.guide:
         counts = _counts(config, batch) if counts is None else counts
         value, extra = _language(model, config, params, batch, key, progress, counts)

@@ -41,7 +41,7 @@ class EmojiSource(Source):
     task: str
     scenes: dict[str, Any]  # fields of EmojiScenesConfig
     attachments: str = ""  # folder of `attach`: vision features and retrieved captions computed beforehand
-    text_share: float = 0.0  # of stage 2's records that are text only
+    text_share: float = 0.0  # of a stage's records that are text only
     retrieved_share: float = 0.0  # of stage 2's pictures that have the retrieved text in the prompt
     shown: str = "all"  # or "benign"
     guided: str = "all"  # or "benign"
@@ -68,6 +68,8 @@ class EmojiSource(Source):
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"data.source.{name}: {getattr(self, name)!r}, expected one of {', '.join(known)}")
+        if self.retrieved_share and self.task not in ("visual", "tuned"):
+            raise ValueError(f"data.source.retrieved_share: {self.retrieved_share}, expected 0 for task {self.task}")
 
     def dataset(self, pictures: Pictures, seed: int) -> grain.MapDataset:
         """pictures: without effect, the scenes are drawn at the model's size."""
@@ -171,7 +173,7 @@ def _picture_records(config: EmojiSource, seed: int) -> grain.MapDataset:
         return made if guide[i] is scenes[i] else dataclasses.replace(made, caption=speech.caption(guide[i]))
 
     pictures = endless(shown, seed).random_map(record)
-    if config.task not in ("visual", "tuned") or not config.text_share:
+    if not config.text_share:
         return pictures
     text = _text_records(config, seed + 1)
     return grain.MapDataset.mix([pictures, text], weights=[1 - config.text_share, config.text_share])
