@@ -58,7 +58,7 @@ def compiled_programs_end_earlier_where_they_are_large():
 
 
 @pytest.fixture(scope="module")
-def quick_compilation():
+def quick_compilation(without_fusion_emitters):
     """For tests whose models are so small that compiling them is nearly all of the time."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield

@@ -76,6 +76,7 @@ def get_config():
     config = emoji.get_config()
     config.rows = {"tga": config.rows.tga}
     config.new_tokens = 1
+    config.asked = 8
     shrink(config)
     return config
 """

@@ -75,11 +75,12 @@ def make(name: str, root: Path) -> Twin:
 
 
 NAMES = [*twins.LLMS, *twins.LLAVAS]
-# Of the same architecture as another one: `pytest -m slow tests/checkpoints/test_twins_used.py`.
+# Of the same architecture as another one, but for scaled frequencies and a window, whose answers `test_twins` looks at:
+# `pytest -m slow tests/checkpoints/test_twins_used.py`.
 _ALIKE = (
-    "meta-llama/Llama-2-7b-chat-hf", "meta-llama/Llama-3.1-8B-Instruct", "lmsys/vicuna-7b-v1.5",
-    "mistralai/Mistral-7B-Instruct-v0.2", "mistralai/Mistral-7B-Instruct-v0.3", "Qwen/Qwen2-7B-Instruct",
-    "llava-hf/llava-1.5-13b-hf",
+    "meta-llama/Llama-2-7b-chat-hf", "meta-llama/Llama-3.1-8B-Instruct", "meta-llama/Llama-3.2-1B-Instruct",
+    "lmsys/vicuna-7b-v1.5", "mistralai/Mistral-7B-Instruct-v0.1", "mistralai/Mistral-7B-Instruct-v0.2",
+    "mistralai/Mistral-7B-Instruct-v0.3", "Qwen/Qwen2-7B-Instruct", "llava-hf/llava-1.5-13b-hf",
 )  # fmt: skip
 
 
