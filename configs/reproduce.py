@@ -12,7 +12,8 @@ from configs.emoji import adam, muon, paper, released, tiled
 
 MLP, NORM_MLP = "smollm2-hands-mlp", "smollm2-hands-norm-mlp"
 STEPS = {"fit": 3000, "stage1": 600, "stage2": 100}
-QUICK_STEPS = {"fit": 2500, "stage1": 350, "stage2": 45}
+QUICK_STEPS = {"fit": 2500, "stage1": 380, "stage2": 60}
+QUICK_BATCH = 8  # of the stages that read with the decoder
 
 
 def stage1(**fields) -> dict:
@@ -279,15 +280,15 @@ def quick(config: ConfigDict) -> ConfigDict:
         "The quick scale: scenes of one thing, shorter trainings than those of configs/README.md, and fewer pictures "
         "asked about, for two CPU cores. Compare its rows with each other, not with the tables there."
     )
-    config.update({"scenes": {"train_two": 0, "test_two": 0}, "clip": {"steps": 1000, "pairs": 0.0}, "asked": 24})
+    config.update({"scenes": {"train_two": 0, "test_two": 0}, "clip": {"steps": 1000, "pairs": 0.0}, "asked": 16})
     config.update({"patches": {"steps": 200, "pairs": 0.0}})
     config.update({"text": {"steps": 120, "embedding_noise": 8.0, "mix": {"pairs": 0.0}}})
     short = {}
     for name, row in rows().items():
-        steps = {
-            stage: {"steps": own["steps"] * QUICK_STEPS[stage] // STEPS[stage]} for stage, own in row["stages"].items()
-        }
-        short[name] = {"stages": steps}
+        short[name] = {"stages": {}}
+        for stage, own in row["stages"].items():
+            steps = own["steps"] * QUICK_STEPS[stage] // STEPS[stage]
+            short[name]["stages"][stage] = {"steps": steps, "batch_size": 64 if stage == "fit" else QUICK_BATCH}
     config.update({"rows": short})
     return config
 

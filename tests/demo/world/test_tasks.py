@@ -76,7 +76,8 @@ def split(monkeypatch):
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("task", ["clip", "caption", "visual", "text"])
 def test_the_built_in_records_never_pair_a_picture_with_a_refusal(split, task, seed):
-    config = source.EmojiSource("", task, {}, text_share=0.5, retrieved_share=0.5)
+    shares = {"text_share": 0.5, "retrieved_share": 0.5} if task == "visual" else {}
+    config = source.EmojiSource("", task, {}, **shares)
     records = list(itertools.islice(iter(config.dataset(Pictures(64), seed)), 600))
     harmful = {s.id for s in HARMFUL}
     pictures = [r for r in records if r.images]
@@ -216,3 +217,18 @@ def test_a_question_without_picture_is_about_its_caption():
     assert tasks.question_record(WORDS, scene, picture, WORDS.describe[0]).turns == (
         (f"{IMAGE}\n{WORDS.describe[0]}", None),
     )
+
+
+@pytest.mark.parametrize(
+    ("task", "name"), [("clip", "text_share"), ("text", "text_share"), ("asked", "retrieved_share")]
+)
+def test_a_share_that_a_task_has_no_use_for_is_refused(task, name):
+    with pytest.raises(ValueError, match=rf"data\.source\.{name}: 0\.5, expected 0 for task {task}"):
+        source.EmojiSource("", task, {}, **{name: 0.5})
+
+
+@pytest.mark.parametrize("task", ["caption", "asked", "visual"])
+def test_a_share_of_the_records_is_text_alone(split, task):
+    config = source.EmojiSource("", task, {}, text_share=0.25)
+    records = list(itertools.islice(iter(config.dataset(Pictures(64), 0)), 400))
+    assert sum(not record.images for record in records) == 100

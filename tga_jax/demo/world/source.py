@@ -68,8 +68,10 @@ class EmojiSource(Source):
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"data.source.{name}: {getattr(self, name)!r}, expected one of {', '.join(known)}")
-        if self.retrieved_share and self.task not in ("visual", "tuned"):
-            raise ValueError(f"data.source.retrieved_share: {self.retrieved_share}, expected 0 for task {self.task}")
+        shares = {"retrieved_share": ("visual", "tuned"), "text_share": ("caption", "asked", "visual", "tuned")}
+        for name, tasks_with in shares.items():
+            if getattr(self, name) and self.task not in tasks_with:
+                raise ValueError(f"data.source.{name}: {getattr(self, name)}, expected 0 for task {self.task}")
 
     def dataset(self, pictures: Pictures, seed: int) -> grain.MapDataset:
         """pictures: without effect, the scenes are drawn at the model's size."""
