@@ -59,7 +59,7 @@ def fixture_pair(request):
 
 @functools.partial(jax.jit, static_argnums=0)
 def run(config, params, images, tokens):
-    """The vision tower's (states, pooled), and what Clip returns."""
+    """The vision tower's (states, normalised ones), and what Clip returns."""
     vision = clip.VisionTower(config.vision).apply({"params": params["vision"]}, images)
     return vision, clip.Clip(config).apply({"params": params}, images, tokens)
 
@@ -105,12 +105,13 @@ def test_vision_states_of_every_layer(pair):
         np.testing.assert_allclose(features[layer, "patch"], features[layer, "full"][:, 1:], rtol=0, atol=1e-6)
 
 
-def test_vision_tower_last_states_and_pooled_cls(pair):
+def test_vision_tower_last_states_and_normalised_ones(pair):
     model, config, params, images = pair
     theirs = model.vision_model(pixels(images))
-    (states, pooled), _ = run(config, params, images, TOKENS)
+    (states, normed), _ = run(config, params, images, TOKENS)
     close(states, theirs.last_hidden_state)
-    close(pooled, theirs.pooler_output)
+    close(normed[:, 0], theirs.pooler_output)
+    close(normed, model.vision_model.post_layernorm(theirs.last_hidden_state))
 
 
 @pytest.mark.parametrize("length", [9, 5])
