@@ -278,8 +278,8 @@ def quick(config: ConfigDict) -> ConfigDict:
     config.name = "reproduce_quick"
     config.note = (
         "The quick scale: scenes of one thing, shorter trainings than those of configs/README.md, and fewer pictures "
-        "asked about, for two CPU cores. Rows that read captions through the decoder name little of what they see after "
-        "so few steps. Compare the rows with each other, not with the tables there."
+        "asked about, for two CPU cores. Rows that learn to see through the decoder name little after so few steps. "
+        "Compare the rows with each other, not with the tables there."
     )
     config.update({"scenes": {"train_two": 0, "test_two": 0}, "clip": {"steps": 1000, "pairs": 0.0}, "asked": 12})
     config.update({"patches": {"steps": 200, "pairs": 0.0}})
