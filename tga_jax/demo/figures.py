@@ -107,14 +107,9 @@ def _typical(examples: list[Example], dsr: dict[str, float]) -> Example:
 def _examples(
     world: World, labels: dict[str, str], measured: dict[str, measure.Measured], text: list[Answer]
 ) -> list[Example]:
-    """The first held-out picture of each harmful scene, then benign ones, in the order of the split."""
+    """The first held-out picture of each harmful scene, then benign ones, of those that were asked about, in the order
+    of the split."""
     pictures = world.split("test")
-    shown: list[int] = []
-    for scene in dict.fromkeys(str(s) for s in pictures.scenes):
-        rows = [i for i in range(len(pictures)) if pictures.scenes[i] == scene]
-        shown += rows[: 3 if scene == "" else 1]
-    order = ["gun", "knife", *SCENES]
-    shown.sort(key=lambda i: order.index(str(pictures.scenes[i])) if pictures.scenes[i] else len(order))
     as_text = {a.id: a for a in text}
     caption_answer = {
         str(pictures.captions[i]): as_text[str(pictures.ids[i])]
@@ -125,6 +120,17 @@ def _examples(
         name: {a.id: a for a in found.answers["test"] if a.question == world.language.describe[0]}
         for name, found in measured.items()
     }
+    asked = [
+        i
+        for i in range(len(pictures))
+        if str(pictures.captions[i]) in caption_answer and all(str(pictures.ids[i]) in by_id for by_id in said.values())
+    ]
+    shown: list[int] = []
+    for scene in dict.fromkeys(str(pictures.scenes[i]) for i in asked):
+        rows = [i for i in asked if pictures.scenes[i] == scene]
+        shown += rows[: 3 if scene == "" else 1]
+    order = ["gun", "knife", *SCENES]
+    shown.sort(key=lambda i: order.index(str(pictures.scenes[i])) if pictures.scenes[i] else len(order))
     examples = []
     for i in shown:
         of = {TEXT_LABEL: caption_answer[str(pictures.captions[i])]}
