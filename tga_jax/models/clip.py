@@ -138,11 +138,10 @@ class Clip(nn.Module):
 
     def __call__(self, images: Array, tokens: Array) -> tuple[Array, Array, Array]:
         """Unit embeddings of images and texts [B, E] each, and exp(logit scale), at most 100."""
-        return (
-            self.embed_images(images),
-            self.embed_texts(tokens),
-            jnp.exp(jnp.minimum(self.logit_scale, jnp.log(100.0))),
-        )
+        return self.embed_images(images), self.embed_texts(tokens), self._scale()
+
+    def _scale(self) -> Array:
+        return jnp.exp(jnp.minimum(self.logit_scale, jnp.log(100.0)))
 
     def embed_images(self, images: Array) -> Array:
         return layers.unit(self.vision_projection(self.vision(images)[1][:, 0]))
@@ -150,7 +149,7 @@ class Clip(nn.Module):
     def with_patches(self, images: Array, tokens: Array) -> tuple[Array, Array, Array]:
         """As `__call__`, with the unit embeddings of CLS and of every patch in the image's place, [B, 1+P, E]."""
         every = layers.unit(self.vision_projection(self.vision(images)[1]))
-        return every, *self(images, tokens)[1:]
+        return every, self.embed_texts(tokens), self._scale()
 
     def embed_texts(self, tokens: Array) -> Array:
         return layers.unit(self.text_projection(self.text(tokens)))
