@@ -58,8 +58,9 @@ def compiled_programs_end_earlier_where_they_are_large():
 
 
 @pytest.fixture(scope="module")
-def quick_compilation(without_fusion_emitters):
-    """For tests whose models are so small that compiling them is nearly all of the time."""
+def few_optimizations():
+    """For tests whose models are so small that compiling them is nearly all of the time, and that compare two programs
+    more closely than `quick_compilation` leaves them."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
@@ -69,3 +70,8 @@ def quick_compilation(without_fusion_emitters):
 def without_fusion_emitters():
     with quick_support.without_fusion_emitters():
         yield
+
+
+@pytest.fixture(scope="module")
+def quick_compilation(few_optimizations, without_fusion_emitters):
+    """For tests whose models are so small that compiling them is nearly all of the time."""

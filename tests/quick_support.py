@@ -1,7 +1,7 @@
 """Compilation in about half the time, for models so small that compiling them is nearly all that a test does.
 
-Without XLA's fusion emitters sums have another order, so two programs that ought to agree to the last bit may not: for
-tests that run one program twice, and for those that only look whether a command works.
+Without XLA's fusion emitters sums have another order, so two programs that ought to agree to the last bit may not: not
+for tests whose tolerance that exceeds.
 """
 
 import contextlib

@@ -30,7 +30,7 @@ from tga_jax.train import flops, loop, setup, step, stopping
 from tga_jax.train.config import MeshConfig, TrainConfig
 from tga_jax.train.optim import OptimConfig
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "without_fusion_emitters")
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(autouse=True)

@@ -76,8 +76,8 @@ def split(monkeypatch):
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("task", ["clip", "caption", "visual", "text"])
 def test_the_built_in_records_never_pair_a_picture_with_a_refusal(split, task, seed):
-    shares = {"text_share": 0.5, "retrieved_share": 0.5} if task == "visual" else {}
-    config = source.EmojiSource("", task, {}, **shares)
+    used = ("text_share", "retrieved_share") if task == "visual" else ()
+    config = source.EmojiSource("", task, {}, **dict.fromkeys(used, 0.5))
     records = list(itertools.islice(iter(config.dataset(Pictures(64), seed)), 600))
     harmful = {s.id for s in HARMFUL}
     pictures = [r for r in records if r.images]
