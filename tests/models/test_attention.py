@@ -52,10 +52,7 @@ def test_against_float64(b, t, heads, group, size, lengths, window, implementati
 
 
 @pytest.mark.parametrize("window", [None, 70])
-@pytest.mark.parametrize(
-    ("implementation", "t"),
-    [("splash", 128), ("blocks", 128), ("blocks", 203), pytest.param("blocks", 400, marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize(("implementation", "t"), [("splash", 128), ("blocks", 128), ("blocks", 203), ("blocks", 400)])
 def test_the_gradient_of_xla(implementation, t, window):
     b, lengths = 2, jnp.array([t, 90])
     q, k, v = (jnp.array(x) for x in arrays(1, b, t, 2, 2, 16))
