@@ -81,7 +81,7 @@ def tga_stages(**fields) -> dict:
 
 
 def stage1_after_fit(**fields) -> dict:
-    """A stage 1 that keeps the fit. The demo does without: it changes less than seeds do (README, ablation)."""
+    """A stage 1 that keeps the fit. The demo does without: it changes less than seeds do (tga_jax/demo/README.md)."""
     # Gently: at five times this rate the fit was lost within 300 steps.
     return stage1(guide=True, **adam(1e-3), **fields)
 

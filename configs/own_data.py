@@ -8,7 +8,7 @@ Run, from the parts of a finished demo (their folders are in `runs/parts`):
         --config.init.projector=runs/mine-fit
 `:fit` trains the projector alone to give the caption's words, `:stage2` the projector and the language model, gently,
 to answer about pictures; `:stage1`, which may stand between, keeps the fit while the projector learns to be described.
-In the demo the fit does nearly all of it (README, Results).
+In the demo the fit does nearly all of it (tga_jax/demo/README.md).
 """
 
 from ml_collections import ConfigDict

@@ -16,6 +16,8 @@ USAGE = """\
             --config.FIELD=V    change one field, such as --config.seed=1
             --workdir=DIR       results go here (default: runs/NAME-seedN-HASH)
             --parts=DIR         trained parts, shared between runs (default: runs/parts)
+            --pictures-to=DIR   trains nothing: writes the test pictures, for chat, and their captions, as evaluate
+                                --data=DIR and analyze --data=DIR/pairs.jsonl --images=DIR read them
   reproduce  the paper's claims in a real language model, SmolLM2: a grid of rows and seeds, and report.html of it
             --scale=quick|full  shorter trainings of the core rows with one seed (the default), or all rows with three
             --rows=A,B --seeds=0,1   other ones
@@ -62,7 +64,7 @@ def _demo(arguments: list[str]) -> None:
         raise UserError("--quick: stands for --config=configs/emoji.py:quick, expected no other --config beside it")
     default = ROOT / "configs" / ("emoji.py:quick" if quick else "emoji.py")
     rest = [argument for argument in arguments if argument != "--quick"]
-    found, values = parse_with_config(rest, {"workdir": "", "parts": "runs/parts"}, default)
+    found, values = parse_with_config(rest, {"workdir": "", "parts": "runs/parts", "pictures-to": ""}, default)
     import rich.console
 
     from tga_jax import config
@@ -70,6 +72,11 @@ def _demo(arguments: list[str]) -> None:
     from tga_jax.demo.config import DemoConfig
 
     built = config.build(DemoConfig, found)
+    if pictures := values["pictures-to"].value:
+        if values.workdir:
+            raise UserError("--workdir: without use beside --pictures-to, expected one of them")
+        demo.write_pictures(built, Path(pictures), Path(values.parts).absolute(), rich.console.Console())
+        return
     workdir = Path(values.workdir) if values.workdir else demo.default_workdir(built)
     demo.run(built, workdir, Path(values.parts).absolute(), rich.console.Console())
 

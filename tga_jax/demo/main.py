@@ -20,6 +20,7 @@ from tga_jax.demo.config import DemoConfig, World
 from tga_jax.demo.figures import draw
 from tga_jax.demo.rates import Answer
 from tga_jax.demo.report import RATE_FIELDS, ROW_LABELS, headline
+from tga_jax.demo.world import files
 from tga_jax.demo.world.plan import EmojiScenesConfig
 from tga_jax.errors import UserError
 from tga_jax.report.figures import TEXT_LABEL
@@ -127,6 +128,16 @@ def _train_and_measure(world: World, workdir: Path) -> tuple[_Text, dict[str, _R
     names = sorted(world.config.rows, key=lambda n: ([*ROW_LABELS, n].index(n), n))
     rows = {n: partial(_row, world, workdir, count, n, text.folder, clip_dir, attachments) for n in names}
     return text, lanes.run(rows, count)
+
+
+def write_pictures(config: DemoConfig, target: Path, parts: Path, console: rich.console.Console) -> None:
+    """Writes the test pictures to the folder `target`, see `files.write`. Raises UserError."""
+    with loop.progress_bars(console) as bars:
+        world = open_world(config, parts, bars)
+        split = world.split("test")
+        with world.shows("writing pictures"):
+            files.write(split, world.language, target)
+    console.print(f"written: {target}, {len(split)} pictures and their captions")
 
 
 def run(config: DemoConfig, workdir: Path, parts: Path, console: rich.console.Console) -> None:
