@@ -1,7 +1,9 @@
 """Twins of public checkpoints, through the commands, against transformers: tokens, answers, exports."""
 
 import dataclasses
+from collections.abc import Container, Iterable
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -68,12 +70,18 @@ def convert(folder: Path, target: Path, *flags: str) -> None:
 
 
 # Of the same shape as another one: `pytest -m slow tests/checkpoints/test_twins.py`.
-_ALIKE = ("meta-llama/Llama-2-7b-chat-hf", "mistralai/Mistral-7B-Instruct-v0.2", "Qwen/Qwen2-7B-Instruct")
+_ALIKE = (
+    "meta-llama/Llama-2-7b-chat-hf", "meta-llama/Llama-3.2-1B-Instruct", "mistralai/Mistral-7B-Instruct-v0.2",
+    "Qwen/Qwen2-7B-Instruct", "llava-hf/llava-1.5-13b-hf",
+)  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n in _ALIKE else n for n in sorted(twins.LLMS)]
-)
+def in_ci(names: Iterable[str], alike: Container[str]) -> list[Any]:
+    """For `parametrize`: those of `alike` are slow."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in alike else name for name in names]
+
+
+@pytest.mark.parametrize("name", in_ci(sorted(twins.LLMS), _ALIKE))
 def test_language_models(tmp_path, name):
     folder, _ = twins.write(name, tmp_path)
     model, tokenizer = reference(folder), transformers.AutoTokenizer.from_pretrained(folder)
@@ -127,7 +135,7 @@ def photographs(count: int) -> list[Image.Image]:
     return [Image.fromarray(rng.integers(0, 256, (h, w, 3), np.uint8)) for w, h in sizes[:count]]
 
 
-@pytest.mark.parametrize("name", [name for name in twins.LLAVAS if name.startswith("llava-hf/")])
+@pytest.mark.parametrize("name", in_ci((name for name in twins.LLAVAS if name.startswith("llava-hf/")), _ALIKE))
 def test_llava_of_the_hub(tmp_path, name):
     folder, _ = twins.write(name, tmp_path)
     check_llava(tmp_path, folder, folder)

@@ -84,7 +84,7 @@ _ALIKE = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in _ALIKE else n for n in NAMES])
+@pytest.mark.parametrize("name", test_twins.in_ci(NAMES, _ALIKE))
 def test_two_steps(tmp_path, monkeypatch, name):
     """The loss, and what the steps make of the parameters, against torch's AdamW on transformers' model."""
     twin = make(name, tmp_path)
@@ -185,7 +185,7 @@ def two_steps_of_torch(model, rows: list[Row], words: int) -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", test_twins.in_ci(NAMES, _ALIKE))
 def test_ten_samples(tmp_path, name):
     """An evaluation's answers, each as transformers gives it alone."""
     twin = make(name, tmp_path)
