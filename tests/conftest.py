@@ -15,6 +15,9 @@ if _OWNED := "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="tga-tests-")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
+# torch's threads wait for each other without sleeping, which takes a seventh of the time of models as small as these.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import hypothesis
 import jax
 import pytest
