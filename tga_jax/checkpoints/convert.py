@@ -9,7 +9,7 @@ import difflib
 import json
 import os
 from collections.abc import Iterator
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,19 @@ _VOCABULARY = ("embed_tokens.weight", "lm_head.weight")  # whose rows may be pad
 
 
 def shapes(model: Spec) -> dict[str, Any]:
-    """Parameter shapes by part, as nested dictionaries of ShapeDtypeStruct."""
+    """Parameter shapes by part, as nested dictionaries of ShapeDtypeStruct, not to be changed."""
+    return _shapes(model.config)
+
+
+@lru_cache(maxsize=16)  # a load needs them four times, and tracing the model takes longer than reading a small one
+def _shapes(config: clip.ClipConfig | llama.LlamaConfig | llava.LlavaConfig) -> dict[str, Any]:
     key = jax.random.key(0)
-    if isinstance(model.config, llava.LlavaConfig):
-        return jax.eval_shape(lambda: llava.init(model.config, key))  # pyright: ignore[reportArgumentType]
-    if isinstance(model.config, clip.ClipConfig):
-        return {"clip": jax.eval_shape(lambda: clip.init(model.config, key))}  # pyright: ignore[reportArgumentType]
+    if isinstance(config, llava.LlavaConfig):
+        return jax.eval_shape(lambda: llava.init(config, key))
+    if isinstance(config, clip.ClipConfig):
+        return {"clip": jax.eval_shape(lambda: clip.init(config, key))}
     tokens = jnp.zeros((1, 2), jnp.int32)
-    decoder = llama.Decoder(model.config)
+    decoder = llama.Decoder(config)
     made = jax.eval_shape(lambda: decoder.init(key, tokens, tokens == 0, method="from_tokens"))
     return {"llm": made["params"]}
 
