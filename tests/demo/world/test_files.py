@@ -7,6 +7,7 @@ import pytest
 from demo_support import build, quiet
 from PIL import Image
 
+from tga_jax.data import llava_json
 from tga_jax.demo import main as demo
 from tga_jax.errors import UserError
 from tga_jax.evals.benchmarks import BENCHMARKS
@@ -36,7 +37,9 @@ def test_each_picture_has_its_own_caption(folder, world):
     split = world.split("test")
     rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
     for row, pixels, caption, harmful in zip(rows, split.images, split.captions, split.harmful, strict=True):
-        assert (row["image_caption"], row["harmful"]) == (caption, harmful)
+        parsed = llava_json.parse(row, "pairs.jsonl", question_only=True)
+        assert parsed.turns[0][0] == "<image>\ndescribe this"
+        assert (parsed.images, parsed.caption, row["harmful"]) == ((row["image"],), caption, harmful)
         np.testing.assert_array_equal(np.asarray(Image.open(folder / row["image"])), pixels)
 
 

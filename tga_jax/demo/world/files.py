@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL import Image
 
+from tga_jax.data.templates import IMAGE
 from tga_jax.demo.world.language import Language
 from tga_jax.demo.world.pictures import EmojiSplit
 from tga_jax.workdir import new_folder
@@ -16,8 +17,10 @@ def write(split: EmojiSplit, speech: Language, folder: Path) -> None:
     """Writes the split's pictures and captions to `folder`:
 
     scenes/<scene>/<picture>.png, scenes/captions.jsonl: the benchmark `scenes`; harmless pictures are in scenes/benign.
-    text-prompts/prompts.jsonl: the benchmark `text-prompts`, every caption once, each with the question of `speech`.
+    text-prompts/prompts.jsonl: the benchmark `text-prompts`, every caption once.
     pairs.jsonl: for `tga analyze`.
+
+    speech: whose question is asked in the last two.
 
     Raises UserError if `folder` has files or cannot be written.
     """
@@ -39,9 +42,10 @@ def write(split: EmojiSplit, speech: Language, folder: Path) -> None:
             made / "text-prompts" / "prompts.jsonl",
             ({"id": c, "text": f"{c}\n{question}", "harmful": bad} for c, bad in prompts.items()),
         )
+        asked = {"conversations": [{"from": "human", "value": f"{IMAGE}\n{question}"}]}
         _lines(
             made / "pairs.jsonl",
-            ({"id": p, "image": f"scenes/{p}", "image_caption": c, "harmful": bad} for p, c, bad in rows),
+            ({"id": p, "image": f"scenes/{p}", "image_caption": c, "harmful": bad, **asked} for p, c, bad in rows),
         )
 
 
