@@ -192,6 +192,14 @@ def _() -> None:
     assert {path.name for path in Path("demo/models").iterdir()} == {"tga", "text-model"}
 
 
+@case("demo --pictures-to")
+def _() -> None:
+    run("demo", "--config=tiny.py", "--pictures-to=shown", "--parts=parts")
+    rows = read_lines("shown/pairs.jsonl")
+    assert {row["harmful"] for row in rows} == {False, True}
+    assert all(Path("shown", row["image"]).exists() for row in rows)
+
+
 @case("reproduce")
 def _() -> None:
     before = set(Path("parts").iterdir())
