@@ -24,7 +24,7 @@ VALUES = [
 WHOLE = ["", "[]", "{", "null", '"x"', "{}", "\ufeff{}", "3", '{"a": 1, "a": 2}']
 CLIP, VICUNA = "openai/clip-vit-large-patch14-336", "lmsys/vicuna-7b-v1.5"
 NAMES = ["Qwen/Qwen2.5-0.5B-Instruct", CLIP, "llava-hf/llava-1.5-7b-hf", "liuhaotian/llava-v1.5-7b-lora"]
-_FEW, _MANY = 1, 200  # of a file
+_IN_CI, _SLOW = 1, 200  # values of a file
 
 
 def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
@@ -89,10 +89,10 @@ def failures(name: str, root: Path, limit: int) -> list[str]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_value_of_each_file(tmp_path, name):
-    assert failures(name, tmp_path, _FEW) == []
+    assert failures(name, tmp_path, _IN_CI) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*twins.LLMS, *twins.CLIPS, *twins.LLAVAS])
 def test_many_values(tmp_path, name):
-    assert failures(name, tmp_path, _MANY) == []
+    assert failures(name, tmp_path, _SLOW) == []
