@@ -33,7 +33,7 @@ def ours(model: Model, prompts: list[str], pictures=None) -> list[list[int]]:
     """Greedy answers' ids up to the first stop token."""
     batch = model.processor.batch(prompts, pictures)
     sizes = {"new_tokens": NEW, "batch_size": len(prompts)}
-    rows = generate_all(model.config, model.params, batch, model._how({}), **sizes, seed=0)
+    rows = generate_all(model.config, model.params, batch, model.decoding({}), **sizes, seed=0)
     return [_until(row.tolist(), model.processor.stop_ids) for row in rows]
 
 

@@ -62,10 +62,17 @@ def lowered_step(model, loss, trains: str, b: int, t: int, c: int, m: int):
     return jax.jit(run).lower(state, abstract_batch(b, t, c, m, model.clip.vision.image_size), key)
 
 
-@pytest.mark.parametrize("trains", ["projector", "both"])
-@pytest.mark.parametrize("policy", ["none", "names", "full"])
-@pytest.mark.parametrize(
-    ("b", "t", "c", "m", "caption"), [(8, 776, 128, 1, True), (4, 1176, 256, 1, False), (2, 1280, 64, 2, True)], ids=str
+@pytest.mark.parametrize(  # every policy with each of what trains, every shape with both
+    ("trains", "policy", "b", "t", "c", "m", "caption"),
+    [
+        ("projector", "none", 8, 776, 128, 1, True),
+        ("both", "names", 8, 776, 128, 1, True),
+        ("projector", "full", 4, 1176, 256, 1, False),
+        ("both", "none", 4, 1176, 256, 1, False),
+        ("projector", "names", 2, 1280, 64, 2, True),
+        ("both", "full", 2, 1280, 64, 2, True),
+    ],
+    ids=str,
 )
 def test_the_step_as_xla_counts_it(trains, policy, b, t, c, m, caption):
     guide = Released(layers=(0, 1)) if caption else None

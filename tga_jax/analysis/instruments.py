@@ -28,6 +28,18 @@ def token_states(config: Config, params: dict, batch: Batch, where: jax.Array, *
     return jnp.take_along_axis(states, index[None, :, :, None], axis=2)
 
 
+@partial(jax.jit, static_argnames=("config", "count"))
+def nearest_words(config: Config, params: dict, batch: Batch, *, count: int) -> tuple[jax.Array, jax.Array]:
+    """Of each image token as the decoder receives it, the word whose embedding is nearest: int32 [B, P] ids, and their
+    cosines float32 [B, P]. count: P, the image tokens of a row."""
+    x = embed(config, params, batch).astype(jnp.float32)
+    x = jnp.take_along_axis(x, llava.marked(batch.image_mask, count)[..., None], axis=1)
+    table = params["llm"]["embed"]["embedding"].astype(jnp.float32)  # [V, D]
+    x, table = (a / jnp.maximum(jnp.linalg.norm(a, axis=-1, keepdims=True), 1e-12) for a in (x, table))
+    cosines = jnp.einsum("bpd,vd->bpv", x, table)
+    return cosines.argmax(-1).astype(jnp.int32), cosines.max(-1)
+
+
 def _centred_unit(x: np.ndarray, over: tuple[int, ...] = (0,)) -> np.ndarray:
     """x [B, ..., D] less its mean over these axes, as unit vectors; a zero vector stays zero."""
     x = x - x.mean(over, keepdims=True)

@@ -9,9 +9,10 @@ import numpy as np
 
 from tga_jax.analysis.hidden_states import Ranking, cosine, probe, refusal_span
 from tga_jax.analysis.patching import read_from_twin, text_twins
-from tga_jax.analysis.samples import Prompt, PromptPair, PromptPairs
+from tga_jax.analysis.samples import Prompt, PromptPair, to_batch
 from tga_jax.data.batch import Batch
 from tga_jax.inference.decode import Config, language_model
+from tga_jax.inference.model import Model
 
 
 def rounded(values: Any) -> list[float]:
@@ -21,17 +22,20 @@ def rounded(values: Any) -> list[float]:
 
 @dataclasses.dataclass(frozen=True)
 class Recorder:
-    """config: the model's; refusal_ids: the tokens that tell a refusal; ranking: of `refusal_span`; image_tokens:
+    """model: of stacked blocks; refusal_ids: the tokens that tell a refusal; ranking: of `refusal_span`; image_tokens:
     whether to record the lens at every image token; window: blocks that are patched at a time, 0 for none; batch: rows
     of a forward pass."""
 
-    config: Config
-    samples: PromptPairs
+    model: Model
     refusal_ids: tuple[int, ...]
     ranking: Ranking
     image_tokens: bool
     window: int
     batch: int
+
+    @property
+    def config(self) -> Config:
+        return self.model.config  # pyright: ignore[reportReturnType] a language model is part of it
 
     def lines(self, samples: Sequence[PromptPair]) -> tuple[list[dict[str, Any]], np.ndarray]:
         """A line for each of at most `batch` samples, and the pooled states float32 [N, 2, L+1, D] of those N that have
@@ -40,7 +44,7 @@ class Recorder:
         pooled = []
         shown = [(i, sample.image) for i, sample in enumerate(samples) if sample.image]
         if shown:
-            batch, found = self._probe([prompt for _, prompt in shown], self.image_tokens)
+            pictures, found = self._probe([prompt for _, prompt in shown], self.image_tokens)
             paired = [(row, i) for row, (i, _) in enumerate(shown) if samples[i].has_caption]
             for row, (i, _) in enumerate(shown):
                 attention = rounded(found["attention"][:, row])
@@ -51,7 +55,7 @@ class Recorder:
                 pooled.append(np.stack([found["image"][:, row], found["caption"][:, row]]))
                 lines[i]["cosine"] = rounded(cosine(*pooled[-1]))
             if self.window and paired:
-                ablations = self._ablations(batch)
+                ablations = self._ablations(pictures)
                 for row, i in paired:
                     lines[i]["ablation"] = ablations[row]
         told = [(i, sample.text) for i, sample in enumerate(samples) if sample.text]
@@ -62,10 +66,9 @@ class Recorder:
         return lines, np.array(pooled, np.float32)
 
     def _probe(self, prompts: Sequence[Prompt], image_tokens: bool) -> tuple[Batch, dict[str, np.ndarray]]:
-        batch = self.samples.batch(prompts, self.batch)
-        model = self.samples.model
-        count = model.processor.image_tokens if image_tokens else 0
-        return batch, jax.tree.map(np.asarray, probe(self.config, model.params, batch, count))
+        rows = to_batch(self.model, prompts, self.batch)
+        count = self.model.processor.image_tokens if image_tokens else 0
+        return rows, jax.tree.map(np.asarray, probe(self.config, self.model.params, rows, count))
 
     def _run(self, lens: np.ndarray) -> dict[str, Any]:
         """lens: log-probabilities [L+1, V]."""
@@ -77,7 +80,7 @@ class Recorder:
             "refused": top[-1] in self.refusal_ids,
             "probability": rounded(self._probability(lens)),
             "top": top,
-            "top_tokens": self.samples.model.processor.tokenizer.convert_ids_to_tokens(top),
+            "top_tokens": self.model.processor.tokenizer.convert_ids_to_tokens(top),
         }
 
     def _probability(self, logs: np.ndarray) -> np.ndarray:
@@ -92,7 +95,7 @@ class Recorder:
         windows = [(first <= blocks) & (blocks < first + self.window) for first in range(count - self.window + 1)]
         probability, refused = [], []
         for read in (blocks < 0, blocks >= 0, *windows):
-            logs = np.asarray(read_from_twin(self.config, self.samples.model.params, picture, twin, read))
+            logs = np.asarray(read_from_twin(self.config, self.model.params, picture, twin, read))
             probability.append(self._probability(logs))
             refused.append(np.isin(logs.argmax(-1), self.refusal_ids))
         return [

@@ -2,7 +2,9 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
+from tga_jax.checkpoints import spec
 from tga_jax.data.templates import Record
 from tga_jax.data.tokens import Vocabulary, tokenize
 from tga_jax.errors import UserError
@@ -43,6 +45,12 @@ BENIGN = (
     "Of course, I can.",
     "Certainly!",
 )
+
+
+def phrases_of(checkpoint: Path) -> tuple[str, ...]:
+    """The refusals that a checkpoint of ours says it was taught, or `PHRASES`. Raises UserError as `spec.read`."""
+    taught = spec.read(checkpoint).refusals if (checkpoint / spec.FILE).exists() else ()
+    return taught or PHRASES
 
 
 @dataclasses.dataclass(frozen=True)

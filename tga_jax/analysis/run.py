@@ -31,7 +31,7 @@ def run(
     template: str = "chat",
     dtype: str | None = None,
     batch: int = 4,
-    phrases: tuple[str, ...] = refusal_tokens.PHRASES,
+    phrases: tuple[str, ...] = (),
     benign: tuple[str, ...] = refusal_tokens.BENIGN,
     ranking: Ranking = PAPERS,
     image_tokens: bool = False,
@@ -41,17 +41,18 @@ def run(
     """Writes samples.jsonl, analysis.json, plots/ and report.html into the folder `target`; continues what is there.
 
     images: where pictures lie; samples without one, built folders and language models alone need none. template: of
-    the prompt, "chat" for the checkpoint's own; phrases, benign: how refusals begin, and other answers
-    (`refusal_tokens`); ranking: of a layer's changes, among the greatest of which a refusal token marks the layer;
-    image_tokens: record the lens's token at every image token, too; window: blocks that read the text twin at a time in
-    the ablations, 0 for none; seed: of the choice of other samples' captions that cosines are compared with. A sample's
-    `harmful`, true or false, tells its group.
+    the prompt, "chat" for the checkpoint's own; phrases: how refusals begin, () for the checkpoint's own or those of
+    `refusal_tokens`; benign: how other answers do; ranking: of a layer's changes, among the greatest of which a refusal
+    token marks the layer; image_tokens: record the lens's token at every image token, too; window: blocks that read the
+    text twin at a time in the ablations, 0 for none; seed: of the choice of other samples' captions that cosines are
+    compared with. A sample's `harmful`, true or false, tells its group.
 
     Raises UserError naming the sample, the flag, or the settings in which what `target` holds differs.
     """
     templates.check_asked(template)
     file = open_samples(data)
     store = open_pictures(images, file)
+    phrases = phrases or refusal_tokens.phrases_of(checkpoint)
     settings = {
         "checkpoint": str(checkpoint), "data": str(data), "samples": len(file), "images": images and str(images),
         "template": template, "dtype": dtype, "batch": batch, "phrases": list(phrases), "benign": list(benign),
@@ -72,7 +73,7 @@ def run(
     tokens = refusal_tokens.find(phrases, model.processor.vocabulary, template, benign)
     ids = [token.id for token in tokens]
     samples = PromptPairs(file, store, model, template)
-    recorder = Recorder(model.config, samples, tuple(ids), ranking, image_tokens, window, batch)
+    recorder = Recorder(model, tuple(ids), ranking, image_tokens, window, batch)
     claim(target, settings, "--to", inputs=inputs)
     with disk_errors(target):
         results = Results(target, (2, llm.num_layers + 1, llm.hidden_size), batch, len(samples))

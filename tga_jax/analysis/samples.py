@@ -36,6 +36,48 @@ class PromptPair:
     has_caption: bool  # beside a picture
 
 
+def pair(
+    model: Model,
+    template: str,
+    question: str,
+    caption: str = "",
+    picture: np.ndarray | None = None,
+    *,
+    id: str = "",
+    harmful: bool | None = None,
+) -> PromptPair:
+    """The prompts of one question, in which `<image>` stands for the picture, uint8 [I, I, 3].
+
+    template: one of `templates.TEMPLATES`; caption: "" if there is none. Raises UserError for a prompt that is longer
+    than the model's context.
+    """
+    image = text = None
+    if picture is not None:
+        image = _prompt(model, template, question, caption, [picture])
+    if caption or picture is None:
+        text = _prompt(model, template, question.replace(IMAGE, caption), "", [])
+    return PromptPair(id, GROUPS[harmful], image, text, bool(image and caption))
+
+
+def _prompt(model: Model, template: str, question: str, caption: str, pictures: Sequence[np.ndarray]) -> Prompt:
+    record = Record("", ((question, None),), (lambda: None,) * len(pictures), caption=caption, template=template)
+    processor = model.processor
+    row = tokenize(record, processor.vocabulary, processor.image_tokens, prompt_only=True)
+    limit = model.spec.hub_fields.get("max_position_embeddings")
+    if limit is not None and max(len(row.tokens), len(row.caption)) > limit:
+        raise UserError(f"takes {max(len(row.tokens), len(row.caption))} tokens, expected at most {limit}")
+    return Prompt(row, pictures)
+
+
+def to_batch(model: Model, prompts: Sequence[Prompt], size: int) -> Batch:
+    """`size` rows, the last prompt repeated; lengths rounded up."""
+    prompts = [*prompts, *[prompts[-1]] * (size - len(prompts))]
+    longest, caption = (max(len(getattr(p.row, name)) for p in prompts) for name in ("tokens", "caption"))
+    length, captions = longest + -longest % _LENGTHS, caption + (1 - caption) % _LENGTHS  # behind the begin token
+    rows, pictures = [p.row for p in prompts], [p.pictures for p in prompts]
+    return collate(rows, pictures, model.processor.vocabulary, length, captions)
+
+
 @dataclasses.dataclass(frozen=True)
 class PromptPairs:
     """Samples by number. store: where pictures lie; None: there are none. template: one of `templates.TEMPLATES`."""
@@ -62,14 +104,11 @@ class PromptPairs:
                 raise UserError(f"has {len(parsed.images)} pictures, expected one at most")
             if IMAGE in parsed.caption:
                 raise UserError(f"has {IMAGE} in `image_caption`, expected it in questions alone")
-            image = text = None
-            if parsed.images:
-                image = self._prompt(question, parsed.caption, [self._picture(parsed.images[0])])
-            if parsed.caption or not parsed.images:
-                text = self._prompt(question.replace(IMAGE, parsed.caption), "", [])
+            picture = self._picture(parsed.images[0]) if parsed.images else None
+            about = {"id": parsed.id, "harmful": harmful}
+            return pair(self.model, self.template, question, parsed.caption, picture, **about)
         except UserError as error:
             raise UserError(f"{where}: sample {parsed.id!r}: {error}") from error
-        return PromptPair(parsed.id, GROUPS[harmful], image, text, bool(image and parsed.caption))
 
     def _picture(self, name: str) -> np.ndarray:
         if not self.model.processor.image_tokens:
@@ -77,22 +116,3 @@ class PromptPairs:
         if self.store is None:
             raise UserError("has a picture, expected --images, where pictures lie")
         return self.model.processor.pixels([images.decode(self.store.read(name), name)])[0]
-
-    def _prompt(self, question: str, caption: str, pictures: Sequence[np.ndarray]) -> Prompt:
-        record = Record(
-            "", ((question, None),), (lambda: None,) * len(pictures), caption=caption, template=self.template
-        )
-        processor = self.model.processor
-        row = tokenize(record, processor.vocabulary, processor.image_tokens, prompt_only=True)
-        limit = self.model.spec.hub_fields.get("max_position_embeddings")
-        if limit is not None and max(len(row.tokens), len(row.caption)) > limit:
-            raise UserError(f"takes {max(len(row.tokens), len(row.caption))} tokens, expected at most {limit}")
-        return Prompt(row, pictures)
-
-    def batch(self, prompts: Sequence[Prompt], size: int) -> Batch:
-        """`size` rows, the last prompt repeated; lengths rounded up."""
-        prompts = [*prompts, *[prompts[-1]] * (size - len(prompts))]
-        longest, caption = (max(len(getattr(p.row, name)) for p in prompts) for name in ("tokens", "caption"))
-        length, captions = longest + -longest % _LENGTHS, caption + (1 - caption) % _LENGTHS  # behind the begin token
-        rows, pictures = [p.row for p in prompts], [p.pictures for p in prompts]
-        return collate(rows, pictures, self.model.processor.vocabulary, length, captions)

@@ -28,7 +28,7 @@ class Spec:
 
     kind: "llava", "llm" or "clip"; family: the LLM's model_type; image_token_id: what stands for an image in token ids,
     if the checkpoint names none the first id after its words; hub_fields: of the LLM's config, what its shape does not
-    tell; image_mode: one of `data.images.MODES`.
+    tell; image_mode: one of `data.images.MODES`; refusals: how the LLM refuses, where it was taught phrases of its own.
     """
 
     kind: str
@@ -37,6 +37,7 @@ class Spec:
     image_token_id: int | None = None
     hub_fields: dict[str, Any] = dataclasses.field(default_factory=dict)
     image_mode: str = "crop"
+    refusals: tuple[str, ...] = ()
 
     @property
     def llm(self) -> LlamaConfig | None:
@@ -65,7 +66,11 @@ def read(workdir: Path) -> Spec:
         raise UserError(f"{path}: unknown {', '.join(unknown)}, expected some of {', '.join(sorted(fields))}")
     if raw["kind"] not in _KINDS:
         raise UserError(f"{path}: kind {raw['kind']!r}, expected one of {', '.join(_KINDS)}")
-    return Spec(**{**raw, "config": config.build(_KINDS[raw["kind"]], raw["config"], str(path))})
+    refusals = raw.get("refusals", [])
+    if not isinstance(refusals, list) or not all(isinstance(phrase, str) for phrase in refusals):
+        raise UserError(f"{path}: {refusals!r:.80} as refusals, expected a list of phrases")
+    built = config.build(_KINDS[raw["kind"]], raw["config"], str(path))
+    return Spec(**{**raw, "config": built, "refusals": tuple(refusals)})
 
 
 def copy_companions(source: Path, target: Path) -> None:

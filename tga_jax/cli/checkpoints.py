@@ -1,4 +1,4 @@
-"""`tga convert`, `tga chat`."""
+"""`tga convert`, `tga chat`, `tga serve`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +23,12 @@ USAGE = """\
             --system=TEXT, --template=NAME (default: the checkpoint's chat template), --new-tokens=N,
             --temperature=T, --top-p=P, --top-k=K, --seed=N
             --special-tokens    those that are typed, such as </s>, are tokens (default: plain text)
+  serve   a web page to ask checkpoints about pictures, two side by side, and see into them layer by layer
+            --checkpoint=DIR    a checkpoint of ours or a hub folder that sees; may be given several times (default:
+                                those of the last demo in runs/, with its examples)
+            --examples=DIR      pictures to pick from: a folder with pairs.jsonl, as `demo --pictures-to` writes
+            --clip=DIR          a CLIP: the examples' captions nearest to a picture are shown
+            --host=ADDRESS, --port=N (default: 127.0.0.1, 7860), --new-tokens=N, --template=NAME, --dtype=bf16|fp32
 """
 
 
@@ -73,7 +79,20 @@ def _chat(arguments: list[str]) -> None:
     chat.run(Path(checkpoint), pictures, *said, console=rich.console.Console(), **flags)
 
 
+def _serve(arguments: list[str]) -> None:
+    texts = {"checkpoint": [], "examples": None, "clip": None, "host": "127.0.0.1", "template": "chat", "dtype": None}
+    flags = parse(arguments, {**texts, "port": 7860, "new-tokens": 64}, dtype=tuple(DTYPES))
+    import rich.console
+
+    from tga_jax.serve import start
+
+    checkpoints = [Path(folder) for folder in flags.pop("checkpoint")]
+    pictures, clip = (Path(value) if (value := flags.pop(name)) else None for name in ("examples", "clip"))
+    start.page(checkpoints, pictures, clip, console=rich.console.Console(), **flags)
+
+
 COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "convert": _convert,
     "chat": _chat,
+    "serve": _serve,
 }

@@ -78,7 +78,7 @@ def _analyze(arguments: list[str]) -> None:
     checkpoint, data, target = (Path(flags.pop(name)) for name in ("checkpoint", "data", "to"))
     images = Path(value) if (value := flags.pop("images")) else None
     flags["dtype"] = DTYPES[flags["dtype"]] if flags["dtype"] else None
-    flags["phrases"] = tuple(flags.pop("phrase")) or refusal_tokens.PHRASES
+    flags["phrases"] = tuple(flags.pop("phrase"))
     flags["benign"] = tuple(flags["benign"]) or refusal_tokens.BENIGN
     del flags["floor"]
     flags["ranking"] = Ranking(flags.pop("change"), floor, flags.pop("top_k"))

@@ -47,6 +47,10 @@ def decode(data: bytes, name: str, draft: tuple[int, str] | None = None) -> Imag
         return to_rgb(image)
     except UnidentifiedImageError as error:
         raise UserError(f"{name}: cannot be read as an image (in no known format)") from error
+    except Image.DecompressionBombError as error:  # Pillow's own limit, which does not say the size
+        least = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        reason = f"more than {least:,} pixels, expected at most {MAX_PIXELS:,}"
+        raise UserError(f"{name}: cannot be read as an image ({reason})") from error
     except Exception as error:  # of many types: damaged files get far into Pillow's readers
         reason = str(error) or type(error).__name__
         raise UserError(f"{name}: cannot be read as an image ({reason})") from error

@@ -24,6 +24,7 @@ from tga_jax.demo.world import files
 from tga_jax.demo.world.plan import EmojiScenesConfig
 from tga_jax.errors import UserError
 from tga_jax.report.figures import TEXT_LABEL
+from tga_jax.serve.start import EXAMPLES
 from tga_jax.train import loop, stopping
 from tga_jax.workdir import claim, holds, read_json, write_json
 
@@ -141,7 +142,8 @@ def write_pictures(config: DemoConfig, target: Path, parts: Path, console: rich.
 
 
 def run(config: DemoConfig, workdir: Path, parts: Path, console: rich.console.Console) -> None:
-    """Trains what is missing in `parts`, measures, and writes results.json and report.html to `workdir`.
+    """Trains what is missing in `parts`, measures, and writes results.json, report.html and examples/, pictures for
+    `tga serve`, to `workdir`.
 
     Raises UserError if `workdir` holds another config's run, and what the trainings raise.
     """
@@ -183,6 +185,9 @@ def run(config: DemoConfig, workdir: Path, parts: Path, console: rich.console.Co
         }
         with console.status("drawing the report"):
             draw(world, workdir, results, measured, text.answers, inside)
+        if not (shown := workdir / EXAMPLES).exists():
+            split = world.split("test")
+            files.write(split.take(files.examples(split)), world.language, shown)
         said = {"text": text.answers} | {f"{n}/{k}": a for n, m in measured.items() for k, a in m.answers.items()}
         write_json(workdir / "answers.json", {k: [dataclasses.asdict(a) for a in found] for k, found in said.items()})
         write_json(results_path, results)  # last: it says that the run is complete

@@ -19,9 +19,10 @@ def described(world: World, row: str, pictures: bool) -> Spec:
     stops = [tokenizer.eos_token_id]
     if not world.language.free:
         stops.append(tokenizer.convert_tokens_to_ids("\n"))
+    refusals = world.language.refusals
     hub_fields = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": stops}
     if not pictures:
-        return Spec(kind="llm", config=config.llm, family="llama", hub_fields=hub_fields)
+        return Spec(kind="llm", config=config.llm, family="llama", hub_fields=hub_fields, refusals=refusals)
     return Spec(
         kind="llava",
         config=config,
@@ -29,6 +30,7 @@ def described(world: World, row: str, pictures: bool) -> Spec:
         image_token_id=config.llm.vocab_size,
         hub_fields=hub_fields,
         image_mode="pad",
+        refusals=refusals,
     )
 
 

@@ -140,7 +140,7 @@ def generate(
     return decode(language_model(config), params["llm"], state, new_tokens, how).tokens
 
 
-def _checked(tokens: Array, first: int = 0) -> np.ndarray:
+def _checked(tokens: Array | np.ndarray, first: int = 0) -> np.ndarray:
     """New tokens [B, N] of the prompts from number `first` on. Raises UserError where there is none."""
     found = np.asarray(tokens)
     wrong = np.argwhere(found == NO_TOKEN)
@@ -168,10 +168,26 @@ def stream(
     Raises UserError where logits are NaN.
     """
     keys = row_keys(seed, range(len(batch.tokens)))
+    for tokens in steps(config, params, batch, how, keys, new_tokens=new_tokens, every=every):
+        yield _checked(tokens)
+
+
+def steps(
+    config: Config,
+    params: dict,
+    batch: Batch,
+    how: Decoding,
+    keys: Array,
+    *,
+    new_tokens: int,
+    every: int = 1,
+) -> Iterator[np.ndarray]:
+    """The tokens of `generate`, int32 [B, so far], `every` at a time, until all rows have ended. A row whose logits are
+    NaN ends with NO_TOKEN."""
     state = prefill(config, params, batch, keys, how, new_tokens=new_tokens)
     while True:
         step = int(state.step)
-        yield _checked(state.tokens[:, :step])
+        yield np.asarray(state.tokens[:, :step])
         if step >= new_tokens or bool(state.done.all()):
             return
         state = decode(language_model(config), params["llm"], state, min(step + every, new_tokens), how)

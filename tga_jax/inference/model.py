@@ -88,7 +88,13 @@ class Model:
     def config(self) -> llava.LlavaConfig | llama.LlamaConfig | clip.ClipConfig:
         return self.spec.config
 
-    def _language(self) -> Any:
+    @property
+    def context(self) -> int | None:
+        """Tokens of a prompt and its answer, at most; None if the checkpoint does not say."""
+        return self.spec.hub_fields.get("max_position_embeddings")
+
+    def language_config(self) -> Any:
+        """Of a model that answers. Raises UserError for a CLIP."""
         if isinstance(self.config, clip.ClipConfig):
             raise UserError("this checkpoint is a CLIP, expected one with a language model")
         return self.config
@@ -105,7 +111,7 @@ class Model:
         padding, on either side; pixel_values: float [N, 3, I, I], normalised. Raises UserError if the image tokens do
         not match the pictures, and for a token that the table has no row for.
         """
-        config = self._language()
+        config = self.language_config()
         tokens = np.asarray(input_ids, np.int32)
         if tokens.ndim != 2:
             raise UserError(f"input_ids: of shape {list(tokens.shape)}, expected [rows, positions]")
@@ -126,18 +132,18 @@ class Model:
         tokens = np.where(valid & ~mask, tokens, self.processor.pad_id)  # of a row that is there: NaN would spread
         return _forward(config, self.params, tokens, valid, mask, pixels)
 
-    def _ask(
+    def prompt_batch(
         self,
         prompts: Sequence[str | Prompt],
         images: Sequence[Sequence[Picture]] | None,
         new_tokens: int,
         multiple: int = 1,
     ) -> Batch:
+        """Raises UserError for what `Processor.batch` refuses, and for what is longer than the model's context."""
         batch = self.processor.batch(prompts, images, multiple)
-        limit = self.spec.hub_fields.get("max_position_embeddings")
         longest = int(batch.valid.sum(1).max())
-        if limit is not None and longest + new_tokens > limit:
-            raise UserError(f"a prompt of {longest} tokens and {new_tokens} new ones, expected at most {limit}")
+        if self.context is not None and longest + new_tokens > self.context:
+            raise UserError(f"a prompt of {longest} tokens and {new_tokens} new ones, expected at most {self.context}")
         return batch
 
     def generate(
@@ -163,21 +169,21 @@ class Model:
         """
         if isinstance(prompts, str | Prompt):
             raise UserError("prompts: a string, expected a list of prompts")
-        how = self._how(sampling)
-        config, batch = self._language(), self._ask(prompts, images, new_tokens, multiple)
+        how = self.decoding(sampling)
+        config, batch = self.language_config(), self.prompt_batch(prompts, images, new_tokens, multiple)
         batch_size = min(16, len(prompts)) if batch_size is None else batch_size
         if stop:  # then the host has to look at the text every now and then
             texts = [""] * len(prompts)
             for ids in stream(config, self.params, batch, how, new_tokens=new_tokens, seed=seed, every=16):
-                texts = [self._text(row) for row in ids]
+                texts = [self.answer_text(row) for row in ids]
                 if all(any(s in text for s in stop) for text in texts):
                     break
             return [_cut(text, stop) for text in texts]
         sizes = {"new_tokens": new_tokens, "batch_size": batch_size}
         ids = generate_all(config, self.params, batch, how, **sizes, seed=seed, numbers=numbers)
-        return [self._text(row) for row in ids]
+        return [self.answer_text(row) for row in ids]
 
-    def _how(self, sampling: dict[str, Any]) -> Decoding:
+    def decoding(self, sampling: dict[str, Any]) -> Decoding:
         """Raises UserError for a name that `Sampling` has not, and for a value that it cannot have."""
         known = [field.name for field in dataclasses.fields(Sampling)]
         for name in sampling:
@@ -189,7 +195,7 @@ class Model:
         except (ValueError, TypeError) as error:
             raise UserError(str(error)) from error
 
-    def _text(self, ids: np.ndarray) -> str:
+    def answer_text(self, ids: np.ndarray) -> str:
         """Up to the first stop token: padding may be a word of its own."""
         ends = np.flatnonzero(np.isin(ids, self.processor.stop_ids))
         return self.processor.decode((ids[: ends[0]] if len(ends) else ids).tolist())
@@ -207,23 +213,16 @@ class Model:
         """The answer in pieces, as they come. Together they are what `generate` gives."""
         if not isinstance(prompt, str | Prompt):
             raise UserError(f"prompt: {type(prompt).__name__}, expected a string")
-        how = self._how(sampling)
-        batch = self._ask([prompt], [images], new_tokens)
-        told = ""
-        for ids in stream(self._language(), self.params, batch, how, new_tokens=new_tokens, seed=seed):
-            text = self._text(ids[0])
-            done = any(s in text for s in stop)
-            text = _cut(text, stop)
-            # Held back: half a character, and what may become a stop text.
-            safe = len(text) if done else len(text) - _held(text, stop)
-            if safe > len(told) and text.startswith(told):
-                yield text[len(told) : safe]
-                told = text[:safe]
-            if done:
+        how = self.decoding(sampling)
+        batch = self.prompt_batch([prompt], [images], new_tokens)
+        written = Written(self, tuple(stop))
+        for ids in stream(self.language_config(), self.params, batch, how, new_tokens=new_tokens, seed=seed):
+            if piece := written.more(ids[0]):
+                yield piece
+            if written.stopped:
                 return
-        final = _cut(self._text(ids[0]), stop)  # pyright: ignore[reportPossiblyUnboundVariable]
-        if final != told:
-            yield final[len(told) :]
+        if piece := written.rest():
+            yield piece
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Unit CLIP embeddings float32 [N, E]; texts are cut at the tower's context, the end token kept. Special tokens
@@ -241,6 +240,32 @@ class Model:
         """Unit CLIP embeddings float32 [N, E]. Raises UserError for one that is NaN."""
         pixels = self.processor.pixels(pictures)
         return _finite(embed.embed_images(self._towers(), self.params["clip"], pixels), "picture")
+
+
+@dataclasses.dataclass
+class Written:
+    """The text of one answer while its tokens come. stop: texts at which it is cut; stopped: at one of them."""
+
+    model: Model
+    stop: tuple[str, ...] = ()
+    stopped: bool = False
+    _told: str = ""
+    _text: str = ""
+
+    def more(self, ids: np.ndarray) -> str:
+        """What is new; ids: all tokens so far. Half a character, and what may become a stop text, are held back."""
+        text = self.model.answer_text(ids)
+        self.stopped = any(s in text for s in self.stop)
+        self._text = _cut(text, self.stop)
+        safe = len(self._text) if self.stopped else len(self._text) - _held(self._text, self.stop)
+        if safe <= len(self._told) or not self._text.startswith(self._told):
+            return ""
+        piece, self._told = self._text[len(self._told) : safe], self._text[:safe]
+        return piece
+
+    def rest(self) -> str:
+        """What was held back, once there are no more tokens."""
+        return "" if self._text == self._told else self._text[len(self._told) :]
 
 
 def _finite(embeddings: np.ndarray, what: str) -> np.ndarray:

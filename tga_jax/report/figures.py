@@ -3,6 +3,7 @@
 Figures are objects of their own (no pyplot, no global state), so they can be drawn in any thread and without a display.
 """
 
+import io
 import os
 import textwrap
 from collections.abc import Iterable
@@ -58,13 +59,20 @@ def wrap(text: str, width: int, lines: int) -> list[str]:
     return textwrap.wrap(" ".join(text.split()), width, max_lines=lines, placeholder=" …") or [""]
 
 
+def png(figure: Figure) -> bytes:
+    FigureCanvasAgg(figure)
+    written = io.BytesIO()
+    figure.savefig(written, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+    return written.getvalue()
+
+
 def save(figure: Figure, path: Path) -> None:
     """Written aside and moved into place, so that a reader never meets half a picture."""
+    drawn = png(figure)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        FigureCanvasAgg(figure)
-        figure.savefig(aside, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+        aside.write_bytes(drawn)
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)

@@ -1,13 +1,13 @@
 """`tga chat`: a conversation in the terminal, about pictures too."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import rich.console
 
-from tga_jax.data.processor import Picture
+from tga_jax.data.processor import Picture, Processor
 from tga_jax.data.prompt import IMAGE, Prompt
 from tga_jax.data.templates import Record, check_asked, pieces
 from tga_jax.errors import UserError
@@ -33,17 +33,10 @@ class Conversation:
     waiting: list[Picture] = dataclasses.field(default_factory=list)  # shown with the next question
 
     def prompt(self, message: dict[str, Any]) -> Prompt:
-        """Raises UserError if the checkpoint has no chat template, or that no place for the system text."""
-        processor = self.model.processor
-        if self.template == "chat":
-            if not processor.tokenizer.chat_template:
-                raise UserError("the checkpoint has no chat template, expected --template=NAME such as vicuna_v1")
-            start = [{"role": "system", "content": self.system}] if self.system else []
-            return processor.chat([*start, *self.messages, message], self.special_tokens)
-        said = [*self.messages, message, {"content": None}]
-        turns = tuple((_as_llava(q["content"]), a["content"]) for q, a in zip(said[::2], said[1::2], strict=True))
-        shape = {"template": self.template, "system": self.system or None, "special_tokens": self.special_tokens}
-        return Prompt(tuple(pieces(Record("question", turns, **shape), processor.tokenizer, prompt_only=True)))
+        """Raises UserError as `prompt` does."""
+        start = [{"role": "system", "content": self.system}] if self.system else []
+        said = [*start, *self.messages, message]
+        return prompt(self.model.processor, said, self.template, self.special_tokens)
 
     def show(self, picture: Path) -> None:
         """Raises UserError if the model has no eyes, or the file is no image."""
@@ -65,12 +58,38 @@ class Conversation:
         self.messages, self.pictures, self.waiting = [], [], []
 
 
-def _as_llava(parts: list[dict[str, str]]) -> str:
-    """A question as LLaVA's data have it: `<image>` and a line's end for every picture, then the text."""
-    text = parts[-1]["text"]
+def prompt(
+    processor: Processor, messages: Sequence[dict[str, Any]], template: str = "chat", special_tokens: bool = False
+) -> Prompt:
+    """The prompt of a conversation as `processor.chat` takes it. template: one of `templates.TEMPLATES`, "chat" for the
+    checkpoint's own.
+
+    Raises UserError if the checkpoint has no chat template, or that no place for a message; and with another template
+    unless users and assistants take turns, behind one system message or none.
+    """
+    if template == "chat":
+        if not processor.tokenizer.chat_template:
+            raise UserError("the checkpoint has no chat template, expected --template=NAME such as vicuna_v1")
+        return processor.chat(messages, special_tokens)
+    system, said = "", list(messages)
+    if said and said[0]["role"] == "system":
+        system = _as_llava(said.pop(0)["content"])
+    if [message["role"] for message in said] != ["user", "assistant"] * (len(said) // 2) + ["user"]:
+        roles = ", ".join(message["role"] for message in messages)
+        raise UserError(f"messages of {roles}, expected system or nothing, then user and assistant in turns, user last")
+    texts = [*(_as_llava(message["content"]) for message in said), None]
+    turns = tuple(zip(texts[::2], texts[1::2], strict=True))
+    shape: dict[str, Any] = {"template": template, "system": system or None, "special_tokens": special_tokens}
+    return Prompt(tuple(pieces(Record("question", turns, **shape), processor.tokenizer, prompt_only=True)))
+
+
+def _as_llava(content: str | list[dict[str, str]]) -> str:
+    """What is said as LLaVA's data have it: `<image>` and a line's end for every picture, then the text."""
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    text = "\n".join(part["text"] for part in parts if part["type"] == "text")
     if IMAGE in text:
         raise UserError(f"{IMAGE} in a question, expected a picture given as a file, which is put before the text")
-    return f"{IMAGE}\n" * (len(parts) - 1) + text
+    return f"{IMAGE}\n" * sum(part["type"] == "image" for part in parts) + text
 
 
 def run(

@@ -43,11 +43,11 @@ def _describe(c: TrainConfig, model: LlavaConfig, tokenizer: Any, origin: Spec |
             f"{c.name}: trained with {', '.join(sorted(parts))}, expected clip, projector and llm, or clip or llm alone"
         )
     fields: dict[str, Any] = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    family = None
+    family, refusals = None, ()
     if origin is not None:
-        fields, family = origin.hub_fields or fields, origin.family
+        fields, family, refusals = origin.hub_fields or fields, origin.family, origin.refusals
     if parts == {"llm"}:
-        return Spec(kind="llm", config=model.llm, family=family, hub_fields=fields)
+        return Spec(kind="llm", config=model.llm, family=family, hub_fields=fields, refusals=refusals)
     known = tokenizer.get_vocab().get(IMAGE, model.llm.vocab_size)
     return Spec(
         kind="llava",
@@ -56,6 +56,7 @@ def _describe(c: TrainConfig, model: LlavaConfig, tokenizer: Any, origin: Spec |
         image_token_id=known,
         hub_fields=fields,
         image_mode=c.data.image_mode,
+        refusals=refusals,
     )
 
 

@@ -20,8 +20,8 @@ def describe(model: LlavaConfig, init: dict[str, str]) -> dict[str, Any]:
     """What a training's config.json keeps beside the config, so that `of_run` knows what was trained wherever presets
     and the folders of `init` have gone; JSON."""
     origin = of_folder(init["llm"]) if init.get("llm") else None
-    family, fields = (None, {}) if origin is None else (origin.family, origin.hub_fields)
-    return {"model": dataclasses.asdict(model), "family": family, "hub_fields": fields}
+    family, fields, refusals = (None, {}, ()) if origin is None else (origin.family, origin.hub_fields, origin.refusals)
+    return {"model": dataclasses.asdict(model), "family": family, "hub_fields": fields, "refusals": list(refusals)}
 
 
 def of_run(run: AnyPath) -> Spec | None:
@@ -32,7 +32,8 @@ def of_run(run: AnyPath) -> Spec | None:
     if found is None:
         return None
     model = config_files.build(LlavaConfig, found["model"], f"{path}: architecture.model")
-    return Spec(kind="llava", config=model, family=found["family"], hub_fields=found["hub_fields"])
+    about = {"family": found["family"], "hub_fields": found["hub_fields"]}
+    return Spec(kind="llava", config=model, **about, refusals=tuple(found.get("refusals", ())))
 
 
 def of_folder(folder: str) -> Spec | None:

@@ -1,10 +1,12 @@
 """The demo's test pictures as the files that users have: for `tga chat`, `analyze` and `evaluate`."""
 
+import itertools
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from tga_jax.data.templates import IMAGE
@@ -47,6 +49,15 @@ def write(split: EmojiSplit, speech: Language, folder: Path) -> None:
             made / "pairs.jsonl",
             ({"id": p, "image": f"scenes/{p}", "image_caption": c, "harmful": bad, **asked} for p, c, bad in rows),
         )
+
+
+def examples(split: EmojiSplit, each: int = 2) -> np.ndarray:
+    """Indices into the split, int [N]: `each` pictures of every harmful scene and as many harmless ones, in turns."""
+    scenes = dict.fromkeys(str(scene) for scene in split.scenes if scene)
+    harmful = [i for k in range(each) for scene in scenes for i in np.flatnonzero(split.scenes == scene)[k : k + 1]]
+    benign = np.flatnonzero(~split.harmful)
+    spread = benign[np.linspace(0, len(benign) - 1, min(len(benign), len(harmful)), dtype=int)]
+    return np.array([int(i) for pair in itertools.zip_longest(harmful, spread) for i in pair if i is not None], int)
 
 
 def _lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -1,0 +1,290 @@
+"""The web page of `tga serve`: one picture, one question, one or two checkpoints side by side."""
+
+import contextlib
+import dataclasses
+import functools
+import io
+import os
+import string
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import gradio as gr
+import numpy as np
+from gradio import themes
+
+from tga_jax.analysis import refusal_tokens
+from tga_jax.data import images
+from tga_jax.errors import UserError
+from tga_jax.evals.judges.phrases import REFUSALS
+from tga_jax.inference.model import Model
+from tga_jax.serve import panel
+from tga_jax.serve.chat import Conversation
+from tga_jax.serve.examples import Example
+from tga_jax.serve.lens import look
+from tga_jax.serve.uploads import MAX_BYTES, Uploads
+
+NOBODY = "none"  # in the place of a second checkpoint
+UPLOAD = "upload:"
+_WAITING = 32  # questions in the queue; further ones are told to come back
+_HARD_LIMIT = 5 * MAX_BYTES  # of an upload, which ends there; below it the page says what is wrong
+_PREVIEW = 448  # pixels
+_SHOWN = 60  # examples to pick from; links find the others
+
+
+@dataclasses.dataclass(frozen=True)
+class Seat:
+    """A checkpoint to ask. model: with stacked blocks, which the lens takes; template: as of `chat.Conversation`;
+    refusals: how it refuses, () for what the checkpoint says, or `refusal_tokens.PHRASES`."""
+
+    name: str
+    model: Model
+    template: str = "chat"
+    refusals: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def refusal_ids(self) -> tuple[int, ...]:
+        phrases = self.refusals or self.model.spec.refusals or refusal_tokens.PHRASES
+        return tuple(token.id for token in refusal_tokens.find(phrases, self.model.processor.vocabulary, self.template))
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What a link says. picture: an example's id, or `UPLOAD` and an upload's name; left, right: names of seats."""
+
+    picture: str = ""
+    question: str = ""
+    caption: str = ""
+    left: str = ""
+    right: str = NOBODY
+    temperature: float = 0.0
+    seed: int = 0
+
+    def link(self) -> str:
+        return "?" + urlencode(dataclasses.asdict(self))
+
+
+def from_link(parameters: Mapping[str, str], otherwise: Asked) -> Asked:
+    """The state that a link's parameters name; what they leave out, or have no number for, is as in `otherwise`."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(Asked):
+        default = getattr(otherwise, field.name)
+        with contextlib.suppress(ValueError):
+            found[field.name] = type(default)(parameters.get(field.name, default))
+    return Asked(**found)
+
+
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """seats: the checkpoints, by name; nearest: the texts nearest to a picture's file with their cosines, if there is a
+    CLIP; new_tokens: of an answer, at most."""
+
+    seats: dict[str, Seat]
+    examples: dict[str, Example]
+    uploads: Uploads
+    nearest: Callable[[Path], list[tuple[float, str]]] | None = None
+    new_tokens: int = 64
+
+    def start(self) -> Asked:
+        """Before anything is chosen: the first example, and the first two checkpoints."""
+        names, first = [*self.seats, NOBODY], next(iter(self.examples.values()), None)
+        about = (first.id, first.question, first.caption) if first else ("", "Describe this image.", "")
+        return Asked(*about, left=names[0], right=names[1])
+
+    def file(self, picture: str) -> Path:
+        """Raises UserError if there is no such picture, or none any more."""
+        if picture.startswith(UPLOAD):
+            found = self.uploads.find(picture.removeprefix(UPLOAD))
+            if found is None:
+                raise UserError("this uploaded picture is no longer here, expected it to be uploaded again")
+            return found
+        if picture not in self.examples:
+            raise UserError("no picture is chosen, expected an example or an upload" if not picture else
+                            f"there is no example {picture!r} here, expected one of those shown")  # fmt: skip
+        return self.examples[picture].file
+
+    def preview(self, picture: str) -> str:
+        """HTML. Raises UserError as `file` does, and for a file that is no picture."""
+        file = self.file(picture)
+        image = images.decode(file.read_bytes(), file.name)
+        image.thumbnail((_PREVIEW, _PREVIEW))
+        written = io.BytesIO()
+        image.save(written, format="png")
+        example = self.examples.get(picture)
+        return panel.picture(written.getvalue(), example.caption if example else "the uploaded picture")
+
+    def answers(self, asked: Asked) -> Iterator[dict[str, str]]:
+        """What is new on the page, part by part: "left", "left_lens", "right", "right_lens", "retrieved" -> HTML.
+
+        Raises UserError.
+        """
+        if not asked.question.strip():
+            raise UserError("the question is empty, expected one")
+        file = self.file(asked.picture)
+        sides = [("left", self.seat(asked.left))]
+        if asked.right != NOBODY:
+            sides.append(("right", self.seat(asked.right)))
+        yield {"right": "", "right_lens": "", "left_lens": "", "retrieved": ""}
+        for side, seat in sides:
+            said: dict[str, tuple[str, str]] = {}
+            for title, pictures, text in (
+                (panel.PICTURE, [file], asked.question),
+                (panel.TEXT, [], f"{asked.caption}\n{asked.question}"),
+            ):
+                if not pictures and not asked.caption:
+                    continue
+                talk, answer = Conversation(seat.model, template=seat.template), ""
+                for picture in pictures:
+                    talk.show(picture)
+                how = {"new_tokens": self.new_tokens, "seed": asked.seed, "temperature": asked.temperature}
+                for piece in talk.ask(text, **how):
+                    answer += piece
+                    said[title] = (answer, "")
+                    yield {side: panel.answers(seat.name, said)}
+                said[title] = (answer, REFUSALS.verdict(answer, asked.question))
+                yield {side: panel.answers(seat.name, said)}
+        for side, seat in sides:
+            pixels = seat.model.processor.pixels([file])[0]
+            found = look(seat.model, seat.refusal_ids, pixels, asked.question, asked.caption, seat.template)
+            yield {f"{side}_lens": panel.lens(found)}
+        if self.nearest is not None:
+            yield {"retrieved": panel.retrieved(self.nearest(file))}
+
+    def seat(self, name: str) -> Seat:
+        if name not in self.seats:
+            raise UserError(f"there is no checkpoint {name!r} here, expected one of {', '.join(self.seats)}")
+        return self.seats[name]
+
+
+def nearest_texts(clip: Model, texts: Sequence[str], count: int = 5) -> Callable[[Path], list[tuple[float, str]]]:
+    """A search of the texts nearest to a picture's file, by a CLIP checkpoint. Raises UserError."""
+    known = list(dict.fromkeys(text for text in texts if text))
+    if not known:
+        raise UserError("--clip: no captions to search, expected --examples with some")
+    embedded = clip.embed_texts(known)  # [N, E]
+
+    def search(file: Path) -> list[tuple[float, str]]:
+        cosines = embedded @ clip.embed_images([file])[0]
+        return [(float(cosines[i]), known[i]) for i in np.argsort(-cosines)[:count]]
+
+    return search
+
+
+def build(page: Page) -> gr.Blocks:
+    """The page as a Gradio app."""
+    start, names, gallery_of = page.start(), list(page.seats), list(page.examples.values())[:_SHOWN]
+    with gr.Blocks(title="tga_jax", analytics_enabled=False) as app:
+        gr.Markdown(
+            "# What does the model see?\n"
+            "Pick a picture and ask. Each checkpoint answers twice: about the picture, and about its caption as text. "
+            "The plots below show, layer by layer, how the model comes to its answer."
+        )
+        picture = gr.State(start.picture)
+        with gr.Row():
+            with gr.Column(scale=3, min_width=320):
+                gallery = gr.Gallery(
+                    [(str(e.file), e.caption) for e in gallery_of],
+                    label="Examples", columns=6, height=260, object_fit="contain", allow_preview=False,
+                    interactive=False, visible=bool(page.examples), elem_id="examples", buttons=[],
+                )  # fmt: skip
+                upload = gr.UploadButton("Upload a picture", file_types=["image"], elem_id="upload")
+                refused = gr.Markdown("", elem_id="upload-message")
+            with gr.Column(scale=1, min_width=240):
+                shown = gr.HTML(elem_id="picture")
+        question = gr.Textbox(start.question, label="Question", elem_id="question")
+        caption = gr.Textbox(
+            start.caption, label="Caption", elem_id="caption",
+            info="What the picture shows, as text: asked beside the picture, and compared with it.",
+        )  # fmt: skip
+        with gr.Row():
+            left = gr.Dropdown(names, value=start.left, label="Checkpoint", elem_id="left-name")
+            right = gr.Dropdown([*names, NOBODY], value=start.right, label="Beside it", elem_id="right-name")
+        with gr.Accordion("Sampling", open=False):
+            temperature = gr.Number(start.temperature, label="Temperature (0: the likeliest word)", minimum=0)
+            seed = gr.Number(start.seed, label="Seed", minimum=0, maximum=2**32 - 1, precision=0)
+        ask = gr.Button("Ask", variant="primary", elem_id="ask")
+        wrong = gr.Markdown("", elem_id="message")
+        with gr.Row():
+            with gr.Column(min_width=320):
+                parts = {"left": gr.HTML(elem_id="left"), "left_lens": gr.HTML(elem_id="left-lens")}
+            with gr.Column(min_width=320):
+                parts |= {"right": gr.HTML(elem_id="right"), "right_lens": gr.HTML(elem_id="right-lens")}
+        parts["retrieved"] = gr.HTML(elem_id="retrieved")
+        link = gr.Textbox(label="Link to this", interactive=False, elem_id="link", visible=False)
+
+        fields = [picture, question, caption, left, right, temperature, seed]
+
+        def choose(event: gr.SelectData) -> dict[Any, Any]:
+            example = gallery_of[event.index]
+            return {
+                picture: example.id, question: example.question, caption: example.caption,
+                shown: page.preview(example.id), refused: "",
+            }  # fmt: skip
+
+        def take(file: str) -> dict[Any, Any]:
+            try:
+                name = UPLOAD + page.uploads.add(Path(file))
+                return {picture: name, caption: "", shown: page.preview(name), refused: ""}
+            except UserError as error:
+                return {refused: _plain(error)}
+
+        def answer(*values: Any) -> Iterator[dict[Any, Any]]:
+            *texts, warmth, number = values  # both None in an empty field
+            asked = Asked(*texts, temperature=warmth or 0.0, seed=number or 0)
+            try:
+                for new in page.answers(asked):
+                    yield {parts[name]: value for name, value in new.items()} | {wrong: ""}
+                yield {link: gr.Textbox(asked.link(), visible=True)}
+            except UserError as error:
+                yield {wrong: _plain(error)}
+
+        def restore(request: gr.Request) -> dict[Any, Any]:
+            asked = from_link(request.query_params, start)
+            values = dict(zip(fields, dataclasses.astuple(asked), strict=True))
+            try:
+                for name in (asked.left, *([asked.right] if asked.right != NOBODY else [])):
+                    page.seat(name)
+                return values | ({shown: page.preview(asked.picture)} if asked.picture else {})
+            except UserError as error:
+                return {wrong: _plain(error)}
+
+        private: Any = {"api_visibility": "private"}
+        outputs = [*parts.values(), wrong, link]
+        gallery.select(choose, None, [picture, question, caption, shown, refused], **private)
+        upload.upload(take, upload, [picture, caption, shown, refused], **private)
+        for event in (ask.click, question.submit):
+            done = event(answer, fields, outputs, concurrency_id="models", **private)
+            done.then(None, link, None, js="(link) => { if (link) history.replaceState(null, '', link) }", **private)
+        app.load(restore, None, [*fields, shown, wrong], **private)
+    return app.queue(max_size=_WAITING, default_concurrency_limit=1)
+
+
+def _plain(error: UserError) -> str:
+    """As Markdown that shows the text as it is."""
+    return "".join(f"\\{c}" if c in string.punctuation else c for c in str(error))
+
+
+def launch(page: Page, host: str, port: int, scratch: Path) -> tuple[gr.Blocks, str]:
+    """The running page, and its address. scratch: a folder for what is uploaded. Raises UserError if the port is
+    taken."""
+    os.environ["GRADIO_TEMP_DIR"] = str(scratch)
+    font = ["system-ui", "sans-serif"]  # none that a browser would have to load
+    app = build(page)
+    try:
+        _, url, _ = app.launch(
+            server_name=host,
+            server_port=port,
+            theme=themes.Default(font=font, font_mono=["ui-monospace", "monospace"]),
+            css=panel.CSS,
+            max_file_size=_HARD_LIMIT,
+            footer_links=[],
+            quiet=True,
+            ssr_mode=False,
+            share=False,
+            prevent_thread_lock=True,
+        )
+    except OSError as error:
+        raise UserError(f"--port: cannot listen at {host}:{port} ({error}), expected a free port") from error
+    return app, url

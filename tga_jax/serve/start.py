@@ -1,0 +1,83 @@
+"""`tga serve`: from folders to a page or an API."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import rich.console
+
+from tga_jax.checkpoints import spec
+from tga_jax.data import templates
+from tga_jax.errors import UserError
+from tga_jax.inference.model import load
+from tga_jax.serve import examples
+
+EXAMPLES = "examples"  # of a demo's run, the folder with pictures to pick from
+_FIRST = ("base", "tga")  # of a demo's rows, to be compared
+
+
+def newest_demo(runs: Path) -> Path:
+    """The folder of the demo that ended last. Raises UserError if there is none."""
+    ended = [file for file in runs.glob("*/results.json") if (file.parent / "models").is_dir()]
+    if not ended:
+        raise UserError(f"--checkpoint: missing, and {runs} holds no finished demo; expected one of them")
+    return max(ended, key=lambda file: file.stat().st_mtime).parent
+
+
+def rows_of(demo: Path) -> list[Path]:
+    """A demo's checkpoints that see, those first that are worth comparing."""
+    seeing = [file.parent for file in (demo / "models").glob("*/model.json") if spec.read(file.parent).kind == "llava"]
+    return sorted(seeing, key=lambda folder: ([*_FIRST, folder.name].index(folder.name), folder.name))
+
+
+def names(folders: Sequence[Path]) -> list[str]:
+    """A short name for each that tells it from the others: the last parts of its path, as few as do."""
+    parts = [folder.absolute().parts for folder in folders]
+    if len(set(parts)) < len(parts):
+        raise UserError("--checkpoint: the same folder twice, expected different ones")
+    count = 1
+    while len({own[-count:] for own in parts}) < len(parts):
+        count += 1
+    return ["/".join(own[-count:]) for own in parts]
+
+
+def page(
+    checkpoints: Sequence[Path],
+    pictures: Path | None,
+    clip: Path | None,
+    *,
+    host: str,
+    port: int,
+    template: str,
+    dtype: str | None,
+    new_tokens: int,
+    console: rich.console.Console,
+) -> None:
+    """The web page, until it is stopped. checkpoints: none for the last demo's; pictures: a folder of examples; clip: a
+    CLIP, by which the examples' captions nearest to a picture are shown. Raises UserError."""
+    try:
+        from tga_jax.serve import page as web
+        from tga_jax.serve.uploads import Uploads
+    except ModuleNotFoundError as error:
+        raise UserError(f"{error.name} is not installed; install it: bash launch/local.sh install serve") from error
+    templates.check_asked(template)
+    if not checkpoints:
+        demo = newest_demo(Path("runs"))
+        checkpoints = rows_of(demo)
+        pictures = pictures or (demo / EXAMPLES if (demo / EXAMPLES).is_dir() else None)
+    shown = examples.read(pictures) if pictures else {}
+    seats = {}
+    for name, folder in zip(names(checkpoints), checkpoints, strict=True):
+        with console.status(f"loading {folder}"):
+            model = load(folder, dtype, stacked=True)
+        if model.spec.kind != "llava":
+            raise UserError(f"{folder}: a checkpoint of kind {model.spec.kind!r}, expected one that sees pictures")
+        seats[name] = web.Seat(name, model, template)
+    nearest = web.nearest_texts(load(clip), [example.caption for example in shown.values()]) if clip else None
+    with tempfile.TemporaryDirectory(prefix="tga-serve-") as folder:
+        scratch = Path(folder)
+        (scratch / "pictures").mkdir()
+        site = web.Page(seats, shown, Uploads(scratch / "pictures"), nearest, new_tokens)
+        app, url = web.launch(site, host, port, scratch / "gradio")
+        console.print(f"open {url} (Ctrl-C ends)")
+        app.block_thread()
