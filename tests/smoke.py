@@ -393,6 +393,13 @@ def _() -> None:
         assert run("chat", *how, "--question=describe this", "--new-tokens=4").stdout.strip()
 
 
+@case("serve")
+def _() -> None:
+    """Without its extra, which this environment lacks."""
+    done = run("serve", "--checkpoint=demo/models/tga", status=2)
+    assert "is not installed; install it: bash launch/local.sh install serve" in done.stderr
+
+
 @case("analyze")
 def _() -> None:
     flags = ("--data=data.json", "--images=pictures", "--window=4", "--image-tokens")

@@ -17,7 +17,7 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from tga_jax.inference.model import Model
-from tga_jax.serve import api
+from tga_jax.serve import api, completions
 from tga_jax.serve.chat import Conversation
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -216,7 +216,7 @@ def test_models_health_and_metrics(url, client):
 
 def test_a_full_queue_refuses(model):
     batches = api.Batches(model, size=1, waiting=1)
-    request = api.to_request(api.ChatRequest(**{**GOOD, "max_tokens": 60}), model)
+    request = completions.to_request(completions.ChatRequest(**{**GOOD, "max_tokens": 60}), model)
 
     def fill() -> None:
         for _ in range(4):

@@ -2,9 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
-from tga_jax.checkpoints import spec
 from tga_jax.data.templates import Record
 from tga_jax.data.tokens import Vocabulary, tokenize
 from tga_jax.errors import UserError
@@ -47,10 +45,10 @@ BENIGN = (
 )
 
 
-def phrases_of(checkpoint: Path) -> tuple[str, ...]:
-    """The refusals that a checkpoint of ours says it was taught, or `PHRASES`. Raises UserError as `spec.read`."""
-    taught = spec.read(checkpoint).refusals if (checkpoint / spec.FILE).exists() else ()
-    return taught or PHRASES
+def usual(taught: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(phrases, benign) for `find`, of a model that was taught these refusals, if any: a model that has refusals of its
+    own begins nothing else as it begins them, so that their first tokens tell them."""
+    return (taught, ()) if taught else (PHRASES, BENIGN)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """`tga analyze`: at which layers of a checkpoint refusal lives, over any samples of LLaVA's JSON."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tga_jax.analysis.per_sample import Recorder
 from tga_jax.analysis.results import Results
 from tga_jax.analysis.samples import PromptPairs
 from tga_jax.analysis.summary import summary
+from tga_jax.checkpoints import spec
 from tga_jax.data import fingerprint, templates
 from tga_jax.data.open_samples import open_pictures, open_samples
 from tga_jax.errors import UserError
@@ -32,7 +34,7 @@ def run(
     dtype: str | None = None,
     batch: int = 4,
     phrases: tuple[str, ...] = (),
-    benign: tuple[str, ...] = refusal_tokens.BENIGN,
+    benign: tuple[str, ...] = (),
     ranking: Ranking = PAPERS,
     image_tokens: bool = False,
     window: int = 0,
@@ -41,8 +43,8 @@ def run(
     """Writes samples.jsonl, analysis.json, plots/ and report.html into the folder `target`; continues what is there.
 
     images: where pictures lie; samples without one, built folders and language models alone need none. template: of
-    the prompt, "chat" for the checkpoint's own; phrases: how refusals begin, () for the checkpoint's own or those of
-    `refusal_tokens`; benign: how other answers do; ranking: of a layer's changes, among the greatest of which a refusal
+    the prompt, "chat" for the checkpoint's own; phrases: how refusals begin, and benign: how other answers do,
+    () for `refusal_tokens.usual`; ranking: of a layer's changes, among the greatest of which a refusal
     token marks the layer; image_tokens: record the lens's token at every image token, too; window: blocks that read the
     text twin at a time in the ablations, 0 for none; seed: of the choice of other samples' captions that cosines are
     compared with. A sample's `harmful`, true or false, tells its group.
@@ -52,7 +54,11 @@ def run(
     templates.check_asked(template)
     file = open_samples(data)
     store = open_pictures(images, file)
-    phrases = phrases or refusal_tokens.phrases_of(checkpoint)
+    taught = ()
+    with contextlib.suppress(UserError):  # a hub folder's has none, and a damaged file is refused below, by `load`
+        taught = spec.read(checkpoint).refusals
+    usual, others = refusal_tokens.usual(() if phrases else taught)
+    phrases, benign = phrases or usual, benign or others
     settings = {
         "checkpoint": str(checkpoint), "data": str(data), "samples": len(file), "images": images and str(images),
         "template": template, "dtype": dtype, "batch": batch, "phrases": list(phrases), "benign": list(benign),

@@ -28,6 +28,8 @@ USAGE = """\
                                 those of the last demo in runs/, with its examples)
             --examples=DIR      pictures to pick from: a folder with pairs.jsonl, as `demo --pictures-to` writes
             --clip=DIR          a CLIP: the examples' captions nearest to a picture are shown
+            --api               instead of the page OpenAI's chat completions, with pictures, of one checkpoint;
+                                --batch=N answers at once, --waiting=N requests may wait
             --host=ADDRESS, --port=N (default: 127.0.0.1, 7860), --new-tokens=N, --template=NAME, --dtype=bf16|fp32
 """
 
@@ -81,14 +83,26 @@ def _chat(arguments: list[str]) -> None:
 
 def _serve(arguments: list[str]) -> None:
     texts = {"checkpoint": [], "examples": None, "clip": None, "host": "127.0.0.1", "template": "chat", "dtype": None}
-    flags = parse(arguments, {**texts, "port": 7860, "new-tokens": 64}, dtype=tuple(DTYPES))
+    numbers = {"port": 7860, "new-tokens": 0, "batch": 0, "waiting": 0}  # 0: not given
+    flags = parse(arguments, {**texts, **numbers, "api": False}, dtype=tuple(DTYPES))
+    of_page, of_api = ("examples", "clip", "new_tokens"), ("batch", "waiting")
+    api = flags.pop("api")
+    if misplaced := [name for name in (of_page if api else of_api) if flags[name]]:
+        raise UserError(f"--{misplaced[0].replace('_', '-')}: of no use {'with' if api else 'without'} --api")
+    checkpoints = [Path(folder) for folder in flags.pop("checkpoint")]
+    if api and len(checkpoints) != 1:
+        raise UserError(f"--api: {len(checkpoints)} times --checkpoint, expected it once")
     import rich.console
 
     from tga_jax.serve import start
 
-    checkpoints = [Path(folder) for folder in flags.pop("checkpoint")]
-    pictures, clip = (Path(value) if (value := flags.pop(name)) else None for name in ("examples", "clip"))
-    start.page(checkpoints, pictures, clip, console=rich.console.Console(), **flags)
+    common = {name: flags[name] for name in ("host", "port", "template")}
+    common |= {"dtype": DTYPES[flags["dtype"]] if flags["dtype"] else None, "console": rich.console.Console()}
+    if api:
+        start.api(checkpoints[0], batch=flags["batch"] or 8, waiting=flags["waiting"] or 64, **common)
+        return
+    pictures, clip = (Path(flags[name]) if flags[name] else None for name in ("examples", "clip"))
+    start.page(checkpoints, pictures, clip, new_tokens=flags["new_tokens"] or 64, **common)
 
 
 COMMANDS: dict[str, Callable[[list[str]], int | None]] = {

@@ -17,7 +17,8 @@ USAGE = """\
             --images=DIR        where the pictures lie, or a .zip or .tar; not needed for text alone
             --to=DIR            samples.jsonl, analysis.json, plots/ and report.html go here; the same command continues
             --phrase=TEXT       how a refusal begins, and --benign=TEXT how other answers do, whose words tell no
-                                refusal; both may be given several times (default: lists in English)
+                                refusal; both may be given several times (default: what the checkpoint was taught, as
+                                the demo's are, or lists in English)
             --window=N          blocks that read the caption's states at a time, to see which bring a refusal
             --image-tokens      the lens at every image token, too
             --change=log-ratio|difference   how tokens are ranked by their change from layer to layer: as the paper
@@ -72,14 +73,14 @@ def _analyze(arguments: list[str]) -> None:
         raise UserError(f"--floor: {floor}, expected a probability from 0 to below 1")
     import rich.console
 
-    from tga_jax.analysis import refusal_tokens, run
+    from tga_jax.analysis import run
     from tga_jax.analysis.hidden_states import Ranking
 
     checkpoint, data, target = (Path(flags.pop(name)) for name in ("checkpoint", "data", "to"))
     images = Path(value) if (value := flags.pop("images")) else None
     flags["dtype"] = DTYPES[flags["dtype"]] if flags["dtype"] else None
     flags["phrases"] = tuple(flags.pop("phrase"))
-    flags["benign"] = tuple(flags["benign"]) or refusal_tokens.BENIGN
+    flags["benign"] = tuple(flags["benign"])
     del flags["floor"]
     flags["ranking"] = Ranking(flags.pop("change"), floor, flags.pop("top_k"))
     console = rich.console.Console()

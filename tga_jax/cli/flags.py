@@ -18,6 +18,7 @@ _NUMBERS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "new-tokens": (lambda n: n >= 1, "at least 1"),
     "batch": (lambda n: n >= 1, "at least 1"),
     "port": (lambda n: 1 <= n <= 65535, "1 to 65535"),
+    "waiting": (lambda n: n >= 1, "at least 1"),
     "limit": (lambda n: n >= 1, "at least 1"),
     "length": (lambda n: n >= 1, "at least 1"),
     "window": (lambda n: n >= 0, "at least 0"),

@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
@@ -66,12 +65,10 @@ class Batches:
     that may wait.
 
     Requests of one batch have the same `sampling`; their new tokens, stop texts and seeds may differ, and an answer is
-    the one that the request gets alone. watch: called after every batch with its rows, its new tokens and its seconds.
+    the one that the request gets alone. watch: called after every batch with the number of its requests.
     """
 
-    def __init__(
-        self, model: Model, size: int = 8, waiting: int = 64, watch: Callable[[int, int, float], None] | None = None
-    ):
+    def __init__(self, model: Model, size: int = 8, waiting: int = 64, watch: Callable[[int], object] | None = None):
         self.model, self.size, self.waiting, self._watch = model, size, waiting, watch
         self._line: collections.deque[Ticket] = collections.deque()
         self._changed, self._closed = threading.Condition(), False
@@ -132,7 +129,6 @@ class Batches:
                     )
 
     def _answer(self, tickets: Sequence[Ticket]) -> None:
-        began = time.monotonic()
         model, first = self.model, tickets[0].request
         rows = [*tickets, *[tickets[-1]] * (_power(len(tickets)) - len(tickets))]
         prompts, pictures = [t.request.prompt for t in rows], [list(t.request.pictures) for t in rows]
@@ -142,34 +138,31 @@ class Batches:
         how = model.decoding(dataclasses.asdict(first.sampling))
         sizes = {"new_tokens": _power(max(longest, _ANSWER)), "every": _EVERY}
         written = {row: Written(model, t.request.stop) for row, t in enumerate(tickets)}
-        total = 0
         for ids in steps(model.language_config(), model.params, batch, how, keys, **sizes):
             for row in list(written):
                 ticket = tickets[row]
-                ended = self._more(ticket, written[row], ids[row, : ticket.new_tokens])
-                if ended:
-                    total += ended
+                if self._more(ticket, written[row], ids[row, : ticket.new_tokens]):
                     del written[row]
             if not written:
                 break
         if self._watch:
-            self._watch(len(tickets), total, time.monotonic() - began)
+            self._watch(len(tickets))
 
-    def _more(self, ticket: Ticket, written: Written, ids: np.ndarray) -> int:
-        """Tells what is new in one answer; its number of tokens if it has ended."""
+    def _more(self, ticket: Ticket, written: Written, ids: np.ndarray) -> bool:
+        """Tells what is new in one answer; whether it has ended."""
         if NO_TOKEN in ids:
             ticket.deliver(UserError("the logits are NaN, expected numbers; the checkpoint's weights are damaged"))
-            return len(ids)
+            return True
         ends = np.flatnonzero(np.isin(ids, self.model.processor.stop_ids))
         count = int(ends[0]) + 1 if len(ends) else len(ids)
         if piece := written.more(ids):
             ticket.deliver(piece)
         if not (len(ends) or written.stopped or count == ticket.new_tokens or ticket.given_up):
-            return 0
+            return False
         if not written.stopped and (piece := written.rest()):
             ticket.deliver(piece)
         ticket.deliver(Ended("stop" if len(ends) or written.stopped else "length", ticket.prompt_tokens, count))
-        return count
+        return True
 
 
 def _power(n: int) -> int:

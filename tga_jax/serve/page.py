@@ -8,7 +8,7 @@ import os
 import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import gradio as gr
@@ -37,7 +37,7 @@ _SHOWN = 60  # examples to pick from; links find the others
 @dataclasses.dataclass(frozen=True)
 class Seat:
     """A checkpoint to ask. model: with stacked blocks, which the lens takes; template: as of `chat.Conversation`;
-    refusals: how it refuses, () for what the checkpoint says, or `refusal_tokens.PHRASES`."""
+    refusals: that it was taught, () for those that the checkpoint names."""
 
     name: str
     model: Model
@@ -46,8 +46,9 @@ class Seat:
 
     @functools.cached_property
     def refusal_ids(self) -> tuple[int, ...]:
-        phrases = self.refusals or self.model.spec.refusals or refusal_tokens.PHRASES
-        return tuple(token.id for token in refusal_tokens.find(phrases, self.model.processor.vocabulary, self.template))
+        phrases, benign = refusal_tokens.usual(self.refusals or self.model.spec.refusals)
+        found = refusal_tokens.find(phrases, self.model.processor.vocabulary, self.template, benign)
+        return tuple(token.id for token in found)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,11 +69,10 @@ class Asked:
 
 def from_link(parameters: Mapping[str, str], otherwise: Asked) -> Asked:
     """The state that a link's parameters name; what they leave out, or have no number for, is as in `otherwise`."""
-    found: dict[str, Any] = {}
-    for field in dataclasses.fields(Asked):
-        default = getattr(otherwise, field.name)
+    found: dict[str, Any] = dataclasses.asdict(otherwise)
+    for name, value in found.items():
         with contextlib.suppress(ValueError):
-            found[field.name] = type(default)(parameters.get(field.name, default))
+            found[name] = type(value)(parameters.get(name, value))
     return Asked(**found)
 
 
@@ -172,93 +172,114 @@ def nearest_texts(clip: Model, texts: Sequence[str], count: int = 5) -> Callable
     return search
 
 
+class _View(NamedTuple):
+    """The components that change. fields: of `Asked`, in its order; parts: by the names that `Page.answers` uses."""
+
+    gallery: gr.Gallery
+    upload: gr.UploadButton
+    refused: gr.Markdown  # below the upload
+    shown: gr.HTML  # the picture
+    fields: list[Any]
+    ask: gr.Button
+    wrong: gr.Markdown  # below the button
+    parts: dict[str, gr.HTML]
+    link: gr.Textbox
+
+
+def _view(page: Page, examples: Sequence[Example], start: Asked) -> _View:
+    gr.Markdown(
+        "# What does the model see?\n"
+        "Pick a picture and ask. Each checkpoint answers twice: about the picture, and about its caption as text. "
+        "The plots below show, layer by layer, how the model comes to its answer."
+    )
+    names = list(page.seats)
+    with gr.Row():
+        with gr.Column(scale=3, min_width=320):
+            gallery = gr.Gallery(
+                [(str(example.file), example.caption) for example in examples],
+                label="Examples", columns=6, height=260, object_fit="contain", allow_preview=False,
+                interactive=False, visible=bool(examples), elem_id="examples", buttons=[],
+            )  # fmt: skip
+            upload = gr.UploadButton("Upload a picture", file_types=["image"], elem_id="upload")
+            refused = gr.Markdown("", elem_id="upload-message")
+        with gr.Column(scale=1, min_width=240):
+            shown = gr.HTML(elem_id="picture")
+    question = gr.Textbox(start.question, label="Question", elem_id="question")
+    caption = gr.Textbox(
+        start.caption, label="Caption", elem_id="caption",
+        info="What the picture shows, as text: asked beside the picture, and compared with it.",
+    )  # fmt: skip
+    with gr.Row():
+        left = gr.Dropdown(names, value=start.left, label="Checkpoint", elem_id="left-name")
+        right = gr.Dropdown([*names, NOBODY], value=start.right, label="Beside it", elem_id="right-name")
+    with gr.Accordion("Sampling", open=False):
+        temperature = gr.Number(start.temperature, label="Temperature (0: the likeliest word)", minimum=0)
+        seed = gr.Number(start.seed, label="Seed", minimum=0, maximum=2**32 - 1, precision=0)
+    ask = gr.Button("Ask", variant="primary", elem_id="ask")
+    wrong = gr.Markdown("", elem_id="message")
+    parts = {}
+    with gr.Row():
+        for side in ("left", "right"):
+            with gr.Column(min_width=320):
+                parts |= {side: gr.HTML(elem_id=side), f"{side}_lens": gr.HTML(elem_id=f"{side}-lens")}
+    parts["retrieved"] = gr.HTML(elem_id="retrieved")
+    link = gr.Textbox(label="Link to this", interactive=False, elem_id="link", visible=False)
+    fields = [gr.State(start.picture), question, caption, left, right, temperature, seed]
+    return _View(gallery, upload, refused, shown, fields, ask, wrong, parts, link)
+
+
 def build(page: Page) -> gr.Blocks:
     """The page as a Gradio app."""
-    start, names, gallery_of = page.start(), list(page.seats), list(page.examples.values())[:_SHOWN]
+    start, examples = page.start(), list(page.examples.values())[:_SHOWN]
     with gr.Blocks(title="tga_jax", analytics_enabled=False) as app:
-        gr.Markdown(
-            "# What does the model see?\n"
-            "Pick a picture and ask. Each checkpoint answers twice: about the picture, and about its caption as text. "
-            "The plots below show, layer by layer, how the model comes to its answer."
-        )
-        picture = gr.State(start.picture)
-        with gr.Row():
-            with gr.Column(scale=3, min_width=320):
-                gallery = gr.Gallery(
-                    [(str(e.file), e.caption) for e in gallery_of],
-                    label="Examples", columns=6, height=260, object_fit="contain", allow_preview=False,
-                    interactive=False, visible=bool(page.examples), elem_id="examples", buttons=[],
-                )  # fmt: skip
-                upload = gr.UploadButton("Upload a picture", file_types=["image"], elem_id="upload")
-                refused = gr.Markdown("", elem_id="upload-message")
-            with gr.Column(scale=1, min_width=240):
-                shown = gr.HTML(elem_id="picture")
-        question = gr.Textbox(start.question, label="Question", elem_id="question")
-        caption = gr.Textbox(
-            start.caption, label="Caption", elem_id="caption",
-            info="What the picture shows, as text: asked beside the picture, and compared with it.",
-        )  # fmt: skip
-        with gr.Row():
-            left = gr.Dropdown(names, value=start.left, label="Checkpoint", elem_id="left-name")
-            right = gr.Dropdown([*names, NOBODY], value=start.right, label="Beside it", elem_id="right-name")
-        with gr.Accordion("Sampling", open=False):
-            temperature = gr.Number(start.temperature, label="Temperature (0: the likeliest word)", minimum=0)
-            seed = gr.Number(start.seed, label="Seed", minimum=0, maximum=2**32 - 1, precision=0)
-        ask = gr.Button("Ask", variant="primary", elem_id="ask")
-        wrong = gr.Markdown("", elem_id="message")
-        with gr.Row():
-            with gr.Column(min_width=320):
-                parts = {"left": gr.HTML(elem_id="left"), "left_lens": gr.HTML(elem_id="left-lens")}
-            with gr.Column(min_width=320):
-                parts |= {"right": gr.HTML(elem_id="right"), "right_lens": gr.HTML(elem_id="right-lens")}
-        parts["retrieved"] = gr.HTML(elem_id="retrieved")
-        link = gr.Textbox(label="Link to this", interactive=False, elem_id="link", visible=False)
-
-        fields = [picture, question, caption, left, right, temperature, seed]
+        view = _view(page, examples, start)
+        picture, question, caption, *_ = view.fields
 
         def choose(event: gr.SelectData) -> dict[Any, Any]:
-            example = gallery_of[event.index]
-            return {
-                picture: example.id, question: example.question, caption: example.caption,
-                shown: page.preview(example.id), refused: "",
-            }  # fmt: skip
+            example = examples[event.index]
+            told = {picture: example.id, question: example.question, caption: example.caption}
+            return {**told, view.shown: page.preview(example.id), view.refused: ""}
 
         def take(file: str) -> dict[Any, Any]:
             try:
                 name = UPLOAD + page.uploads.add(Path(file))
-                return {picture: name, caption: "", shown: page.preview(name), refused: ""}
+                return {picture: name, caption: "", view.shown: page.preview(name), view.refused: ""}
             except UserError as error:
-                return {refused: _plain(error)}
+                return {view.refused: _plain(error)}
 
         def answer(*values: Any) -> Iterator[dict[Any, Any]]:
             *texts, warmth, number = values  # both None in an empty field
             asked = Asked(*texts, temperature=warmth or 0.0, seed=number or 0)
             try:
                 for new in page.answers(asked):
-                    yield {parts[name]: value for name, value in new.items()} | {wrong: ""}
-                yield {link: gr.Textbox(asked.link(), visible=True)}
+                    yield {view.parts[name]: value for name, value in new.items()} | {view.wrong: ""}
+                yield {view.link: gr.Textbox(asked.link(), visible=True)}
             except UserError as error:
-                yield {wrong: _plain(error)}
+                yield {view.wrong: _plain(error)}
 
         def restore(request: gr.Request) -> dict[Any, Any]:
             asked = from_link(request.query_params, start)
-            values = dict(zip(fields, dataclasses.astuple(asked), strict=True))
             try:
-                for name in (asked.left, *([asked.right] if asked.right != NOBODY else [])):
+                for name in {asked.left, asked.right} - {NOBODY}:
                     page.seat(name)
-                return values | ({shown: page.preview(asked.picture)} if asked.picture else {})
+                values = dict(zip(view.fields, dataclasses.astuple(asked), strict=True))
+                return values | ({view.shown: page.preview(asked.picture)} if asked.picture else {})
             except UserError as error:
-                return {wrong: _plain(error)}
+                return {view.wrong: _plain(error)}
 
         private: Any = {"api_visibility": "private"}
-        outputs = [*parts.values(), wrong, link]
-        gallery.select(choose, None, [picture, question, caption, shown, refused], **private)
-        upload.upload(take, upload, [picture, caption, shown, refused], **private)
-        for event in (ask.click, question.submit):
-            done = event(answer, fields, outputs, concurrency_id="models", **private)
-            done.then(None, link, None, js="(link) => { if (link) history.replaceState(null, '', link) }", **private)
-        app.load(restore, None, [*fields, shown, wrong], **private)
+        told = [picture, caption, view.shown, view.refused]
+        view.gallery.select(choose, None, [*told, question], **private)
+        view.upload.upload(take, view.upload, told, **private)
+        for event in (view.ask.click, question.submit):
+            outputs = [*view.parts.values(), view.wrong, view.link]
+            done = event(answer, view.fields, outputs, concurrency_id="models", **private)
+            done.then(None, view.link, None, js=_SHOW_LINK, **private)
+        app.load(restore, None, [*view.fields, view.shown, view.wrong], **private)
     return app.queue(max_size=_WAITING, default_concurrency_limit=1)
+
+
+_SHOW_LINK = "(link) => { if (link) history.replaceState(null, '', link) }"  # in the browser's address
 
 
 def _plain(error: UserError) -> str:

@@ -1,7 +1,9 @@
 """`tga serve`: from folders to a page or an API."""
 
+import contextlib
+import socket
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import rich.console
@@ -41,6 +43,51 @@ def names(folders: Sequence[Path]) -> list[str]:
     return ["/".join(own[-count:]) for own in parts]
 
 
+@contextlib.contextmanager
+def _extra() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UserError(f"{error.name} is not installed; install it: bash launch/local.sh install serve") from error
+
+
+def api(
+    checkpoint: Path,
+    *,
+    host: str,
+    port: int,
+    template: str,
+    dtype: str | None,
+    batch: int,
+    waiting: int,
+    console: rich.console.Console,
+) -> None:
+    """OpenAI's chat completions of a checkpoint, by its folder's name, until it is stopped. batch, waiting: as of
+    `Batches`. Raises UserError."""
+    with _extra():
+        import uvicorn
+
+        from tga_jax.serve import api as web
+    templates.check_asked(template)
+    if batch & (batch - 1):
+        raise UserError(f"--batch: {batch}, expected a power of two")
+    with console.status(f"loading {checkpoint}"):
+        model = load(checkpoint, dtype)
+    model.language_config()
+    name = checkpoint.absolute().name
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((host, port))
+        except OSError as error:
+            raise UserError(
+                f"--port: cannot listen at {host}:{port} ({error.strerror}), expected a free port"
+            ) from error
+        console.print(f"model {name} at http://{host}:{port}/v1 (Ctrl-C ends)")
+        config = uvicorn.Config(web.build(model, name, template, batch, waiting), log_level="warning")
+        uvicorn.Server(config).run(sockets=[listening])
+
+
 def page(
     checkpoints: Sequence[Path],
     pictures: Path | None,
@@ -55,11 +102,9 @@ def page(
 ) -> None:
     """The web page, until it is stopped. checkpoints: none for the last demo's; pictures: a folder of examples; clip: a
     CLIP, by which the examples' captions nearest to a picture are shown. Raises UserError."""
-    try:
+    with _extra():
         from tga_jax.serve import page as web
         from tga_jax.serve.uploads import Uploads
-    except ModuleNotFoundError as error:
-        raise UserError(f"{error.name} is not installed; install it: bash launch/local.sh install serve") from error
     templates.check_asked(template)
     if not checkpoints:
         demo = newest_demo(Path("runs"))
