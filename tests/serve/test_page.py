@@ -1,6 +1,8 @@
 """The page without a browser: its answers, its links, and what its server gives away."""
 
 import concurrent.futures
+import ctypes
+import gc
 import json
 import os
 import time
@@ -217,6 +219,9 @@ def test_many_at_once_get_the_answers_of_one(url, site, users, seconds):
     assert all("<dd>" in answer for answer in alone.values())
 
     def memory() -> int:
+        """Bytes in use, without what glibc keeps for each thread of what was freed."""
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
     def visit(i: int) -> tuple[int, list[int]]:
@@ -232,8 +237,9 @@ def test_many_at_once_get_the_answers_of_one(url, site, users, seconds):
         visits = list(pool.map(visit, range(users)))
     if seconds:
         assert max(place for _, places in visits for place in places) >= users // 2
-        assert memory() - before < 200e6
-        print(f"{sum(asked for asked, _ in visits)} questions, {(memory() - before) / 1e6:.0f} MB more")
+        grown = memory() - before
+        assert grown < 50e6
+        print(f"{sum(asked for asked, _ in visits)} questions, {grown / 1e6:.0f} MB more")
 
 
 def test_tokens_of_a_refusal_follow_the_checkpoint(site):
