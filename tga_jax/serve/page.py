@@ -31,6 +31,7 @@ UPLOAD = "upload:"
 _WAITING = 32  # questions in the queue; further ones are told to come back
 _HARD_LIMIT = 5 * MAX_BYTES  # of an upload, which ends there; below it the page says what is wrong
 _PREVIEW = 448  # pixels
+_SESSIONS = 200  # people whose last answers are kept
 _SHOWN = 60  # examples to pick from; links find the others
 
 
@@ -234,16 +235,17 @@ def build(page: Page) -> gr.Blocks:
     with gr.Blocks(title="tga_jax", analytics_enabled=False) as app:
         view = _view(page, examples, start)
         picture, question, caption, *_ = view.fields
+        unasked = dict.fromkeys(view.parts.values(), "")  # the answers about another picture go with it
 
         def choose(event: gr.SelectData) -> dict[Any, Any]:
             example = examples[event.index]
             told = {picture: example.id, question: example.question, caption: example.caption}
-            return {**told, view.shown: page.preview(example.id), view.refused: ""}
+            return {**told, view.shown: page.preview(example.id), view.refused: "", **unasked}
 
         def take(file: str) -> dict[Any, Any]:
             try:
                 name = UPLOAD + page.uploads.add(Path(file))
-                return {picture: name, caption: "", view.shown: page.preview(name), view.refused: ""}
+                return {picture: name, caption: "", view.shown: page.preview(name), view.refused: "", **unasked}
             except UserError as error:
                 return {view.refused: _plain(error)}
 
@@ -268,7 +270,7 @@ def build(page: Page) -> gr.Blocks:
                 return {view.wrong: _plain(error)}
 
         private: Any = {"api_visibility": "private"}
-        told = [picture, caption, view.shown, view.refused]
+        told = [picture, caption, view.shown, view.refused, *unasked]
         view.gallery.select(choose, None, [*told, question], **private)
         view.upload.upload(take, view.upload, told, **private)
         for event in (view.ask.click, question.submit):
@@ -301,6 +303,7 @@ def launch(page: Page, host: str, port: int, scratch: Path) -> tuple[gr.Blocks, 
             css=panel.CSS,
             max_file_size=_HARD_LIMIT,
             footer_links=[],
+            state_session_capacity=_SESSIONS,
             quiet=True,
             ssr_mode=False,
             share=False,
