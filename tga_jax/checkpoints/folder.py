@@ -55,7 +55,7 @@ def _sharded(index: Path) -> list[Path]:
 
 
 # In the order in which they are looked for, the same as transformers'.
-_LAYOUTS = (
+LAYOUTS = (
     ("model.safetensors", False),
     ("model.safetensors.index.json", True),
     ("pytorch_model.bin", False),
@@ -75,12 +75,12 @@ def tensors(path: Path) -> dict[str, Tensor]:
         if path.suffix not in READERS:
             raise UserError(f"{path}: expected a file that ends in {' or '.join(READERS)}")
         return READERS[path.suffix](path)
-    for name, is_index in _LAYOUTS:
+    for name, is_index in LAYOUTS:
         if (path / name).exists():
             files = _sharded(path / name) if is_index else [path / name]
             break
     else:
-        raise UserError(f"{path}: no weights, expected one of {', '.join(name for name, _ in _LAYOUTS)}")
+        raise UserError(f"{path}: no weights, expected one of {', '.join(name for name, _ in LAYOUTS)}")
     found: dict[str, Tensor] = {}
     for file in files:
         found |= READERS[file.suffix](file)

@@ -16,7 +16,7 @@ FILE = "model.json"
 HUB = "hub"  # the folder of companions
 _KINDS = {"llava": LlavaConfig, "llm": LlamaConfig, "clip": ClipConfig}
 # config.json: it has a say in which class of tokenizer transformers takes, and so in what the tokens are.
-_COMPANIONS = (
+COMPANIONS = (
     "config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model",
     "*.jinja", "generation_config.json", "preprocessor_config.json", "processor_config.json", "chat_template*",
 )  # fmt: skip
@@ -76,7 +76,7 @@ def read(workdir: Path) -> Spec:
 def copy_companions(source: Path, target: Path) -> None:
     """The tokenizer's, processor's and generation's files of a hub folder."""
     target.mkdir(parents=True, exist_ok=True)
-    for pattern in _COMPANIONS:
+    for pattern in COMPANIONS:
         for file in source.glob(pattern):
             if file.is_dir():  # chat_templates/, of templates with names
                 shutil.copytree(file, target / file.name, dirs_exist_ok=True)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tga_jax.cli.flags import DTYPES, parse, parse_counts, parse_with_config
+from tga_jax.cli.flags import DTYPES, checkpoint, parse, parse_counts, parse_with_config
 from tga_jax.errors import UserError
 
 USAGE = """\
@@ -49,10 +49,10 @@ def _bench_decode(arguments: list[str]) -> None:
 
     from tga_jax.bench import decode
 
-    checkpoint = flags.pop("checkpoint")
+    name = flags.pop("checkpoint")
     peer = PEERS / "decode.py" if flags.pop("peer") else None
     flags["dtype"] = DTYPES[flags["dtype"]]
-    decode.report(rich.console.Console(), Path(checkpoint) if checkpoint else None, peer, flags.pop("json"), **flags)
+    decode.report(rich.console.Console(), checkpoint(name) if name else None, peer, flags.pop("json"), **flags)
 
 
 def _bench_data(arguments: list[str]) -> None:

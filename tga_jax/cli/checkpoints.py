@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from tga_jax.cli.flags import DTYPES, parse
+from tga_jax.cli.flags import DTYPES, checkpoint, parse
 from tga_jax.errors import UserError
 
 USAGE = """\
   convert a hub checkpoint (safetensors, .bin, GGUF, LLaVA's LoRA) to one of ours, or back
-            --from=PATH         a hub folder or .gguf file; with --to-hub a checkpoint of ours
+            --from=PATH         a hub folder, its name on the hub (org/name[@revision], here and for every other
+                                checkpoint) or a .gguf file; with --to-hub a checkpoint of ours
             --from-run=DIR      or the work folder of a finished training, with all the parts that it started from
             --to=DIR            ours is written here
             --to-hub=DIR        a folder that transformers loads is written here
@@ -43,7 +44,7 @@ def _convert(arguments: list[str]) -> None:
     from tga_jax.train import export
     from tga_jax.workdir import located
 
-    source, base, vision = (Path(flags[n]) if flags[n] else None for n in ("from", "base", "vision"))
+    source, base, vision = (checkpoint(flags[n]) if flags[n] else None for n in ("from", "base", "vision"))
     if flags["known"]:
         known.tell(source, rich.console.Console())
         return
@@ -68,8 +69,8 @@ def _chat(arguments: list[str]) -> None:
     numbers = {"new-tokens": 256, "temperature": 0.0, "top-p": 1.0, "top-k": 0, "seed": 0}
     texts = {"checkpoint": None, "image": None, "question": "", "system": "", "template": "chat"}
     flags = parse(arguments, {**texts, **numbers, "special-tokens": False})
-    checkpoint, image = flags.pop("checkpoint"), flags.pop("image")
-    if not checkpoint:
+    name, image = flags.pop("checkpoint"), flags.pop("image")
+    if not name:
         raise UserError("--checkpoint: missing, expected a checkpoint of ours or a hub folder")
     flags["top_k"] = flags["top_k"] or None
     import rich.console
@@ -78,7 +79,7 @@ def _chat(arguments: list[str]) -> None:
 
     said = (flags.pop(name) for name in ("question", "system", "template", "special_tokens"))
     pictures = [Path(image)] if image else []
-    chat.run(Path(checkpoint), pictures, *said, console=rich.console.Console(), **flags)
+    chat.run(checkpoint(name), pictures, *said, console=rich.console.Console(), **flags)
 
 
 def _serve(arguments: list[str]) -> None:
@@ -89,7 +90,7 @@ def _serve(arguments: list[str]) -> None:
     api = flags.pop("api")
     if misplaced := [name for name in (of_page if api else of_api) if flags[name]]:
         raise UserError(f"--{misplaced[0].replace('_', '-')}: of no use {'with' if api else 'without'} --api")
-    checkpoints = [Path(folder) for folder in flags.pop("checkpoint")]
+    checkpoints = [checkpoint(folder) for folder in flags.pop("checkpoint")]
     if api and len(checkpoints) != 1:
         raise UserError(f"--api: {len(checkpoints)} times --checkpoint, expected it once")
     import rich.console
@@ -101,7 +102,8 @@ def _serve(arguments: list[str]) -> None:
     if api:
         start.api(checkpoints[0], batch=flags["batch"] or 8, waiting=flags["waiting"] or 64, **common)
         return
-    pictures, clip = (Path(flags[name]) if flags[name] else None for name in ("examples", "clip"))
+    pictures = Path(flags["examples"]) if flags["examples"] else None
+    clip = checkpoint(flags["clip"]) if flags["clip"] else None
     start.page(checkpoints, pictures, clip, new_tokens=flags["new_tokens"] or 64, **common)
 
 

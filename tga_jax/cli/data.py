@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from tga_jax.cli.flags import DTYPES, parse, parse_with_config
+from tga_jax.cli.flags import DTYPES, checkpoint, parse, parse_with_config
 from tga_jax.errors import UserError
 
 USAGE = """\
@@ -55,7 +55,8 @@ def _validate_data(arguments: list[str]) -> int:
         return known.tell(places[0], Path(places[1]), console) if places else known.tell(None, None, console)
     if len(places) != 1:
         raise UserError("expected a file of samples, such as data.json, or --config")
-    images, tokenizer, report, histogram = (Path(flags[n]) if flags[n] else None for n in paths)
+    images, report, histogram = (Path(flags[n]) if flags[n] else None for n in ("images", "json", "histogram"))
+    tokenizer = checkpoint(flags["tokenizer"], weights=False) if flags["tokenizer"] else None
     checks = validate.Checks(images, flags["decode"], tokenizer)
     return validate.run(Path(places[0]), checks, report, histogram, console)
 
@@ -96,7 +97,7 @@ def _retrieve(arguments: list[str]) -> None:
         raise UserError(f"--{missing[0]}: missing, expected --{' and --'.join(needed)}")
     import rich.console
 
-    clip, cache, dtype = Path(flags["clip"]), Path(flags["cache"]), DTYPES[flags["dtype"]]
+    clip, cache, dtype = checkpoint(flags["clip"]), Path(flags["cache"]), DTYPES[flags["dtype"]]
     console = rich.console.Console()
     if flags["query"]:
         from tga_jax.retrieval import lookup
@@ -124,10 +125,11 @@ def _caption(arguments: list[str]) -> None:
     from tga_jax.retrieval import captioner
 
     images = Path(value) if (value := flags.pop("images")) else None
-    data, checkpoint, target = (Path(flags.pop(name)) for name in ("data", "checkpoint", "to"))
+    data, target = (Path(flags.pop(name)) for name in ("data", "to"))
+    source = checkpoint(flags.pop("checkpoint"))
     flags["dtype"] = DTYPES[flags["dtype"]] if flags["dtype"] else None
     flags["question"] = flags["question"] or captioner.QUESTION
-    captioner.run(data, images, checkpoint, target, rich.console.Console(), **flags)
+    captioner.run(data, images, source, target, rich.console.Console(), **flags)
 
 
 COMMANDS: dict[str, Callable[[list[str]], int | None]] = {

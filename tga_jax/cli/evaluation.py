@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tga_jax.cli.flags import DTYPES, parse
+from tga_jax.cli.flags import DTYPES, checkpoint, parse
 from tga_jax.errors import UserError
 
 USAGE = """\
@@ -76,7 +76,8 @@ def _analyze(arguments: list[str]) -> None:
     from tga_jax.analysis import run
     from tga_jax.analysis.hidden_states import Ranking
 
-    checkpoint, data, target = (Path(flags.pop(name)) for name in ("checkpoint", "data", "to"))
+    data, target = (Path(flags.pop(name)) for name in ("data", "to"))
+    source = checkpoint(flags.pop("checkpoint"))
     images = Path(value) if (value := flags.pop("images")) else None
     flags["dtype"] = DTYPES[flags["dtype"]] if flags["dtype"] else None
     flags["phrases"] = tuple(flags.pop("phrase"))
@@ -84,7 +85,7 @@ def _analyze(arguments: list[str]) -> None:
     del flags["floor"]
     flags["ranking"] = Ranking(flags.pop("change"), floor, flags.pop("top_k"))
     console = rich.console.Console()
-    run.run(checkpoint, data, images, target, console, **flags)
+    run.run(source, data, images, target, console, **flags)
     console.print(f"written: {target / 'report.html'}")
 
 
@@ -118,7 +119,7 @@ def _judges(flags: dict[str, Any], dtype: str | None) -> list[Any]:
             from tga_jax.evals.judges.checkpoint import checkpoint_judges
 
             chosen = [RUBRICS[rubric] for rubric in rubrics]
-            made += checkpoint_judges(Path(flags["judge_checkpoint"]), dtype, flags["batch"], chosen)
+            made += checkpoint_judges(checkpoint(flags["judge_checkpoint"]), dtype, flags["batch"], chosen)
         elif name == "endpoint":
             if not flags["judge_url"] or not flags["judge_model"]:
                 raise UserError("--judge=endpoint: needs --judge-url and --judge-model")
@@ -159,13 +160,14 @@ def _evaluate(arguments: list[str]) -> int:
     chosen, dtype = evaluate.choose(flags["suite"]), DTYPES[flags["dtype"]] if flags["dtype"] else None
     distributed.initialize(flags["distributed"])
     sampling = {} if not flags["temperature"] else {name: flags[name] for name in ("temperature", "top_p")}
+    source = str(checkpoint(flags["checkpoint"]))
     settings = evaluate.Settings(
-        flags["checkpoint"], flags["template"], flags["system"], dtype, flags["new_tokens"], sampling, flags["seed"],
+        source, flags["template"], flags["system"], dtype, flags["new_tokens"], sampling, flags["seed"],
         flags["limit"], defences.describe(flags["defence"], flags["calibration"]), flags["special_tokens"],
     )  # fmt: skip
     console = rich.console.Console(quiet=jax.process_index() > 0)
     judges, share = _judges(flags, dtype), flags["max_degenerate"]
-    weights = Path(flags["judge_checkpoint"]) if "model" in flags["judge"] else None
+    weights = checkpoint(flags["judge_checkpoint"]) if "model" in flags["judge"] else None
     places = Path(flags["data"]), Path(flags["to"])
     warnings = evaluate.run(settings, chosen, *places, judges, flags["batch"], console, share, weights)
     if warnings:

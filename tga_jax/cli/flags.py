@@ -29,6 +29,14 @@ _NUMBERS: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
+def checkpoint(text: str, weights: bool = True) -> Path:
+    """The folder that a flag says, or of the hub's `org/name[@revision]`; weights: False for all but these. Raises
+    UserError."""
+    from tga_jax.checkpoints import download
+
+    return download.local(text, weights)
+
+
 def _reason(error: BaseException) -> str:
     """What went wrong with a config file, in one line."""
     while error.args and isinstance(error.args[0], Exception):  # an AttributeError may hold the KeyError

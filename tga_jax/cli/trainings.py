@@ -112,10 +112,11 @@ def _train(arguments: list[str]) -> None:
     if not values.workdir:
         raise UserError("--workdir: missing, expected a folder for checkpoints and metrics")
     import jax
+    import rich.console
 
     from tga_jax import config
     from tga_jax.models import xla_flags
-    from tga_jax.train import distributed, loop, stopping
+    from tga_jax.train import distributed, fetch, loop, stopping
     from tga_jax.train.config import TrainConfig
     from tga_jax.workdir import located
 
@@ -123,6 +124,7 @@ def _train(arguments: list[str]) -> None:
     built, workdir = config.build(TrainConfig, found), located(values.workdir)
     distributed.initialize(values.distributed)
     try:
+        built = fetch.fetched(built, rich.console.Console(quiet=jax.process_index() > 0))
         loop.run(built, workdir, verbose=True)
     except stopping.Interrupted as stopped:
         jax.distributed.shutdown()  # waits for the others; `main` leaves without it, and they would be aborted

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from tga_jax.checkpoints import convert, hub, spec
+from tga_jax.checkpoints import convert, download, hub, spec
 from tga_jax.checkpoints.spec import Spec
 from tga_jax.data.batch import Batch
 from tga_jax.data.processor import Picture, Processor
@@ -291,14 +291,14 @@ def _held(text: str, stop: Sequence[str]) -> int:
 
 
 def load(folder: str | Path, dtype: str | None = None, mesh: Mesh | None = None, *, stacked: bool = False) -> Model:
-    """A hub folder, or a checkpoint of ours, as a Model.
+    """A hub folder or its name, such as `org/name` or `org/name@revision`, or a checkpoint of ours, as a Model.
 
     dtype: "float32" or "bfloat16", or "fp32" or "bf16", of parameters and computation; None: bfloat16 for a hub folder,
     as stored for ours. mesh: where parameters lie; None: on one device. stacked: the decoder's blocks as one array for
     each parameter, as training and patching take them, which compiles faster and generates slower. Raises UserError
     naming what is missing or does not fit.
     """
-    path, dtype = Path(folder), convert.SHORT.get(dtype or "", dtype)
+    path, dtype = download.local(folder), convert.SHORT.get(dtype or "", dtype)
     if dtype not in (None, *convert.DTYPES):
         raise UserError(f"dtype: {dtype!r}, expected one of {', '.join(convert.DTYPES)}")
     if (path / spec.FILE).exists():
