@@ -203,7 +203,11 @@ def _() -> None:
 @case("reproduce")
 def _() -> None:
     before = set(Path("parts").iterdir())
-    grid = Path("tiny.py").read_text().replace("    return config\n", "    del config.rows.tga.stages.stage2\n    return config\n")
+    grid = (
+        Path("tiny.py")
+        .read_text()
+        .replace("    return config\n", "    del config.rows.tga.stages.stage2\n    return config\n")
+    )
     Path("grid.py").write_text(grid)
     run("reproduce", "--config=grid.py", "--rows=tga", "--jobs=2", "--workdir=grid", "--parts=parts")
     assert "\n| `tga` after fit | " in Path("grid/table.md").read_text()

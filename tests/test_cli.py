@@ -66,14 +66,44 @@ def write_config(path: Path, body: str) -> str:
 def test_without_arguments_usage_and_status_2(capsys):
     assert call() == 2
     out = capsys.readouterr().out
-    assert out.startswith("usage: tga <command>")
-    assert all(f"\n  {name} " in out for name in ("demo", "train"))
+    assert out.startswith("usage: tga COMMAND")
+    assert all(f"\n  {name} " in out for name in cli.COMMANDS)
+    assert max(map(len, out.splitlines())) < 80
 
 
-@pytest.mark.parametrize("arguments", [["help"], ["--help"], ["-h"], ["demo", "--help"], ["train", "-h"]])
+@pytest.mark.parametrize("arguments", [["help"], ["--help"], ["-h"], ["help", "nothing"]])
 def test_help(capsys, arguments):
     assert call(*arguments) == 0
-    assert capsys.readouterr().out.startswith("usage: tga <command>")
+    assert capsys.readouterr().out.startswith("usage: tga COMMAND")
+
+
+@pytest.mark.parametrize("arguments", [["demo", "--help"], ["-h", "demo"], ["help", "demo"], ["demo", "--quick", "-h"]])
+def test_help_of_one_command(capsys, arguments):
+    assert call(*arguments) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("usage: tga demo [flags]")
+    assert "--pictures-to=DIR" in out
+    assert "--config.data" not in out
+    assert out.endswith("for example:\n  tga demo --quick\n")
+
+
+@pytest.mark.parametrize("arguments", [["help", "bench", "aot"], ["bench", "aot", "--help"]])
+def test_help_of_one_measurement(capsys, arguments):
+    assert call(*arguments) == 0
+    out = capsys.readouterr().out
+    assert "bench aot: " in out
+    assert "bench plan: " not in out
+
+
+def test_help_of_all(capsys):
+    assert call("help", "all") == 0
+    out = capsys.readouterr().out
+    assert all(flag in out for flag in ("--pictures-to=DIR", "--target=T", "--near-duplicate=C"))
+
+
+def test_every_command_has_an_example():
+    assert cli.EXAMPLES.keys() == cli.COMMANDS.keys()
+    assert all(example.split()[0] == name for name, example in cli.EXAMPLES.items())
 
 
 def test_unknown_command(capsys):

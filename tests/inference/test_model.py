@@ -180,6 +180,10 @@ def test_a_conversation_goes_on_and_keeps_its_pictures(pair, tmp_path):
         assert ours.generate([ours.processor.chat(messages)], [[path]], new_tokens=NEW) == [second]
         with pytest.raises(tga_jax.UserError, match=r"nothing\.png"):
             talk.show(Path("nothing.png"))
+        alone = Conversation(ours)
+        alone.show(path)
+        assert ours.ask(path, "w5", new_tokens=NEW) == "".join(alone.ask("w5", new_tokens=NEW))
+        assert ours.ask(None, "w6", new_tokens=NEW) == "".join(Conversation(ours).ask("w6", new_tokens=NEW))
         talk.forget()
         assert dataclasses.asdict(dataclasses.replace(talk, model=None))["messages"] == []
     finally:
@@ -204,6 +208,22 @@ def test_a_conversation_without_a_chat_template(pair, tmp_path):
     assert ours.generate([asked], [[path]], new_tokens=NEW) == [second]
     with pytest.raises(tga_jax.UserError, match="<image> in a question, expected a picture given as a file"):
         "".join(talk.ask("what is <image>?"))
+
+
+def test_a_file_in_place_of_a_list_of_files_is_named(pair):
+    with pytest.raises(tga_jax.UserError, match=r"images: 'a\.png' for prompt 0, expected a list of its pictures"):
+        pair[1].generate(["<image> w5"], images=["a.png"])
+
+
+def test_words_that_the_tokenizer_does_not_know(pair):
+    vocabulary = pair[1].processor.vocabulary
+    assert vocabulary.unknown("w5 what w6 this what") == []  # without a token for them: a tokenizer of another kind
+    known = pair[1].processor.tokenizer
+    known.unk_token = "w3"
+    try:
+        assert vocabulary.unknown("w5 what w6 this what") == ["what", "this"]
+    finally:
+        known.unk_token = None
 
 
 def test_types_go_by_both_names(pair, tmp_path):

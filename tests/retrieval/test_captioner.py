@@ -6,10 +6,12 @@ from pathlib import Path
 import hub_support
 import numpy as np
 import pytest
+import rich.console
 from PIL import Image
 
 import tga_jax
 from tga_jax import cli
+from tga_jax.cli import data as cli_data
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 TEMPLATE = "{{ bos_token }}{% for m in messages %}w5 {{ m['content'] }} w6{% endfor %}"
@@ -109,3 +111,16 @@ def test_what_cannot_caption_is_named(data, checkpoint, capsys):
     assert "--template: 'plain', expected one of vicuna_v1, llama_2" in capsys.readouterr().err
     assert cli.run(["caption", f"--data={data / 'rows.json'}"]) == 2
     assert capsys.readouterr().err.strip() == "tga caption: --checkpoint: missing"
+
+
+def test_captions_that_are_refusals_are_counted(tmp_path, capsys):
+    said = ["a cat", "I'm sorry, but I can't help with that.", "", "Sorry, I cannot describe it.", "a dog"]
+    file = tmp_path / "out.jsonl"
+    rows = [{"id": str(i), "conversations": [], "image_caption": caption} for i, caption in enumerate(said)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    cli_data._count_refusals(file, rich.console.Console())
+    out = capsys.readouterr().out
+    assert out.startswith("warning: 2 of 4 captions are refusals, such as \"I'm sorry, but I can't help with that.\"; ")
+    file.write_text(json.dumps(rows[0]))
+    cli_data._count_refusals(file, rich.console.Console())
+    assert capsys.readouterr().out == ""

@@ -114,6 +114,11 @@ def test_text_is_escaped():
     assert "<" not in page._plain(tga_jax.UserError(evil)).replace("\\<", "")
 
 
+def test_words_outside_the_vocabulary_are_named():
+    assert "Not in its vocabulary: what, &lt;b&gt;" in panel.answers("tga", {}, ["what", "<b>"])
+    assert "vocabulary" not in panel.answers("tga", {})
+
+
 def test_neighbours_of_one_word_are_one():
     html = panel.lens(Lens([0.1], None, None, [("a", 0.5), ("b", 0.25), ("b", 0.75), ("a", -0.5)], 1, None))
     assert 'title="cosine 0.50">b ×2</span>' in html

@@ -8,7 +8,7 @@ from tga_jax.cli.flags import DTYPES, checkpoint, parse, parse_counts, parse_wit
 from tga_jax.errors import UserError
 
 USAGE = """\
-  bench   measurements; --json=FILE: the figures go there
+  bench   how fast something is, and in how much memory; --json=FILE: the figures go there
           bench decode: tokens a second against the memory floor
             --checkpoint=DIR, or --preset=NAME with made-up weights (default: smollm2-135m)
             --dtype=fp32|bf16, --batch=N, --prompt=N, --new-tokens=N, --repeats=N

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tga_jax.cli.flags import DTYPES, checkpoint, parse, parse_with_config
 from tga_jax.errors import UserError
@@ -129,7 +130,25 @@ def _caption(arguments: list[str]) -> None:
     source = checkpoint(flags.pop("checkpoint"))
     flags["dtype"] = DTYPES[flags["dtype"]] if flags["dtype"] else None
     flags["question"] = flags["question"] or captioner.QUESTION
-    captioner.run(data, images, source, target, rich.console.Console(), **flags)
+    console = rich.console.Console()
+    captioner.run(data, images, source, target, console, **flags)
+    _count_refusals(target, console)
+
+
+def _count_refusals(captioned: Path, console: Any) -> None:
+    """Says so if captions are refusals: a guide would pull pictures towards them."""
+    from tga_jax.data.open_samples import open_samples
+    from tga_jax.evals.judges.phrases import REFUSALS
+
+    samples = open_samples(captioned)
+    captions = [caption for i in range(len(samples)) if (caption := samples[i].get("image_caption"))]
+    refused = [caption for caption in captions if REFUSALS.verdict(caption) in ("refusal", "partial")]
+    if refused:
+        console.print(
+            f"warning: {len(refused)} of {len(captions)} captions are refusals, such as {refused[0]!r:.80}; "
+            "ask with another --question, or --again with another checkpoint",
+            markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
 
 
 COMMANDS: dict[str, Callable[[list[str]], int | None]] = {

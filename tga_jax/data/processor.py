@@ -87,6 +87,8 @@ class Processor:
         if len(shown) != len(prompts):
             raise UserError(f"{len(prompts)} prompts and pictures of {len(shown)}, expected as many")
         for i, (prompt, own) in enumerate(zip(prompts, shown, strict=True)):
+            if isinstance(own, str | Path | Image.Image):
+                raise UserError(f"images: {str(own)!r:.80} for prompt {i}, expected a list of its pictures")
             found = prompt.pieces if isinstance(prompt, Prompt) else (Piece(prompt),)
             count = images_in(found) if self.image_tokens else 0
             if count != len(own):

@@ -106,6 +106,12 @@ class Vocabulary:
             token = self.tokenizer.convert_ids_to_tokens(int(wrong[0]))
             raise UserError(f"token {token!r} has id {wrong[0]}, and the model's embedding table {self.rows} rows")
 
+    def unknown(self, text: str) -> list[str]:
+        """The words of a text that the tokenizer reads as its token for what is unknown to it, each once."""
+        token = self.tokenizer.unk_token_id
+        words = dict.fromkeys(text.split())
+        return [w for w in words if token in self.read(w, add_special_tokens=False)["input_ids"]]
+
     @functools.cached_property
     def control(self) -> re.Pattern[str]:
         """What a template alone may write: the special tokens, and added tokens that stand in the chat template, as

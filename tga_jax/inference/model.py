@@ -183,6 +183,13 @@ class Model:
         ids = generate_all(config, self.params, batch, how, **sizes, seed=seed, numbers=numbers)
         return [self.answer_text(row) for row in ids]
 
+    def ask(self, picture: Picture | None, question: str, **how: Any) -> str:
+        """The answer to one question about one picture, or about none, in the checkpoint's chat template; how: as of
+        `generate`."""
+        shown = [] if picture is None else [picture]
+        content = [*({"type": "image"} for _ in shown), {"type": "text", "text": question}]
+        return self.generate([self.processor.chat([{"role": "user", "content": content}])], [shown], **how)[0]
+
     def decoding(self, sampling: dict[str, Any]) -> Decoding:
         """Raises UserError for a name that `Sampling` has not, and for a value that it cannot have."""
         known = [field.name for field in dataclasses.fields(Sampling)]

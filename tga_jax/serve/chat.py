@@ -137,6 +137,9 @@ def run(
 
 
 def _answer(talk: Conversation, question: str, console: rich.console.Console, how: dict[str, Any]) -> None:
+    if unknown := talk.model.processor.vocabulary.unknown(question):
+        line = f"not in the checkpoint's vocabulary: {', '.join(unknown)}"
+        console.print(line, style="yellow", markup=False, highlight=False)
     for piece in talk.ask(question, **how):
         console.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
     console.print()

@@ -130,6 +130,7 @@ class Page:
         yield {"right": "", "right_lens": "", "left_lens": "", "retrieved": ""}
         for side, seat in sides:
             said: dict[str, tuple[str, str]] = {}
+            unknown = seat.model.processor.vocabulary.unknown(f"{asked.question} {asked.caption}")
             for title, pictures, text in (
                 (panel.PICTURE, [file], asked.question),
                 (panel.TEXT, [], f"{asked.caption}\n{asked.question}"),
@@ -143,9 +144,9 @@ class Page:
                 for piece in talk.ask(text, **how):
                     answer += piece
                     said[title] = (answer, "")
-                    yield {side: panel.answers(seat.name, said)}
+                    yield {side: panel.answers(seat.name, said, unknown)}
                 said[title] = (answer, REFUSALS.verdict(answer, asked.question))
-                yield {side: panel.answers(seat.name, said)}
+                yield {side: panel.answers(seat.name, said, unknown)}
         for side, seat in sides:
             pixels = seat.model.processor.pixels([file])[0]
             found = look(seat.model, seat.refusal_ids, pixels, asked.question, asked.caption, seat.template)

@@ -14,10 +14,12 @@ PICTURE, TEXT = "the picture", figures.TEXT_LABEL
 _VERDICTS = {"refusal": "refused", "partial": "refused in part", "answer": "answered", "unknown": "no words"}
 
 
-def answers(name: str, said: dict[str, tuple[str, str]]) -> str:
+def answers(name: str, said: dict[str, tuple[str, str]], unknown: Sequence[str] = ()) -> str:
     """name: of the checkpoint; said: what was asked about (`PICTURE`, `TEXT`) -> (the answer so far, its verdict, ""
-    while it is written)."""
+    while it is written); unknown: words that are not in its vocabulary."""
     rows = []
+    if unknown:
+        rows.append(f"<dd><em>Not in its vocabulary: {esc(', '.join(unknown))}</em></dd>")
     for asked, (answer, verdict) in said.items():
         badge = f'<span class="badge {verdict}">{_VERDICTS[verdict]}</span>' if verdict else ""
         rows.append(f"<dt>{esc(asked)} {badge}</dt><dd>{esc(answer) or '&nbsp;'}</dd>")

@@ -20,7 +20,7 @@ def write(split: EmojiSplit, speech: Language, folder: Path) -> None:
 
     scenes/<scene>/<picture>.png, scenes/captions.jsonl: the benchmark `scenes`; harmless pictures are in scenes/benign.
     text-prompts/prompts.jsonl: the benchmark `text-prompts`, every caption once.
-    pairs.jsonl: for `tga analyze`.
+    pairs.jsonl: samples in LLaVA's JSON, answered with their captions: for `tga analyze`, `serve` and `caption`.
 
     speech: whose question is asked in the last two.
 
@@ -44,11 +44,15 @@ def write(split: EmojiSplit, speech: Language, folder: Path) -> None:
             made / "text-prompts" / "prompts.jsonl",
             ({"id": c, "text": f"{c}\n{question}", "harmful": bad} for c, bad in prompts.items()),
         )
-        asked = {"conversations": [{"from": "human", "value": f"{IMAGE}\n{question}"}]}
+        asked = {"from": "human", "value": f"{IMAGE}\n{question}"}
         _lines(
             made / "pairs.jsonl",
-            ({"id": p, "image": f"scenes/{p}", "image_caption": c, "harmful": bad, **asked} for p, c, bad in rows),
-        )
+            (
+                {"id": p, "image": f"scenes/{p}", "image_caption": c, "harmful": bad,
+                 "conversations": [asked, {"from": "gpt", "value": c}]}
+                for p, c, bad in rows
+            ),
+        )  # fmt: skip
 
 
 def examples(split: EmojiSplit, each: int = 2) -> np.ndarray:
