@@ -634,6 +634,12 @@ def _() -> None:
     assert [row.split()[1] for row in rows] == list(names)
 
 
+@case("doctor")
+def _() -> None:
+    run("doctor", "--json=doctor.json")
+    assert {"devices", "matrix product"} <= {finding["what"] for finding in read_json("doctor.json")["findings"]}
+
+
 # --- all of them ------------------------------------------------------------------------------------------------------
 
 

@@ -403,7 +403,14 @@ def test_the_samples_counted_are_those_that_the_training_reads(data):
 def test_the_first_lines_say_on_how_many_samples_the_guide_acts(data, tmp_path, capsys):
     """Four steps of two: of the file's seven samples one is text alone and one has no R."""
     loop.run(train_support.config(data), tmp_path / "run", verbose=True)
-    said = [line for line in capsys.readouterr().out.splitlines() if "the guide acts on:" in line]
+    out = capsys.readouterr().out.splitlines()
+    assert f"config: {tmp_path / 'run' / 'config.json'}" in out
+    assert "compiling the first step ..." in out
+    ended = f"{tmp_path / 'run' / 'params'}; next: tga convert --from-run={tmp_path / 'run'} --to=DIR, a checkpoint"
+    assert any(line.startswith(f"trained: {ended}") for line in out)
+    loop.run(train_support.config(data), tmp_path / "run", verbose=True)
+    assert capsys.readouterr().out.startswith(f"nothing left to do: {ended}")
+    said = [line for line in out if "the guide acts on:" in line]
     made = sources.records(train_support.config(data).data, 8, 3)
     read = [made[i] for i in range(8)]
     pairs = sum(bool(r.images and r.caption) for r in read)

@@ -17,7 +17,7 @@ COMMANDS = {name: command for part in _PARTS for name, command in part.COMMANDS.
 
 # The commands in the order of a first week.
 _STORY = {
-    "try it": ("demo", "serve", "chat", "reproduce"),
+    "try it": ("demo", "serve", "chat", "reproduce", "doctor"),
     "your checkpoint": ("convert", "analyze", "evaluate", "compare"),
     "your data": ("validate-data", "build-data", "caption", "retrieve"),
     "training": ("train", "bench"),
@@ -42,6 +42,7 @@ EXAMPLES = {
     "retrieve": f"retrieve --data {_RUN}/examples/pairs.jsonl --images {_RUN}/examples "
     "--clip openai/clip-vit-base-patch32 --to runs/retrieved.jsonl",
     "train": "train --config configs/own_data.py --config.data.source.own.path=train.json --workdir runs/own",
+    "doctor": "doctor",
     "bench": "bench decode --preset llm-emoji",
 }
 

@@ -1,4 +1,4 @@
-"""`tga bench`."""
+"""`tga bench`, `tga doctor`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +36,8 @@ USAGE = """\
             --mfu=F             the share of the peak that the step reaches (default: 0.5)
             --compile           with what `bench aot` says of the memory
           bench report FILES: the JSON files of measurements as a table in Markdown
+  doctor  whether this machine and environment can do the work; ends with 1 if something would fail
+            --json=FILE         the findings
 """
 
 
@@ -221,6 +223,16 @@ def _bench(arguments: list[str]) -> None:
     _BENCHES[arguments[0]](arguments[1:])
 
 
+def _doctor(arguments: list[str]) -> int:
+    flags = parse(arguments, {"json": None})
+    import rich.console
+
+    from tga_jax.bench import doctor
+
+    return int(not doctor.report(rich.console.Console(), Path(flags["json"]) if flags["json"] else None))
+
+
 COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "bench": _bench,
+    "doctor": _doctor,
 }

@@ -12,12 +12,16 @@ _FIRST_BROKEN, _FIRST_RIGHT = (0, 10, 0), (0, 12, 0)
 _YNN = "--xla_cpu_experimental_ynn_fusion_type"
 
 
+def is_broken(jaxlib: str) -> bool:
+    """Whether this version's fusions on CPUs are."""
+    release = tuple(int(number) for number in re.findall(r"\d+", jaxlib)[:3])
+    return _FIRST_BROKEN <= release < _FIRST_RIGHT
+
+
 def safe(flags: str, jaxlib: str) -> str:
     """The value of XLA_FLAGS to use instead of `flags` with this version of jaxlib: without YNN's fusions where they
     are broken, unless `flags` decide about them already or name a file that holds the flags."""
-    release = tuple(int(number) for number in re.findall(r"\d+", jaxlib)[:3])
-    broken = _FIRST_BROKEN <= release < _FIRST_RIGHT
-    if not broken or _YNN in flags or (flags.strip() and not flags.lstrip().startswith("-")):
+    if not is_broken(jaxlib) or _YNN in flags or (flags.strip() and not flags.lstrip().startswith("-")):
         return flags
     return f"{flags} {_YNN}=".lstrip()
 

@@ -118,6 +118,10 @@ def _ready(config: TrainConfig, console: rich.console.Console) -> tuple[_Ready, 
     return _Ready(mesh, model, preset, made, guided), state
 
 
+def _ended(workdir: AnyPath) -> str:
+    return f"{workdir / 'params'}; next: tga convert --from-run={workdir} --to=DIR, a checkpoint for chat and evaluate"
+
+
 class _Log:
     """Where the metrics of the steps go: into their file, onto the bar, and now and then to a console without bars."""
 
@@ -203,7 +207,7 @@ def run(
 ) -> None:
     """Trains, or resumes, until `<workdir>/params` is written; returns at once if it is there.
 
-    verbose: prints the whole config, which `<workdir>/config.json` has too; bars: `progress_bars` under way, on
+    verbose: says where the config and the results lie, and what comes next; bars: `progress_bars` under way, on
     which to show this training beside others, and the console is theirs; title: to show instead of the config's name.
     Trainings can run at once in several threads, with their own workdirs, if the main thread holds `stop_requests`.
     Of several processes (`jax.distributed`) each runs this, with the same config and a workdir that all of them see.
@@ -215,6 +219,8 @@ def run(
     title = title or config.name
     described, inputs = dataclasses.asdict(config), setup.inputs(config)
     if holds(workdir, described, may_change=_MAY_CHANGE, inputs=inputs) and orbax_files.has_params(workdir):
+        if verbose:
+            console.print(f"nothing left to do: {_ended(workdir)}", highlight=False, soft_wrap=True)
         return
     ready, state = _ready(config, console)
     if host == 0:  # only now: a config that is found wrong leaves nothing behind
@@ -222,9 +228,10 @@ def run(
         claim(workdir, known, may_change=_MAY_CHANGE, inputs=inputs)
     orbax_files.wait_for_all("the workdir is claimed")
     if verbose:
-        console.print_json(data=described)
+        console.print(f"config: {workdir / 'config.json'}", highlight=False, soft_wrap=True)
         if ready.guided is not None:
             console.print(ready.guided, highlight=False)
+        console.print("compiling the first step ...", highlight=False)
     store = orbax_files.Checkpoints(workdir, config.keep, config.keep_every)
     writer = None
     try:
@@ -239,6 +246,8 @@ def run(
                 state = _steps(config, ready, state, start, store, log, received, title)
             store.wait()
             orbax_files.save_params(workdir, setup.trained_params(config, ready.model, state))
+            if verbose:
+                console.print(f"trained: {_ended(workdir)}", highlight=False, soft_wrap=True)
     finally:
         store.close()
         if writer is not None:

@@ -4,7 +4,7 @@ All but `init_state` works from shapes alone, on devices that need not be there 
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -52,15 +52,20 @@ def choose_attention(config: TrainConfig, mesh: Mesh) -> tuple[str, str | None]:
     """(the implementation to use, why not the fastest of these devices or None)."""
     if config.attention != "auto":
         return config.attention, None
+    return fastest_attention(config.dtype, config.data.lengths, mesh)
+
+
+def fastest_attention(dtype: str, lengths: Sequence[int], mesh: Mesh) -> tuple[str, str | None]:
+    """`choose_attention` of a computation in this dtype, of rows of these lengths."""
     platform = mesh.devices.flat[0].platform
     if platform == "tpu":
-        odd = [length for length in config.data.lengths if length % attention.SPLASH_BLOCK]
+        odd = [length for length in lengths if length % attention.SPLASH_BLOCK]
         if not odd:
             return "splash", None
         return "blocks", f"splash: data.lengths has {odd[0]}, expected multiples of {attention.SPLASH_BLOCK}"
     if platform in ("gpu", "cuda"):
-        if config.dtype != "bfloat16":
-            return "blocks", f"cudnn: dtype is {config.dtype}, expected bfloat16"
+        if dtype != "bfloat16":
+            return "blocks", f"cudnn: dtype is {dtype}, expected bfloat16"
         is_here = mesh.devices.flat[0] in jax.local_devices()
         reason = attention.works("cudnn") if is_here else None
         return ("blocks", f"cudnn: {reason}") if reason else ("cudnn", None)
