@@ -106,6 +106,14 @@ def test_a_conversation_with_a_system_text_goes_on(model, client):
     expected = model.generate([prompt], [[picture]], new_tokens=NEW)[0]
     answer = client.chat.completions.create(model="tiny", messages=messages, max_completion_tokens=NEW)
     assert answer.choices[0].message.content == expected
+    messages += [answer.choices[0].message, *asked("w5")]  # as the client's users go on
+    assert client.chat.completions.create(model="tiny", messages=messages, max_tokens=2).choices
+
+
+def test_what_has_no_effect_keeps_no_requests_apart():
+    plain = completions.ChatRequest(**GOOD)
+    assert completions.ChatRequest(**GOOD, temperature=0, top_p=0.5, top_k=3).sampling() == plain.sampling()
+    assert completions.ChatRequest(**GOOD, temperature=1, top_p=0.5).sampling().top_p == 0.5
 
 
 def test_requests_at_once_get_their_own_answers(model, client):
@@ -153,7 +161,7 @@ GOOD = {"model": "tiny", "messages": [{"role": "user", "content": "w5"}], "max_t
         ({"frequency_penalty": 0.5}, 400, "frequency_penalty: Input should be less than or equal to 0"),
         ({"response_format": {"type": "json_object"}}, 400, "response_format.type: Input should be 'text'"),
         ({"guided_json": {}}, 400, "guided_json: Extra inputs are not permitted"),
-        ({"messages": [{"role": "user", "content": "w5", "name": "me"}]}, 400, "messages.0.name: Extra inputs"),
+        ({"messages": [{"role": "user", "content": "w5", "name": "me"}]}, 400, "messages.0.name: Input should be None"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://a/b.png"}}]}]},
             400,

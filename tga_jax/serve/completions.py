@@ -43,10 +43,16 @@ _Part = Annotated[_TextPart | _ImagePart, pydantic.Field(discriminator="type")]
 
 
 class _Said(_Strict):
-    """One message; a name is taken by no chat template here."""
+    """One message. The fields below content stand in answers, which come back as messages: empty, or refused."""
 
     role: Literal["system", "user", "assistant"]
     content: str | list[_Part]
+    name: None = None
+    refusal: None = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: Annotated[list[Any], pydantic.Field(max_length=0)] | None = None
+    annotations: Annotated[list[Any], pydantic.Field(max_length=0)] | None = None
 
 
 class _StreamOptions(_Strict):
@@ -92,6 +98,8 @@ class ChatRequest(_Strict):
 
     def sampling(self) -> Sampling:
         names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+        if not self.temperature:  # then the others have no effect, and would only keep requests apart
+            names = ("repetition_penalty",)
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
         return Sampling(**given)
 
