@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import serve_support
-import test_files
+import test_uploads
 
 from tga_jax.serve import page
 
@@ -112,9 +112,9 @@ def test_an_upload_is_asked(tab, tmp_path):
     whole_page(tab, "upload")
 
 
-@pytest.mark.parametrize("name", test_files.REFUSED)
+@pytest.mark.parametrize("name", test_uploads.REFUSED)
 def test_what_is_no_picture_is_said_under_the_field(tab, tmp_path, name):
-    data, message = test_files.REFUSED[name]
+    data, message = test_uploads.REFUSED[name]
     (tmp_path / name).write_bytes(data())
     tab.set_input_files("input[type=file]", tmp_path / name)
     tab.wait_for_function(
