@@ -13,7 +13,7 @@ HF = {"vocab_size": 101, "hidden_size": 24, "intermediate_size": 40, "num_hidden
 SMALL = ("--batch=2", "--prompt=5", "--new-tokens=7", "--repeats=3")
 
 
-@pytest.fixture(name="folder", params=[True, False], ids=["tied", "untied"])
+@pytest.fixture(name="folder", params=[True, pytest.param(False, marks=pytest.mark.slow)], ids=["tied", "untied"])
 def fixture_folder(request, tmp_path):
     config = transformers.LlamaConfig(**HF, num_key_value_heads=2, tie_word_embeddings=request.param)
     model = transformers.LlamaForCausalLM(config)
