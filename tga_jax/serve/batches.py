@@ -65,7 +65,7 @@ class Batches:
     that may wait.
 
     Requests of one batch have the same `sampling`; their new tokens, stop texts and seeds may differ, and an answer is
-    the one that the request gets alone. watch: called after every batch with the number of its requests.
+    the one that the request gets alone. watch: called before every batch with the number of its requests.
     """
 
     def __init__(self, model: Model, size: int = 8, waiting: int = 64, watch: Callable[[int], object] | None = None):
@@ -129,6 +129,8 @@ class Batches:
                     )
 
     def _answer(self, tickets: Sequence[Ticket]) -> None:
+        if self._watch:
+            self._watch(len(tickets))
         model, first = self.model, tickets[0].request
         rows = [*tickets, *[tickets[-1]] * (_power(len(tickets)) - len(tickets))]
         prompts, pictures = [t.request.prompt for t in rows], [list(t.request.pictures) for t in rows]
@@ -145,8 +147,6 @@ class Batches:
                     del written[row]
             if not written:
                 break
-        if self._watch:
-            self._watch(len(tickets))
 
     def _more(self, ticket: Ticket, written: Written, ids: np.ndarray) -> bool:
         """Tells what is new in one answer; whether it has ended."""

@@ -1,8 +1,10 @@
 """`tga serve`: from folders to a page or an API."""
 
 import contextlib
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -123,6 +125,15 @@ def page(
         scratch = Path(folder)
         (scratch / "pictures").mkdir()
         site = web.Page(seats, shown, Uploads(scratch / "pictures"), nearest, new_tokens)
-        app, url = web.launch(site, host, port, scratch / "gradio")
-        console.print(f"open {url} (Ctrl-C ends)")
-        app.block_thread()
+        stopped = threading.Event()
+        # A KeyboardInterrupt could end in one of the server's own handlers, and be lost there.
+        before = {sign: signal.signal(sign, lambda *_: stopped.set()) for sign in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            app, url = web.launch(site, host, port, scratch / "gradio")
+            console.print(f"open {url} (Ctrl-C ends)")
+            while not stopped.wait(0.5):
+                pass
+            app.close(verbose=False)
+        finally:
+            for sign, handler in before.items():
+                signal.signal(sign, handler)
