@@ -14,6 +14,7 @@ import h200
 import test_train_peer
 
 
+@pytest.mark.slow  # two benches, each in a process of its own
 def test_parts_are_limited_one_by_one(tmp_path, monkeypatch, capsys):
     small = ["--model=clip-emoji", "--dtype=bf16", "--batch=2", "--repeats=2"]
     shape = json.dumps(test_train_peer.SHAPE)

@@ -121,7 +121,7 @@ def test_requests_at_once_get_their_own_answers(model, client):
     cases = []
     for i in range(12):
         how = {"temperature": 0.0 if i % 4 else 1.0, "seed": i}
-        cases.append((f"w{i + 4} w5", [serve_support.png(i)] * (i % 2), {**how, "new_tokens": 5 + 4 * (i % 3)}))
+        cases.append((f"w{i + 4} w5", [serve_support.png(i)] * (i % 2), {**how, "new_tokens": 5 + 4 * (i // 2 % 2)}))
     expected = [chatted(model, text, *data, **how) for text, data, how in cases]
 
     def ask(case):
