@@ -15,6 +15,7 @@ import tga_jax
 from tga_jax.data.batch import prompt_batch
 from tga_jax.inference.decode import Decoding, generate
 from tga_jax.models import clip
+from tga_jax.serve import chat
 from tga_jax.serve.chat import Conversation
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -206,6 +207,15 @@ def test_a_conversation_without_a_chat_template(pair, tmp_path):
     assert ours.generate([asked], [[path]], new_tokens=NEW) == [first]
     asked += f" {first.strip()}</s>USER: w6 ASSISTANT:"
     assert ours.generate([asked], [[path]], new_tokens=NEW) == [second]
+    picture, text = {"type": "image"}, {"type": "text", "text": "w5"}
+    for said in (
+        [{"role": "user", "content": [text, picture]}],
+        [{"role": "system", "content": [picture]}, {"role": "user", "content": "w5"}],
+    ):
+        with pytest.raises(tga_jax.UserError, match="a picture behind text or outside a question"):
+            chat.prompt(ours.processor, said, "vicuna_v1")
+    answered = [{"role": "user", "content": "w5"}, {"role": "assistant", "content": "<image>"}]
+    assert "<image>" in str(chat.prompt(ours.processor, [*answered, {"role": "user", "content": "w6"}], "vicuna_v1"))
     with pytest.raises(tga_jax.UserError, match="<image> in a question, expected a picture given as a file"):
         "".join(talk.ask("what is <image>?"))
 

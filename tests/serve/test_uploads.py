@@ -9,7 +9,7 @@ import pytest
 import serve_support
 
 import tga_jax
-from tga_jax.serve import examples, uploads
+from tga_jax.serve import examples
 from tga_jax.serve.uploads import Uploads
 
 
@@ -119,7 +119,3 @@ def test_uploads_are_kept_by_their_bytes_while_there_is_room(tmp_path, store):
 @pytest.mark.parametrize("name", ["", "..", "../kept", "nothing", "/etc/passwd"])
 def test_no_other_file_is_found(store, name):
     assert store.find(name) is None
-
-
-def test_limits_are_those_of_the_page():
-    assert uploads.MAX_BYTES == 20_000_000

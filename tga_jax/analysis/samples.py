@@ -63,9 +63,9 @@ def _prompt(model: Model, template: str, question: str, caption: str, pictures: 
     record = Record("", ((question, None),), (lambda: None,) * len(pictures), caption=caption, template=template)
     processor = model.processor
     row = tokenize(record, processor.vocabulary, processor.image_tokens, prompt_only=True)
-    limit = model.spec.hub_fields.get("max_position_embeddings")
-    if limit is not None and max(len(row.tokens), len(row.caption)) > limit:
-        raise UserError(f"takes {max(len(row.tokens), len(row.caption))} tokens, expected at most {limit}")
+    longest = max(len(row.tokens), len(row.caption))
+    if model.context is not None and longest > model.context:
+        raise UserError(f"takes {longest} tokens, expected at most {model.context}")
     return Prompt(row, pictures)
 
 

@@ -6,6 +6,7 @@ that are missing.
 
 import contextlib
 import fnmatch
+import importlib.util
 import os
 import re
 from collections.abc import Iterator
@@ -95,10 +96,8 @@ def _cached(repo: str, revision: str | None) -> Path:
 
 def _transport() -> tuple[type[Exception], ...]:
     """What the library's HTTP client raises without an answer; which client that is depends on the version."""
-    for name in ("httpx2", "httpx"):
-        with contextlib.suppress(ImportError):
-            return (__import__(name).TransportError,)
-    return ()
+    names = [name for name in ("httpx2", "httpx") if importlib.util.find_spec(name)]
+    return tuple(importlib.import_module(name).TransportError for name in names)
 
 
 @contextlib.contextmanager

@@ -73,23 +73,33 @@ def prompt(
         return processor.chat(messages, special_tokens)
     system, said = "", list(messages)
     if said and said[0]["role"] == "system":
-        system = _as_llava(said.pop(0)["content"])
+        system = _text(said.pop(0)["content"])
     if [message["role"] for message in said] != ["user", "assistant"] * (len(said) // 2) + ["user"]:
         roles = ", ".join(message["role"] for message in messages)
         raise UserError(f"messages of {roles}, expected system or nothing, then user and assistant in turns, user last")
-    texts = [*(_as_llava(message["content"]) for message in said), None]
-    turns = tuple(zip(texts[::2], texts[1::2], strict=True))
+    questions = [_as_llava(message["content"]) for message in said[::2]]
+    turns = tuple(zip(questions, [*(_text(message["content"]) for message in said[1::2]), None], strict=True))
     shape: dict[str, Any] = {"template": template, "system": system or None, "special_tokens": special_tokens}
     return Prompt(tuple(pieces(Record("question", turns, **shape), processor.tokenizer, prompt_only=True)))
 
 
 def _as_llava(content: str | list[dict[str, str]]) -> str:
-    """What is said as LLaVA's data have it: `<image>` and a line's end for every picture, then the text."""
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    text = "\n".join(part["text"] for part in parts if part["type"] == "text")
+    """A question as LLaVA's data have it: `<image>` and a line's end for every picture, then the text."""
+    parts = [] if isinstance(content, str) else content
+    shown = sum(part["type"] == "image" for part in parts)
+    text = _text(content if isinstance(content, str) or not shown else parts[shown:])
     if IMAGE in text:
         raise UserError(f"{IMAGE} in a question, expected a picture given as a file, which is put before the text")
-    return f"{IMAGE}\n" * sum(part["type"] == "image" for part in parts) + text
+    return f"{IMAGE}\n" * shown + text
+
+
+def _text(content: str | list[dict[str, str]]) -> str:
+    """Raises UserError for a picture, which these templates have no place for but before a question."""
+    if isinstance(content, str):
+        return content
+    if any(part["type"] != "text" for part in content):
+        raise UserError("a picture behind text or outside a question, expected pictures first, in a user's message")
+    return "\n".join(part["text"] for part in content)
 
 
 def run(
