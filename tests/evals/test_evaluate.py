@@ -125,7 +125,8 @@ def test_the_reports_have_over_refusal_beside_dsr(place, whole, tmp_path):
     assert "| DSR | over-refusal |" in head
     assert "| toys | image |" in text
     page = (whole / "report.html").read_text()
-    assert "Answers of toys" in page
+    assert "toys: 11 of 11 samples, with their answers" in page
+    assert page.count('<img class="thumb"') == 11
     assert "w11" in page
     harmful = dataclasses.replace(
         TOYS, samples=lambda folder: [s for s in TOYS.samples(folder) if s.harmful and s.text], new_tokens=2
@@ -223,10 +224,11 @@ def test_two_processes_answer_what_one_does(place, whole, tmp_path, monkeypatch)
     }
 
 
-def test_what_was_measured_before_stays_in_the_results(place, whole, tmp_path):
+def test_what_was_measured_before_stays_in_the_results(place, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "BENCHMARKS", evaluate_support.BENCHMARKS)
     run(place, tmp_path / "out", benchmarks=[WORDS])
     said = run(place, tmp_path / "out", benchmarks=[TOYS])
-    assert "| words |" in said
+    assert " words " in said
     assert files(tmp_path / "out") == files(whole)
 
 
@@ -482,7 +484,8 @@ def test_partial_refusals_and_unsafe_answers_have_columns_of_their_own(place, wh
             return [self.verdict] * len(pairs)
 
     said = run(place, tmp_path / "out", judges=[Always("partial", "refusal"), Always("unsafe", "safety"), JUDGE])
-    assert "| DSR | over-refusal | partial | ASR | unsafe | unknown |" in said
+    head = "| DSR | over-refusal | partial | ASR | unsafe | unknown |"
+    assert head in (tmp_path / "out" / "report.md").read_text()
     assert said.count("Cohen's kappa") == 1  # judges of different things have nothing to agree on
     assert "Cohen's kappa of partial-1 and words-1" in said
     judges = json.loads((tmp_path / "out" / "results.json").read_text())["benchmarks"]["toys"]["judges"]

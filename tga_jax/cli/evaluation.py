@@ -1,5 +1,6 @@
 """`tga analyze`, `tga evaluate`, `tga compare`."""
 
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -47,7 +48,7 @@ USAGE = """\
                                 same, or undecidable (default: 0.5)
             --distributed       one process of several
   compare DIR DIR     two evaluations of the same questions: differences with bootstrap intervals over the pairs
-            --json=FILE, --seed=N
+            --html=FILE         a page with the answers, A beside B; --json=FILE: the figures; --seed=N
 """
 
 
@@ -169,14 +170,15 @@ def _evaluate(arguments: list[str]) -> int:
     judges, share = _judges(flags, dtype), flags["max_degenerate"]
     weights = checkpoint(flags["judge_checkpoint"]) if "model" in flags["judge"] else None
     places = Path(flags["data"]), Path(flags["to"])
-    warnings = evaluate.run(settings, chosen, *places, judges, flags["batch"], console, share, weights)
+    command = shlex.join(["tga", "evaluate", *arguments])
+    warnings = evaluate.run(settings, chosen, *places, judges, flags["batch"], console, share, weights, command)
     if warnings:
         print(f"tga evaluate: {'; '.join(warnings)}; more than --max-degenerate={share:g}", file=sys.stderr)
     return int(bool(warnings))
 
 
 def _compare(arguments: list[str]) -> None:
-    flags = parse(arguments, {"json": None, "seed": 0}, places=2)
+    flags = parse(arguments, {"json": None, "html": None, "seed": 0}, places=2)
     if len(flags["places"]) != 2:
         raise UserError("expected the folders of two evaluations")
     import rich.console
@@ -184,8 +186,9 @@ def _compare(arguments: list[str]) -> None:
     from tga_jax.evals import compare
 
     first, second = (Path(place) for place in flags["places"])
-    path = Path(flags["json"]) if flags["json"] else None
-    compare.report(first, second, rich.console.Console(), path, flags["seed"])
+    path, page = (Path(flags[name]) if flags[name] else None for name in ("json", "html"))
+    command = shlex.join(["tga", "compare", *arguments])
+    compare.report(first, second, rich.console.Console(), path, flags["seed"], page, command)
 
 
 COMMANDS: dict[str, Callable[[list[str]], int | None]] = {

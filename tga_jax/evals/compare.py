@@ -7,17 +7,21 @@ from typing import Any
 import rich.console
 
 from tga_jax.errors import UserError
-from tga_jax.evals import outcomes, store
+from tga_jax.evals import outcomes, store, summary
+from tga_jax.evals import page as pages
 from tga_jax.evals.benchmarks import BENCHMARKS
 from tga_jax.evals.outcomes import Outcome
-from tga_jax.evals.summary import markdown_table
 from tga_jax.report.intervals import paired_difference
-from tga_jax.workdir import differences, read_json, write_json
+from tga_jax.workdir import differences, read_json, write_json, write_text
+
+
+def _results(folder: Path) -> dict[str, Any]:
+    return read_json(folder / "results.json", "an evaluation's results", ("settings", "benchmarks"))
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[tuple[str, str], list[Outcome]]]:
     """(settings, outcomes by (benchmark, judge)). Raises UserError for a folder that is no finished evaluation."""
-    results = read_json(folder / "results.json", "an evaluation's results", ("settings", "benchmarks"))
+    results = _results(folder)
     found = {}
     for name in results["benchmarks"]:
         if name not in BENCHMARKS:
@@ -70,25 +74,34 @@ def compare(first: Path, second: Path, seed: int = 0) -> dict[str, Any]:
     }
 
 
-def report(first: Path, second: Path, console: rich.console.Console, path: Path | None = None, seed: int = 0) -> None:
-    """Prints the table; path: it goes there as JSON."""
-    found = compare(first, second, seed)
-    lines = [
-        f"{name}{f', {judge}' if judge else ''}: not compared, not scored in both"
-        for name, judge in found["not_compared"]
-    ]
-    for line in [*found["differs"], *lines]:
+def report(
+    first: Path,
+    second: Path,
+    console: rich.console.Console,
+    path: Path | None = None,
+    seed: int = 0,
+    page: Path | None = None,
+    command: str = "",
+) -> None:
+    """Prints the table. path: it goes there as JSON; page: and there as HTML, with answers, A beside B; command: what
+    made it, told there."""
+    found = {**compare(first, second, seed), "command": command}
+    for line in summary.not_alike(found):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    body = [
-        [
-            *(row[name] for name in ("benchmark", "judge", "input", "measure")),
-            *(f"{100 * row[side]:.1f}" for side in ("a", "b")),
-            "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * row[name] for name in ("difference", "low", "high"))),
-            str(row["n"]),
-        ]
-        for row in found["rows"]
-    ]
-    head = ["benchmark", "judge", "input", "measure", f"A: {first}", f"B: {second}", "B - A [95 %]", "pairs"]
-    console.print(markdown_table(head, body), markup=False, highlight=False, soft_wrap=True)
+    console.print(f"A: {first}\nB: {second}", markup=False, highlight=False, soft_wrap=True)
+    console.print(summary.terminal_table(*summary.difference_table(found)))
     if path is not None:
         write_json(path, found)
+    if page is not None:
+        judges = {}  # of each benchmark, the first that judged both
+        for row in found["rows"]:
+            judges.setdefault(row["benchmark"], row["judge"])
+        sides = {
+            name: {
+                side: pages.answers(folder, name, judge, BENCHMARKS[name])
+                for side, folder in (("A", first), ("B", second))
+            }
+            for name, judge in judges.items()
+        }
+        write_text(page, pages.comparison(found, sides, first / pages.THUMBNAILS))
+        console.print(f"written: {page}", soft_wrap=True)

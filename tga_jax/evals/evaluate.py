@@ -3,6 +3,7 @@
     <target>/config.json               what the answers depend on
     <target>/answers/<name>.jsonl      every raw answer with its prompt
     <target>/verdicts/<name>.<judge>-<version>.jsonl
+    <target>/thumbnails/<name>/        of the pictures that the page shows
     <target>/export/<name>/            files for a benchmark's own server or judge
     <target>/results.json, report.md, report.html
 
@@ -26,7 +27,7 @@ from tga_jax.checkpoints import orbax_files
 from tga_jax.data import fingerprint
 from tga_jax.data.templates import check_asked
 from tga_jax.errors import UserError
-from tga_jax.evals import asked, degenerate, outcomes, store, summary
+from tga_jax.evals import asked, degenerate, gallery, outcomes, page, store, summary
 from tga_jax.evals.asking import Asker, Question, questions
 from tga_jax.evals.benchmark import Benchmark
 from tga_jax.evals.benchmarks import BENCHMARKS
@@ -87,15 +88,17 @@ def _questions(benchmark: Benchmark, data: Path, settings: Settings, sees: bool)
 
 def _check_data(
     path: Path, benchmark: Benchmark, data: Path, settings: Settings, console: rich.console.Console
-) -> None:
-    """Raises UserError if the data are there and are not those that the finished answers were given to."""
+) -> list[Question]:
+    """The questions of the data, none if these cannot be read. Raises UserError if they are not those that the finished
+    answers were given to."""
     rows = store.read(path)
     try:
         every = _questions(benchmark, data, settings, any(row["input"] == "image" for row in rows))
     except UserError as error:
         console.print(f"{benchmark.name}: not compared with the data, which cannot be read: {error}", markup=False)
-        return
+        return []
     asked.check(rows, every, path, data / benchmark.name, first=True, whole=True)
+    return every
 
 
 def _parts(numbers: Sequence[int], size: int) -> list[Sequence[int]]:
@@ -197,7 +200,6 @@ def _report(
             for a, b in itertools.combinations(verdicts, 2)
             if rubrics[a] == rubrics[b]
         ]
-        found["examples"] = summary.examples(rows, next(iter(verdicts.values())))
     answers = [row["answer"] for row in rows]
     found["warnings"] = degenerate.warnings(answers, verdicts, benchmark.score is not None, share)
     if benchmark.summarize is not None:
@@ -227,15 +229,16 @@ def run(
     console: rich.console.Console,
     share: float = degenerate.SHARE,
     judge_checkpoint: Path | None = None,
+    command: str = "",
 ) -> list[str]:
     """Answers, judges and reports. Returns a line for each benchmark of which more than this share of the answers is
     empty, the same, or undecidable; none in processes that only answer.
 
     data: has a folder for each benchmark, by its name; judges: of refusals, the first one's verdicts stand first;
-    judge_checkpoint: of the one that has one. What `target` has of other benchmarks stays in its results. Stored
-    answers and verdicts are taken unless the checkpoints or data that they come from were replaced; they may be gone.
-    Of several processes each runs this, with a target that all of them see. Raises UserError for what does not fit;
-    what was answered is kept.
+    judge_checkpoint: of the one that has one; command: what a person typed, for the foot of the page. What `target`
+    has of other benchmarks stays in its results. Stored answers and verdicts are taken unless the checkpoints or data
+    that they come from were replaced; they may be gone. Of several processes each runs this, with a target that all of
+    them see. Raises UserError for what does not fit; what was answered is kept.
     """
     check_asked(settings.template)
     if settings.system is not None and settings.defence["name"] == "system-prompt":
@@ -254,7 +257,7 @@ def run(
         claim(target, dataclasses.asdict(settings), "--to", inputs=inputs)
     orbax_files.wait_for_all("the target is claimed")
     for benchmark in benchmarks:
-        path = paths[benchmark.name]
+        path, every = paths[benchmark.name], []
         if not path.exists():
             assert asker is not None
             defence = defence or make_defence(settings.defence, asker)
@@ -276,23 +279,34 @@ def run(
             if first:
                 answers.finish()
         elif first and (data / benchmark.name).is_dir():
-            _check_data(path, benchmark, data, settings, console)
+            every = _check_data(path, benchmark, data, settings, console)
         if first:
-            results[benchmark.name] = _report(
-                benchmark, store.read(path), judges, target, data / benchmark.name, share, console
-            )
+            found = _report(benchmark, store.read(path), judges, target, data / benchmark.name, share, console)
+            results[benchmark.name] = found
+            answered = page.answers(target, benchmark.name, next(iter(found.get("judges", {})), None), benchmark)
+            shown = gallery.shown(gallery.kinds({"": answered}))
+            folder = target / page.THUMBNAILS / benchmark.name
+            gallery.keep_thumbnails(every, itertools.chain.from_iterable(shown.values()), folder)
     if not first:
         orbax_files.wait_for_all("the results are written")
         return []
     for judge in judges:
         if (usage := getattr(judge, "usage", None)) is not None:
             console.print(f"{judge.name}: {usage}", markup=False)
-    _write(settings, results, left_out, target, console)
+    _write(settings, results, left_out, benchmarks, command, target, console)
     orbax_files.wait_for_all("the results are written")
     return [f"{name}: {', '.join(found['warnings'])}" for name, found in results.items() if found["warnings"]]
 
 
-def _write(settings: Settings, results: dict[str, Any], left_out: dict[str, str], target: Path, console) -> None:
+def _write(
+    settings: Settings,
+    results: dict[str, Any],
+    left_out: dict[str, str],
+    benchmarks: Sequence[Benchmark],
+    command: str,
+    target: Path,
+    console: rich.console.Console,
+) -> None:
     """results.json and the reports of it, with what an earlier run left of other benchmarks."""
     if not results:
         raise UserError("nothing was asked: the checkpoint has no vision tower and the benchmarks no text")
@@ -303,9 +317,12 @@ def _write(settings: Settings, results: dict[str, Any], left_out: dict[str, str]
         "settings": dataclasses.asdict(settings),
         "benchmarks": earlier["benchmarks"] | results,
         "left_out": earlier.get("left_out", {}) | left_out,
+        "commands": list(dict.fromkeys([*earlier.get("commands", ()), *filter(None, [command])])),
     })  # fmt: skip
     whole = read_json(path, *expected)  # in the file's order, whatever came when
     write_text(target / "report.md", summary.markdown(whole))
-    write_text(target / "report.html", summary.page(whole))
-    console.print(summary.markdown(whole), markup=False, highlight=False, soft_wrap=True)
-    console.print(f"written: {target / 'report.html'}")
+    known = BENCHMARKS | {benchmark.name: benchmark for benchmark in benchmarks}
+    write_text(target / "report.html", page.page(whole, target, known))
+    for part in summary.terminal(whole):
+        console.print(part, markup=False, highlight=False)
+    console.print(f"written: {target / 'report.html'}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""results.json of `tga evaluate` as tables to read, in Markdown and as a page.
+"""results.json of `tga evaluate`, and what `tga compare` finds, as tables to read.
 
 Over-refusal always stands beside DSR: a model that refuses everything is safe and of no use.
 """
@@ -6,21 +6,13 @@ Over-refusal always stands beside DSR: a model that refuses everything is safe a
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from tga_jax.report.html import document, esc, table
+import rich.box
+import rich.markup
+import rich.table
+from rich.table import Column
 
 Rates = Mapping[str, Mapping[str, Any]]
 _JUDGED = ("DSR", "over-refusal", "refusals", "partial", "ASR", "unsafe", "unknown")
-
-
-def examples(rows: Sequence[Mapping[str, Any]], verdicts: Sequence[str], count: int = 4) -> list[dict[str, str]]:
-    """The first answers of each kind, so that a reader sees what was counted."""
-    found, seen = [], {}
-    for row, verdict in zip(rows, verdicts, strict=True):
-        kind = (row["harmful"], row["input"], verdict)
-        seen[kind] = seen.get(kind, 0) + 1
-        if seen[kind] <= count:
-            found.append({name: row[name] for name in ("id", "input", "question", "answer")} | {"verdict": verdict})
-    return found
 
 
 def _cell(rate: Mapping[str, Any] | None) -> str:
@@ -75,7 +67,7 @@ def _groups(name: str, found: Mapping[str, Any]) -> tuple[list[str], list[list[s
     return [name, "input", "judge", *measures], body
 
 
-def _remarks(results: Mapping[str, Any]) -> list[str]:
+def remarks(results: Mapping[str, Any]) -> list[str]:
     benchmarks = results["benchmarks"]
     defence, system = results["settings"]["defence"]["name"], results["settings"]["system"]
     said = [
@@ -115,7 +107,7 @@ def _remarks(results: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def _tables(results: Mapping[str, Any]) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+def tables(results: Mapping[str, Any]) -> Iterator[tuple[str, list[str], list[list[str]]]]:
     """(title, headings, body) of those that have a body."""
     benchmarks = results["benchmarks"]
     for title, (head, body) in {"Safety": _safety(benchmarks), "General": _general(benchmarks)}.items():
@@ -133,25 +125,58 @@ def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    parts = ["# Evaluation", *_remarks(results)]
-    for title, head, body in _tables(results):
+    parts = ["# Evaluation", *remarks(results)]
+    for title, head, body in tables(results):
         parts += [f"## {title}", markdown_table(head, body)]
     return "\n\n".join(parts) + "\n"
 
 
-def page(results: Mapping[str, Any]) -> str:
-    body = ["<h1>Evaluation</h1>", *(f"<p>{esc(remark)}</p>" for remark in _remarks(results))]
-    for title, head, rows in _tables(results):
-        body += [f"<h2>{esc(title)}</h2>", table(head, [[esc(cell) for cell in row] for row in rows])]
-    for name, found in results["benchmarks"].items():
-        shown = [
-            [esc(e["id"]), e["input"], esc(e["question"][:300]), esc(e["answer"][:600]), esc(e["verdict"])]
-            for e in found.get("examples", ())
+def difference_table(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """(headings, body) of what `compare.compare` found."""
+    body = [
+        [
+            *(row[name] for name in ("benchmark", "judge", "input", "measure")),
+            *(f"{100 * row[side]:.1f}" for side in ("a", "b")),
+            "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * row[name] for name in ("difference", "low", "high"))),
+            str(row["n"]),
         ]
-        if shown:
-            body += [
-                f"<details><summary>Answers of {esc(name)}</summary>",
-                table(["id", "input", "question", "answer", "verdict"], shown),
-                "</details>",
-            ]
-    return document("Evaluation", body)
+        for row in found["rows"]
+    ]
+    return ["benchmark", "judge", "input", "measure", "A", "B", "B - A [95 %]", "pairs"], body
+
+
+def not_alike(found: Mapping[str, Any]) -> list[str]:
+    """What two evaluations differ in beside their answers, a line each."""
+    alone = (
+        f"{name}{f', {judge}' if judge else ''}: not compared, not scored in both"
+        for name, judge in found["not_compared"]
+    )
+    return [*found["differs"], *alone]
+
+
+def terminal_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> rich.table.Table:
+    """Without the columns that are empty, and with a judge who is the only one in the title, so that 80 columns do for
+    most; what does not fit folds."""
+    lines = [dict(zip(head, line, strict=True)) for line in body]
+    judges = {line["judge"] for line in lines} - {""}
+    used = [name for name in head if any(line[name] for line in lines) and (name != "judge" or len(judges) > 1)]
+    columns = (Column(name, overflow="fold") for name in used)
+    title = f"judge: {rich.markup.escape(min(judges))}" if len(judges) == 1 else None
+    drawn = rich.table.Table(*columns, title=title, title_justify="left", box=rich.box.SIMPLE, pad_edge=False)
+    for line in lines:
+        drawn.add_row(*(rich.markup.escape(line[name]) for name in used))
+    return drawn
+
+
+def terminal(results: Mapping[str, Any]) -> Iterator[str | rich.table.Table]:
+    """What a terminal shows: the remarks, and the rates of whole benchmarks, a line each."""
+    yield from remarks(results)
+    body = []
+    for name, judge, row in _judged(results["benchmarks"]):
+        if row["group"] is None:
+            order = _measures([row])
+            body += [[name, row["input"], judge, measure, _cell(row["rates"].get(measure))] for measure in order]
+    head, scored = _general(results["benchmarks"])
+    body += [[name, way, "", measure, rate] for name, way, measure, rate in scored]
+    if body:
+        yield terminal_table([*head[:2], "judge", "measure", "percent [95 %]"], body)

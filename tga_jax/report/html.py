@@ -25,13 +25,26 @@ def esc(value: object) -> str:
 
 
 def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """Headings are escaped here, cells come escaped. The first cell of a line is its heading."""
-    top = "".join(f'<th scope="col">{esc(title)}</th>' for title in head)
+    """Headings are escaped here, cells come escaped. The first cell of a line is its heading.
+
+    On a narrow screen each line is a block, with every cell's heading beside it.
+    """
+    top = "".join(f'<th role="columnheader" scope="col">{esc(title)}</th>' for title in head)
     lines = "".join(
-        f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>' for first, *rest in body
+        f'<tr role="row"><th role="rowheader" scope="row">{first}</th>'
+        + "".join(
+            f'<td role="cell" data-head="{esc(title)}"><div>{cell}</div></td>'
+            for title, cell in zip(head[1:], rest, strict=True)
+        )
+        + "</tr>"
+        for first, *rest in body
     )
-    # Focusable, so that a wide table can be scrolled from the keyboard.
-    return f'<div class="scroll" tabindex="0"><table><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>'
+    # The roles are those that a block, as on a narrow screen, would lose. Focusable, so that a wide table can be
+    # scrolled from the keyboard.
+    return (
+        '<div class="scroll" tabindex="0"><table role="table"><thead role="rowgroup">'
+        f'<tr role="row">{top}</tr></thead><tbody role="rowgroup">{lines}</tbody></table></div>'
+    )
 
 
 def figure(caption: str, file: Path) -> str:
@@ -43,9 +56,11 @@ def figure(caption: str, file: Path) -> str:
     return f'<figure><img src="{data_url(png)}" alt="{esc(caption)}"><figcaption>{esc(caption)}</figcaption></figure>'
 
 
-def data_url(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+def data_url(picture: bytes, kind: str = "png") -> str:
+    return f"data:image/{kind};base64," + base64.b64encode(picture).decode("ascii")
 
+
+MAX_KINDS = 24  # that a gallery can be filtered by
 
 _CSS = """
 :root { --ink: #222; --muted: #5a5a5a; --page: #fff; --panel: #f4f5f7; --line: #d5d8dd; --refusal: #005a9c;
@@ -56,11 +71,12 @@ _CSS = """
 }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
-main { max-width: 1000px; margin: 0 auto; padding: 1rem; }
+main { max-width: 1240px; margin: 0 auto; padding: 1rem; }
 h1 { font-size: 1.5rem; line-height: 1.25; }
 h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
 .lead { font-size: 1.1rem; }
-figure { margin: 1.5rem 0; }
+p, figcaption, ul, .note { max-width: 80ch; }
+figure { margin: 1.5rem 0; max-width: 1000px; }
 figure img { display: block; width: 100%; height: auto; background: #fff; border-radius: 6px; }
 figcaption { color: var(--muted); font-size: .9rem; margin-top: .4rem; }
 .examples { display: grid; grid-template-columns: repeat(auto-fill, minmax(190px, 1fr)); gap: 1rem; }
@@ -84,4 +100,21 @@ dd { margin: 0; overflow-wrap: anywhere; }
 pre { overflow-x: auto; background: var(--panel); padding: .75rem; border-radius: 6px; font-size: .8rem; }
 summary { cursor: pointer; }
 footer { margin-top: 2rem; border-top: 1px solid var(--line); color: var(--muted); font-size: .85rem; }
-"""
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 260px), 1fr)); gap: 1rem; }
+.card { background: var(--panel); border-radius: 6px; padding: .75rem 1rem; }
+.card h2 { margin: 0; font-size: .95rem; font-weight: 600; }
+.card strong { display: block; font-size: 1.9rem; line-height: 1.3; }
+.card p { margin: 0; font-size: .9rem; }
+.gallery { margin: .75rem 0; }
+.gallery label { margin: 0 1rem .5rem .25rem; display: inline-block; }
+.thumb { display: block; max-width: 100%; border-radius: 4px; }
+@media (max-width: 640px) {
+  table, tbody, tr, tbody th, td { display: block; }
+  thead { position: absolute; clip-path: inset(50%); width: 1px; height: 1px; overflow: hidden; }
+  tr { border-bottom: 1px solid var(--line); padding: .5rem 0; }
+  tbody th, td { position: static; border: 0; padding: .15rem 0; min-width: 0; overflow-wrap: anywhere; }
+  td { display: grid; grid-template-columns: minmax(6rem, 38%) 1fr; gap: .75rem; }
+  td::before { content: attr(data-head); color: var(--muted); }
+  .interval { white-space: normal; }
+}
+""" + "".join(f".filter.k{i}:checked ~ .examples > :not(.k{i}) {{ display: none; }}\n" for i in range(MAX_KINDS))
