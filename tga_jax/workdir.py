@@ -179,12 +179,15 @@ def _short(one: Any, other: Any) -> list[str]:
     ]
 
 
-def differences(old: Any, new: Any, name: str = "config") -> list[str]:
+def differences(
+    old: Any, new: Any, name: str = "config", said: str = "{name} is {old} there and {new} now"
+) -> list[str]:
     """The fields in which two JSON values differ, each with both values; long values are cut."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted({*old, *new})
-        return [found for key in keys for found in differences(old.get(key), new.get(key), f"{name}.{key}")]
-    return [] if old == new else ["{} is {} there and {} now".format(name, *_short(old, new))]
+        return [found for key in keys for found in differences(old.get(key), new.get(key), f"{name}.{key}", said)]
+    short = dict(zip(("old", "new"), _short(old, new), strict=True))
+    return [] if old == new else [said.format(name=name, **short)]
 
 
 def replaced(old: Content, new: Content) -> list[str]:

@@ -51,7 +51,7 @@ def write(folder: Path, seed: int, refused: float, benchmark: Benchmark = evalua
 def test_differences_are_of_pairs(tmp_path):
     a, b = write(tmp_path / "a", 1, 0.3), write(tmp_path / "b", 2, 0.8)
     found = compare.compare(a, b)
-    assert found["differs"] == ['settings.checkpoint is "a" there and "b" now']
+    assert found["differs"] == ['settings.checkpoint is "a" in A and "b" in B']
     rows = {(r["benchmark"], r["measure"]): r for r in found["rows"]}
     assert set(rows) == {
         ("toys", "DSR"), ("toys", "over-refusal"), ("toys", "partial"), ("toys", "unknown"), ("words", "words"),
@@ -89,7 +89,7 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "400")
     assert cli.run(["compare", str(a), str(b), f"--json={tmp_path / 'out.json'}"]) == 0
     said = capsys.readouterr().out
-    assert re.search(r"judge: j-1\n.*\n* .*toys +image +DSR", said, re.DOTALL)
+    assert re.search(r"judge: j-1(.|\n)* toys +image +DSR", said)
     assert json.loads((tmp_path / "out.json").read_text())["rows"][0]["benchmark"] == "toys"
     assert cli.run(["compare", str(a)]) == 2
     assert "expected the folders of two evaluations" in capsys.readouterr().err

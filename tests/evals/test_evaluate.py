@@ -240,6 +240,12 @@ def test_other_judges_need_neither_checkpoint_nor_data(place, whole, tmp_path, m
     assert "Cohen's kappa of" in said
     found = json.loads((tmp_path / "out" / "results.json").read_text())["benchmarks"]["toys"]
     assert len(found["judges"]) == 2
+    run(place, tmp_path / "out", judges=(other, JUDGE), data=tmp_path / "nowhere")
+    lines = [line for line in (tmp_path / "out" / "report.md").read_text().splitlines() if line.startswith("| toys")]
+    assert ["words-2" in line for line in lines[:4]] == [True, True, False, False]  # the first one's come first
+    refused = sum(other.verdict(row["answer"]) == "refusal" for row in store.read(whole / "answers" / "toys.jsonl")
+                  if row["harmful"] and row["input"] == "image")  # fmt: skip
+    assert f"{refused} of 6 harmful pictures are refused" in (tmp_path / "out" / "report.html").read_text()
     assert files(tmp_path / "out")["answers/toys.jsonl"] == files(whole)["answers/toys.jsonl"]
 
 

@@ -31,7 +31,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[tuple[str, str], list[Outc
             found[name, ""] = []  # its own scorer has them
         if BENCHMARKS[name].score is not None:
             found[name, ""] = outcomes.scored(BENCHMARKS[name], rows)
-        for judge, own in results["benchmarks"][name].get("judges", {}).items():
+        for judge, own in summary.judges(results["benchmarks"][name]).items():
             verdicts = [row["verdict"] for row in store.read(folder / "verdicts" / f"{name}.{judge}.jsonl")]
             found[name, judge] = outcomes.judged(rows, verdicts, own.get("rubric", "refusal"))
     return results["settings"], found
@@ -50,7 +50,7 @@ def compare(first: Path, second: Path, seed: int = 0) -> dict[str, Any]:
     differ, and (benchmark, judge) of what has no row. Raises UserError where nothing, or not the same, was asked."""
     (one, a), (two, b) = _read(first), _read(second)
     rows = []
-    for name, judge in a.keys() & b.keys():
+    for name, judge in [key for key in a if key in b]:
         pairs = _pairs(name, a[name, judge], b[name, judge])
         for way in sorted({x.input for x, _ in pairs}):
             own = [(x.values, y.values) for x, y in pairs if x.input == way]
@@ -63,12 +63,12 @@ def compare(first: Path, second: Path, seed: int = 0) -> dict[str, Any]:
                 })  # fmt: skip
     if not rows:
         raise UserError(f"{first} and {second}: no benchmark with the same judge in both")
-    rows.sort(key=lambda row: (row["benchmark"], row["judge"], row["input"]))
+    rows.sort(key=lambda row: row["benchmark"])
     alone = sorted((a.keys() | b.keys()) - {(row["benchmark"], row["judge"]) for row in rows})
     return {
         "a": str(first),
         "b": str(second),
-        "differs": differences(one, two, "settings"),
+        "differs": differences(one, two, "settings", "{name} is {old} in A and {new} in B"),
         "not_compared": [list(pair) for pair in alone],
         "rows": rows,
     }
@@ -89,7 +89,7 @@ def report(
     for line in summary.not_alike(found):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"A: {first}\nB: {second}", markup=False, highlight=False, soft_wrap=True)
-    console.print(summary.terminal_table(*summary.difference_table(found)))
+    console.print(summary.terminal_table(*summary.difference_table(found, rare=False)))
     if path is not None:
         write_json(path, found)
     if page is not None:

@@ -195,6 +195,7 @@ def _report(
             judge: {"rubric": rubrics[judge], "table": outcomes.table(outcomes.judged(rows, own, rubrics[judge]))}
             for judge, own in verdicts.items()
         }
+        found["judge_order"] = list(verdicts)
         found["agreement"] = [
             {"judges": [a, b], "kappa": cohens_kappa(verdicts[a], verdicts[b])}
             for a, b in itertools.combinations(verdicts, 2)
@@ -283,7 +284,7 @@ def run(
         if first:
             found = _report(benchmark, store.read(path), judges, target, data / benchmark.name, share, console)
             results[benchmark.name] = found
-            answered = page.answers(target, benchmark.name, next(iter(found.get("judges", {})), None), benchmark)
+            answered = page.answers(target, benchmark.name, next(iter(summary.judges(found)), None), benchmark)
             shown = gallery.shown(gallery.kinds({"": answered}))
             folder = target / page.THUMBNAILS / benchmark.name
             gallery.keep_thumbnails(every, itertools.chain.from_iterable(shown.values()), folder)

@@ -130,7 +130,7 @@ def _sample(sides: Mapping[str, Sequence[tuple[Mapping[str, Any], str]]], thumbn
     path = thumbnails / f"{row['n']}.jpg"
     picture = ""
     if row["input"] == "image" and path.exists():
-        picture = f'<img class="thumb" loading="lazy" alt="" src="{data_url(path.read_bytes(), "jpeg")}">'
+        picture = f'<img class="thumb" alt="" src="{data_url(path.read_bytes(), "jpeg")}">'
     said = [
         (f"{label} {_INPUTS[row['input']]}: {verdict or 'not judged'}".strip(), verdict, row["answer"])
         for label, answers in sides.items()

@@ -46,7 +46,7 @@ def page(results: Mapping[str, Any], folder: Path, benchmarks: Mapping[str, Benc
         body += [f"<h2>{esc(title)}</h2>", table(head, [[esc(cell) for cell in line] for line in lines])]
     body += ["<h2>Answers</h2>", f"<p>Some of each kind. {_CAUTION} Every answer: {_files(results['benchmarks'])}</p>"]
     for number, (name, found) in enumerate(results["benchmarks"].items()):
-        judge = next(iter(found.get("judges", {})), None)
+        judge = next(iter(summary.judges(found)), None)
         sides = {"": answers(folder, name, judge, benchmarks.get(name))}
         body += gallery(name, sides, folder / THUMBNAILS / name, number)
     return document("Evaluation", [*body, *_commands(results.get("commands", ()))])
@@ -86,7 +86,7 @@ def _pooled(benchmarks: Mapping[str, Any]) -> dict[tuple[str, str], Rate]:
     """(measure, input) -> over the questions of all benchmarks, by the first judge of each; text first."""
     counts: dict[tuple[str, str], tuple[int, int]] = {}
     for found in benchmarks.values():
-        first = next(iter(found.get("judges", {}).values()), {"table": ()})
+        first = next(iter(summary.judges(found).values()), {"table": ()})
         for row in first["table"]:
             for measure, rate in row["rates"].items():
                 if row["group"] is None and measure in _DONE and rate["n"]:
@@ -126,7 +126,9 @@ def _gap(pooled: Mapping[tuple[str, str], Rate]) -> str:
 def _difference(row: Mapping[str, Any]) -> str:
     points = [100 * row[name] for name in ("difference", "low", "high")]
     what = f"{row['benchmark']}{' as text' if row['input'] == 'text' else ''}: {row['measure']}"
-    if points[1] <= 0 <= points[2]:
+    if points[1] == points[2] == 0:
+        verdict = "No question made a difference."
+    elif points[1] <= 0 <= points[2]:
         verdict = "The interval holds 0: no difference can be told."
     else:
         verdict = f"B is {'higher' if points[0] > 0 else 'lower'}."

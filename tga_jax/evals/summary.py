@@ -12,6 +12,7 @@ import rich.table
 from rich.table import Column
 
 Rates = Mapping[str, Mapping[str, Any]]
+_RARE = ("partial", "unknown")  # a terminal has no line for them where there are none
 _JUDGED = ("DSR", "over-refusal", "refusals", "partial", "ASR", "unsafe", "unknown")
 
 
@@ -21,10 +22,16 @@ def _cell(rate: Mapping[str, Any] | None) -> str:
     return f"{100 * rate['value']:.1f} [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}] of {rate['n']}"
 
 
+def judges(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a benchmark's part of results.json, which sorts names: judge -> its table, in the order they were given."""
+    own = found.get("judges", {})
+    return {name: own[name] for name in found.get("judge_order", own)}
+
+
 def _judged(benchmarks: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     """(benchmark, judge, a row of its table)."""
     for name, found in benchmarks.items():
-        for judge, own in found.get("judges", {}).items():
+        for judge, own in judges(found).items():
             yield from ((name, judge, row) for row in own["table"])
 
 
@@ -56,7 +63,7 @@ def _general(benchmarks: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
 
 
 def _groups(name: str, found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    tables = {judge: own["table"] for judge, own in found.get("judges", {}).items()} or {"": found.get("table", ())}
+    tables = {judge: own["table"] for judge, own in judges(found).items()} or {"": found.get("table", ())}
     rows = [(judge, row) for judge, own in tables.items() for row in own if row["group"] is not None]
     measures = _measures(row for _, row in rows)
     body = [
@@ -131,8 +138,8 @@ def markdown(results: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def difference_table(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """(headings, body) of what `compare.compare` found."""
+def difference_table(found: Mapping[str, Any], rare: bool = True) -> tuple[list[str], list[list[str]]]:
+    """(headings, body) of what `compare.compare` found. rare: with the lines of `_RARE` where there are none."""
     body = [
         [
             *(row[name] for name in ("benchmark", "judge", "input", "measure")),
@@ -141,6 +148,7 @@ def difference_table(found: Mapping[str, Any]) -> tuple[list[str], list[list[str
             str(row["n"]),
         ]
         for row in found["rows"]
+        if rare or row["measure"] not in _RARE or row["a"] or row["b"]
     ]
     return ["benchmark", "judge", "input", "measure", "A", "B", "B - A [95 %]", "pairs"], body
 
@@ -158,11 +166,13 @@ def terminal_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> rich.t
     """Without the columns that are empty, and with a judge who is the only one in the title, so that 80 columns do for
     most; what does not fit folds."""
     lines = [dict(zip(head, line, strict=True)) for line in body]
-    judges = {line["judge"] for line in lines} - {""}
-    used = [name for name in head if any(line[name] for line in lines) and (name != "judge" or len(judges) > 1)]
+    told = {line["judge"] for line in lines} - {""}
+    used = [name for name in head if any(line[name] for line in lines) and (name != "judge" or len(told) > 1)]
     columns = (Column(name, overflow="fold") for name in used)
-    title = f"judge: {rich.markup.escape(min(judges))}" if len(judges) == 1 else None
-    drawn = rich.table.Table(*columns, title=title, title_justify="left", box=rich.box.SIMPLE, pad_edge=False)
+    title = f"judge: {rich.markup.escape(min(told))}" if len(told) == 1 else None
+    drawn = rich.table.Table(
+        *columns, title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     for line in lines:
         drawn.add_row(*(rich.markup.escape(line[name]) for name in used))
     return drawn
@@ -174,7 +184,7 @@ def terminal(results: Mapping[str, Any]) -> Iterator[str | rich.table.Table]:
     body = []
     for name, judge, row in _judged(results["benchmarks"]):
         if row["group"] is None:
-            order = _measures([row])
+            order = [m for m in _measures([row]) if m not in _RARE or row["rates"][m]["value"]]
             body += [[name, row["input"], judge, measure, _cell(row["rates"].get(measure))] for measure in order]
     head, scored = _general(results["benchmarks"])
     body += [[name, way, "", measure, rate] for name, way, measure, rate in scored]

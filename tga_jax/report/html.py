@@ -97,7 +97,8 @@ a { color: var(--refusal); }
 .note { background: var(--panel); border-left: 4px solid var(--refusal); padding: .6rem .9rem; border-radius: 4px; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; }
 dd { margin: 0; overflow-wrap: anywhere; }
-pre { overflow-x: auto; background: var(--panel); padding: .75rem; border-radius: 6px; font-size: .8rem; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--panel); padding: .75rem; border-radius: 6px;
+  font-size: .8rem; }
 summary { cursor: pointer; }
 footer { margin-top: 2rem; border-top: 1px solid var(--line); color: var(--muted); font-size: .85rem; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 260px), 1fr)); gap: 1rem; }
