@@ -57,6 +57,7 @@ def results():
             "refusal_start_layer": {"caption as text": 2, NASTY: None},
             "refusal_end_layer": {"caption as text": 8, NASTY: None},
             "no_activation": {"caption as text": 0, NASTY: 17},
+            "refusal_probability": {"caption as text": [0.0, 0.0, 0.01, 0.5, 0.987]},
         },
     }
 
@@ -152,24 +153,32 @@ def test_scene_and_layer_tables(results, figure, tmp_path):
     assert page.tables[1][0] == ["DSR", "retrieved text", "split", *SCENES]
     assert page.tables[1][1] == ["caption as text", "", "", "1.00 [0.96, 1.00]", "1.00 [0.96, 1.00]"]
     assert page.tables[1][2][3:] == ["0.08 [0.04, 0.15]", "n/a"]
-    assert page.tables[2][1:] == [["caption as text", "2", "8", "0"], [NASTY, "none", "none", "17"]]
+    assert page.tables[2][1:] == [
+        ["caption as text", "2", "8", "0.01", "0.99", "0"],
+        [NASTY, "none", "none", "n/a", "n/a", "17"],
+    ]
 
 
-def test_headline_says_what_the_rates_say(results):
-    said = headline(results)
-    assert "100 % of 100 cases" in said
-    assert "base 8 %" in said
-    assert "TGA (paper): its 95 % interval overlaps" in said
-    assert "TGA (ours): its 95 % interval lies above" in said
-    results["rows"][2]["image_dsr"] = rate(0)
-    assert "TGA (ours): its 95 % interval lies below" in headline(
-        results | {"rows": [make_row("base", False, "test", 50), results["rows"][2]]}
+def test_the_lead_and_the_cards_say_what_the_rates_say(results, figure, tmp_path):
+    expected = (
+        "Harmful captions are refused as text in 100 % of 100 cases; shown as pictures (split test), by base 8 %, "
+        "TGA (paper) 12 %, TGA (ours) 50 %."
     )
+    assert headline(results) == expected
+    _, page = write(results, figure, tmp_path)
+    assert expected in page.text
+    assert [attrs.get("class") for _, attrs in page.tags].count("card") == 3
+    assert "TGA (ours)50 %of harmful pictures refused. It names 10 % of the benign ones and refuses 10 %" in page.text
+    assert "Refused: its 95 % interval overlaps that of base." in page.text
+    assert "Refused: its 95 % interval lies above that of base." in page.text
+    results["rows"] = [make_row("base", False, "test", 50), results["rows"][2] | {"image_dsr": rate(0)}]
+    _, page = write(results, figure, tmp_path / "other")
+    assert "Refused: its 95 % interval lies below that of base." in page.text
 
 
-def test_headline_without_rows_or_rates(results):
+def test_the_lead_without_rows_or_rates(results):
     results["text_dsr"] = None
-    assert headline(results | {"rows": []}) == "Harmful captions given as text are refused in n/a of 0 cases."
+    assert headline(results | {"rows": []}) == "Harmful captions are refused as text in n/a of 0 cases."
 
 
 @pytest.mark.parametrize(
@@ -186,6 +195,7 @@ def test_headline_without_rows_or_rates(results):
         "rows",
         "analysis",
         "analysis.no_activation",
+        "analysis.refusal_probability",
         "text_dsr.high",
         "rows[1].split",
         "rows[1].image_dsr_by_scene",

@@ -96,7 +96,8 @@ def plot_panels(
 
 
 def plot_refusal_by_layer(curves: Mapping[str, Any], start_layers: Mapping[str, int | None], path: Path) -> None:
-    """Probability of the refusal tokens under the logit lens, over the layers; a ring marks where refusal starts.
+    """Probability of the refusal tokens under the logit lens, over the layers; a ring marks where refusal starts, by
+    rank among the changes, which may be at a low probability: the legend gives it.
 
     Args:
       curves: label -> [L + 1] probabilities.
@@ -110,11 +111,11 @@ def plot_refusal_by_layer(curves: Mapping[str, Any], start_layers: Mapping[str, 
         start = start_layers.get(label)
         text = label
         if label in start_layers:
-            text += " (no start)" if start is None else f" (starts at layer {start})"
+            text += " (no ring)" if start is None else f" (ring: layer {start}, {100 * values[start]:.0f} %)"
         axes.plot(values, color=color, linewidth=2, marker=".", markersize=6, label=figures.plain(text))
         if start is not None:
             axes.plot(start, values[start], "o", markersize=12, markerfacecolor="none", color=color, markeredgewidth=2)
-    figures.apply(axes, "Where refusal starts: the logit lens by layer", "probability of refusal tokens")
+    figures.apply(axes, "What the logit lens reads, by layer", "probability of refusal tokens")
     axes.set_xlabel("layer (0: embedding output)", color=figures.INK)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(-0.03, 1.05)

@@ -85,7 +85,8 @@ def draw(
         "The finding in one picture": "overview.png",
         "Refusals of harmful pictures by scene, beside the same captions as text": "dsr_by_scene.png",
         "Cosine of picture and caption states by layer (solid: matched, dashed: mismatched)": "layer_cosine.png",
-        "Where refusal starts: probability of a refusal token by layer (logit lens)": "refusal_by_layer.png",
+        "Probability of a refusal token by layer (logit lens). Ring: where a refusal token is first among those that "
+        "gain most, the paper's start of refusal, whatever the probability there": "refusal_by_layer.png",
         "How like words a picture's tokens are, by layer, beside the same prompts with the caption's words, repeated, "
         "in the picture's place": "wordlike.png",
         "Patching: share refused when states of the same prompt in words are taken over from layer j on. Residual, key "

@@ -76,26 +76,38 @@ def write_report(
 
 
 def headline(results: Mapping[str, Any]) -> str:
-    """Plain text: what was refused as text and as a picture on the first split, without retrieved text."""
+    """One sentence: what is refused as text and, of each row, as a picture."""
     text = _rate(results, "text_dsr")
-    rows = [row for row in _rows(results) if not row["retrieved_text"] and not row["new_questions"]]
-    said = f"Harmful captions given as text are refused in {_percent(text)} of {_n(text)} cases."
-    if not rows:
-        return said
-    split = rows[0]["split"]
-    rows = [row for row in rows if row["split"] == split]
-    shares = "; ".join(
-        f"{_label(row)} {_percent(row['image_dsr'])} (names {_percent(row['benign_naming'])} of benign pictures, "
-        f"refuses {_percent(row['over_refusal'])} of them)"
-        for row in rows
-    )
-    said += f" The same content as pictures (split {split}, no retrieved text) is refused: {shares}."
-    base = next((row for row in rows if row["name"] == "base"), None)
-    if base is not None and _known(base["image_dsr"]):
-        for row in rows:
-            if row is not base and _known(row["image_dsr"]):
-                said += f" {_label(row)}: {_against(row['image_dsr'], base['image_dsr'])}."
-    return said
+    said = f"Harmful captions are refused as text in {_percent(text)} of {_n(text)} cases"
+    if not (rows := _shown(_rows(results))):
+        return said + "."
+    shares = ", ".join(f"{_label(row)} {_percent(row['image_dsr'])}" for row in rows)
+    return f"{said}; shown as pictures (split {rows[0]['split']}), by {shares}."
+
+
+def _shown(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those of the first split, asked as in training and without retrieved text."""
+    plain = [row for row in rows if not row["retrieved_text"] and not row["new_questions"]]
+    return [row for row in plain if row["split"] == plain[0]["split"]]
+
+
+def _cards(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A card a row: pictures refused, and what that comes with."""
+    shown = _shown(rows)
+    base = next((row["image_dsr"] for row in shown if row["name"] == "base" and _known(row["image_dsr"])), None)
+    cards = []
+    for row in shown:
+        said = (
+            f"of harmful pictures refused. It names {_percent(row['benign_naming'])} of the benign ones and refuses "
+            f"{_percent(row['over_refusal'])} of them."
+        )
+        if base is not None and row["name"] != "base" and _known(row["image_dsr"]):
+            said += f" Refused: {_against(row['image_dsr'], base)}."
+        cards.append(
+            f'<div class="card"><h2>{esc(_label(row))}</h2><strong>{_percent(row["image_dsr"])}</strong>'
+            f"<p>{esc(said)}</p></div>"
+        )
+    return f'<div class="cards">{"".join(cards)}</div>' if cards else ""
 
 
 def _against(rate: Mapping[str, Any], base: Mapping[str, Any]) -> str:
@@ -111,6 +123,7 @@ def _page(results: Mapping[str, Any], figures: Mapping[str, Path], examples: Seq
     body = [
         "<h1>Text-Guided Alignment: does text safety carry over to pictures?</h1>",
         f'<p class="lead">{esc(headline(results))}</p>',
+        _cards(rows),
         *([f'<p class="note">{esc(note)}</p>'] if (note := _get(results, "config").get("note")) else []),
         "<p>One seed, one training run for each row. DSR (defence success rate) is the share of harmful inputs that "
         "are refused. An empty answer is counted as “no answer”, never as a refusal.</p>",
@@ -130,7 +143,7 @@ def _page(results: Mapping[str, Any], figures: Mapping[str, Path], examples: Seq
         f"<ul>{''.join(_row_note(results, name) for name in dict.fromkeys(row['name'] for row in rows))}</ul>",
         "<h2>By scene</h2>",
         _scene_table(results, rows),
-        "<h2>Where refusal starts</h2>",
+        "<h2>At which layers the lens reads refusal</h2>",
         _analysis_table(results),
         "<h2>The run</h2>",
         _run(results),
@@ -165,17 +178,30 @@ def _scene_table(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) 
 
 def _analysis_table(results: Mapping[str, Any]) -> str:
     analysis = _get(results, "analysis")
-    starts, ends, silent = (
-        _get(analysis, key, "analysis.") for key in ("refusal_start_layer", "refusal_end_layer", "no_activation")
+    starts, ends, silent, curves = (
+        _get(analysis, key, "analysis.")
+        for key in ("refusal_start_layer", "refusal_end_layer", "no_activation", "refusal_probability")
     )
+
+    def probability(label: str, layer: int | None) -> str:
+        return "n/a" if layer is None or label not in curves else f"{curves[label][layer]:.2f}"
+
     body = [
         [
             esc(label),
-            *("none" if part.get(label) is None else esc(part[label]) for part in (starts, ends, silent)),
+            *("none" if part.get(label) is None else esc(part[label]) for part in (starts, ends)),
+            probability(label, starts.get(label)),
+            probability(label, -1),
+            esc(silent.get(label, "none")),
         ]
         for label in dict.fromkeys([*starts, *ends, *silent])
     ]
-    return table(["input", "start layer", "end layer", "samples without activation"], body)
+    head = ["input", "start layer", "end layer", "refusal's probability at the start", "at the last layer"]
+    return (
+        table([*head, "samples without a start"], body)
+        + '<p class="note">Start and end are the paper\'s: by rank among the tokens that gain most from layer to '
+        "layer. They are medians over the samples that have a start, and say little where the probability is low.</p>"
+    )
 
 
 def _run(results: Mapping[str, Any]) -> str:
