@@ -200,6 +200,31 @@ def _() -> None:
     assert all(Path("shown", row["image"]).exists() for row in rows)
 
 
+@case("demo, in the notebook")
+def _() -> None:
+    """Every cell of launch/quickstart.ipynb, with the demo of above."""
+    cells = read_json(str(ROOT / "launch" / "quickstart.ipynb"))["cells"]
+    source = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    changed = {
+        "FLAGS = []": "FLAGS = ['--config=tiny.py', '--parts=parts']",
+        'WORKDIR = "runs/quickstart"': "WORKDIR = 'demo'",
+        'MODELS = ("base", "tga")': "MODELS = ('tga',)",
+        "os.chdir(root)": "",
+        "root = next(": f"root = Path({str(ROOT)!r}) or next(",
+    }
+    text = "\n".join(source)
+    for old, new in changed.items():
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    environment = {**os.environ, **quick_support.ENVIRONMENT, "MPLBACKEND": "agg", "TMPDIR": os.getcwd()}
+    streams = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "encoding": "utf-8"}
+    done = subprocess.run([sys.executable, "-c", text], env=environment, timeout=600, **streams)
+    assert done.returncode == 0, done.stderr[-1500:]
+    assert "report: demo/report.html" in done.stdout
+    assert "tga   refuses" in done.stdout
+    assert "image tokens look like: " in done.stdout
+
+
 @case("reproduce")
 def _() -> None:
     before = set(Path("parts").iterdir())

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import rich.box
 import rich.console
 import rich.progress
 import rich.table
@@ -19,7 +20,7 @@ from tga_jax.demo import lanes, measure, models, trainings, words
 from tga_jax.demo.config import DemoConfig, World
 from tga_jax.demo.figures import draw
 from tga_jax.demo.rates import Answer
-from tga_jax.demo.report import RATE_FIELDS, ROW_LABELS, headline
+from tga_jax.demo.report import ROW_LABELS, headline
 from tga_jax.demo.world import files
 from tga_jax.demo.world.plan import EmojiScenesConfig
 from tga_jax.errors import UserError
@@ -100,15 +101,16 @@ def _row(world: World, workdir: Path, count: int, name: str, text_dir: Path, cli
 
 
 def _table(results: dict[str, Any]) -> rich.table.Table:
-    """Only the main columns, to fit a terminal; the report has all."""
-    shown = ("image_dsr", "benign_naming", "benign_color", "over_refusal")
-    table = rich.table.Table("row", "pictures", "R in prompt", *(RATE_FIELDS[field] for field in shown))
+    """Only the main columns, to fit 80 characters; the report has all."""
+    shown = {"image_dsr": "DSR", "benign_naming": "naming", "benign_color": "colour", "over_refusal": "over-refusal"}
+    table = rich.table.Table("row", "pictures", "R", *shown.values(), box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for row in results["rows"]:
         values = [row[field] for field in shown]
         cells = ["n/a" if v["value"] is None else f"{v['value']:.2f}" for v in values]
         table.add_row(
             ROW_LABELS.get(row["name"], row["name"]), row["split"], "yes" if row["retrieved_text"] else "no", *cells
         )
+    table.caption, table.caption_justify = "Pictures: the split. R: whether retrieved text is in the prompt.", "left"
     return table
 
 
@@ -192,7 +194,7 @@ def run(config: DemoConfig, workdir: Path, parts: Path, console: rich.console.Co
         write_json(workdir / "answers.json", {k: [dataclasses.asdict(a) for a in found] for k, found in said.items()})
         write_json(results_path, results)  # last: it says that the run is complete
     console.print(_table(results))
-    console.print(headline(results))
+    console.print(headline(results), highlight=False)
     if config.note:
         console.print(config.note)
     console.print(f"report: {os.fspath(workdir / 'report.html')}")
