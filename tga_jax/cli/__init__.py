@@ -20,7 +20,7 @@ _STORY = {
     "try it": ("demo", "serve", "chat", "reproduce", "doctor"),
     "your checkpoint": ("convert", "analyze", "evaluate", "compare"),
     "your data": ("validate-data", "build-data", "caption", "retrieve"),
-    "training": ("train", "bench"),
+    "training": ("train", "sweep", "bench"),
 }
 # With what `tga demo` leaves behind, so that each can be tried.
 _RUN = "runs/emoji-seed0-*"
@@ -42,6 +42,8 @@ EXAMPLES = {
     "retrieve": f"retrieve --data {_RUN}/examples/pairs.jsonl --images {_RUN}/examples "
     "--clip openai/clip-vit-base-patch32 --to runs/retrieved.jsonl",
     "train": "train --config configs/own_data.py --config.data.source.own.path=train.json --workdir runs/own",
+    "sweep": "sweep --config configs/own_data.py --config.data.source.own.path=train.json --vary.seed 0,1,2 "
+    "--workdir runs/seeds",
     "doctor": "doctor",
     "bench": "bench decode --preset llm-emoji",
 }

@@ -1,8 +1,9 @@
-"""`tga demo`, `tga reproduce`, `tga train`."""
+"""`tga demo`, `tga reproduce`, `tga train`, `tga sweep`."""
 
+import contextlib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tga_jax.cli.flags import ROOT, parse_with_config
@@ -30,11 +31,17 @@ USAGE = """\
             --config=FILE       such as configs/own_data.py
             --workdir=DIR       checkpoints and metrics go here, or to gs://BUCKET/DIR; the same command resumes
             --distributed       one process of several; launch/ has scripts that start them
+  sweep   one training for each combination of values, one after the other, and a table of how they ended
+            --config=FILE, --config.FIELD=V, --distributed   as for train
+            --vary.FIELD=A,B    values of a field, such as --vary.seed=0,1,2; may be given for several fields; the table
+                                has the mean over seeds
+            --workdir=DIR       DIR/FIELD=A each, and sweep.json; the same command continues
 """
 
 
 WORLDS = ("emoji", "smollm2")
 SCALES = ("quick", "full")
+_TRAIN = {"workdir": "", "distributed": False}  # flags beside the config's, with their defaults
 
 
 def _taken_out(arguments: list[str], name: str, choices: tuple[str, ...]) -> tuple[str, list[str]]:
@@ -108,7 +115,7 @@ def _reproduce(arguments: list[str]) -> None:
 
 
 def _train(arguments: list[str]) -> None:
-    found, values = parse_with_config(arguments, {"workdir": "", "distributed": False}, None)
+    found, values = parse_with_config(arguments, _TRAIN, None)
     if not values.workdir:
         raise UserError("--workdir: missing, expected a folder for checkpoints and metrics")
     import jax
@@ -116,26 +123,89 @@ def _train(arguments: list[str]) -> None:
 
     from tga_jax import config
     from tga_jax.models import xla_flags
-    from tga_jax.train import distributed, fetch, loop, stopping
+    from tga_jax.train import distributed, fetch, loop
     from tga_jax.train.config import TrainConfig
     from tga_jax.workdir import located
 
     xla_flags.reserve_gpu_memory()
     built, workdir = config.build(TrainConfig, found), located(values.workdir)
     distributed.initialize(values.distributed)
-    try:
+    with _stopped_in_order("train"):
         built = fetch.fetched(built, rich.console.Console(quiet=jax.process_index() > 0))
         loop.run(built, workdir, verbose=True)
+
+
+@contextlib.contextmanager
+def _stopped_in_order(command: str) -> Iterator[None]:
+    """A training that was asked to stop by its scheduler has ended well; one that a person stopped raises."""
+    import jax
+
+    from tga_jax.train import stopping
+
+    try:
+        yield
     except stopping.Interrupted as stopped:
         jax.distributed.shutdown()  # waits for the others; `main` leaves without it, and they would be aborted
         if not stopped.preempted:
             raise
-        # To the scheduler that asked for it all went well.
-        print(f"tga train: {stopped}", file=sys.stderr)
+        print(f"tga {command}: {stopped}", file=sys.stderr)
+
+
+def _values(text: str) -> list[str]:
+    """Parted at the commas outside brackets."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts]
+
+
+def _sweep(arguments: list[str]) -> int:
+    vary: dict[str, list[str]] = {}
+    rest, left = [], iter(arguments)
+    for argument in left:
+        flag, equals, given = argument.partition("=")
+        if not (match := re.fullmatch(r"--?vary\.(.+)", flag)):
+            rest.append(argument)
+            continue
+        if match[1] in vary:
+            raise UserError(f"{flag}: is there twice, expected all its values in one, such as --vary.seed=0,1,2")
+        vary[match[1]] = _values(given if equals else next(left, ""))
+    if not vary:
+        raise UserError("--vary: missing, expected a field and its values, such as --vary.seed=0,1,2")
+    _, flags = parse_with_config(rest, _TRAIN, None)
+    if not flags.workdir:
+        raise UserError("--workdir: missing, expected a folder for the trainings")
+    import jax
+    import rich.console
+
+    from tga_jax import config
+    from tga_jax.models import xla_flags
+    from tga_jax.train import distributed, sweep
+    from tga_jax.train.config import TrainConfig
+    from tga_jax.workdir import located
+
+    xla_flags.reserve_gpu_memory()
+    configs = []
+    for values in sweep.combinations(vary):
+        fields = [f"--config.{field}={value}" for field, value in values.items()]
+        configs.append((values, config.build(TrainConfig, parse_with_config([*rest, *fields], _TRAIN, None)[0])))
+    workdir = located(flags.workdir)
+    distributed.initialize(flags.distributed)
+    failed: list[str] = []
+    with _stopped_in_order("sweep"):
+        failed = sweep.run(configs, workdir, rich.console.Console(quiet=jax.process_index() > 0))
+    if failed:
+        print(f"tga sweep: {len(failed)} of {len(configs)} trainings failed: {'; '.join(failed)}", file=sys.stderr)
+    return int(bool(failed))
 
 
 COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "demo": _demo,
     "reproduce": _reproduce,
     "train": _train,
+    "sweep": _sweep,
 }
