@@ -93,19 +93,22 @@ def case(name: str) -> Callable[[Callable[[], None]], None]:
 
 def run(*arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
     """`tga` with these arguments. Raises RuntimeError for another exit status or a traceback."""
-    command = [TGA, *arguments]
+    done = process(TGA, *arguments)
+    if done.returncode != status or "Traceback" in done.stderr:
+        last = (done.stdout + done.stderr).splitlines()[-15:]
+        raise RuntimeError("\n".join([f"ended with {done.returncode}, expected {status}:", *last]))
+    return done
+
+
+def process(*command: str | Path) -> subprocess.CompletedProcess[str]:
     # Most of the time goes to compiling. tensorflow-datasets leaves temporary folders behind.
-    environment = {**os.environ, **quick_support.ENVIRONMENT, "TMPDIR": os.getcwd()}
+    environment = {**os.environ, **quick_support.ENVIRONMENT, "TMPDIR": os.getcwd(), "MPLBACKEND": "agg"}
     environment |= {
         "JAX_COMPILATION_CACHE_DIR": os.path.abspath("xla"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
     }
     streams = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "encoding": "utf-8"}
-    done = subprocess.run(command, env=environment, timeout=600, **streams)
-    if done.returncode != status or "Traceback" in done.stderr:
-        last = (done.stdout + done.stderr).splitlines()[-15:]
-        raise RuntimeError("\n".join([f"ended with {done.returncode}, expected {status}:", *last]))
-    return done
+    return subprocess.run(command, env=environment, timeout=600, **streams)
 
 
 def part(name: str) -> Path:
@@ -216,9 +219,7 @@ def _() -> None:
     for old, new in changed.items():
         assert text.count(old) == 1, old
         text = text.replace(old, new)
-    environment = {**os.environ, **quick_support.ENVIRONMENT, "MPLBACKEND": "agg", "TMPDIR": os.getcwd()}
-    streams = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "encoding": "utf-8"}
-    done = subprocess.run([sys.executable, "-c", text], env=environment, timeout=600, **streams)
+    done = process(sys.executable, "-c", text)
     assert done.returncode == 0, done.stderr[-1500:]
     assert "report: demo/report.html" in done.stdout
     assert "tga   refuses" in done.stdout
@@ -301,13 +302,23 @@ def _() -> None:
 # --- a training, and checkpoints in and out ---------------------------------------------------------------------------
 
 
+TRAINING = (
+    *("--config.data.source.own.path=shards", "--config.data.tokenizer=parts/tokenizer", "--config.model=bench-small"),
+    *("--config.data.lengths=(640,)", "--config.batch_size=1"),
+)
+
+
 @case("train")
 def _() -> None:
     """The shards, and a model whose projector is LLaVA's, so that it can be exported; the demo's is not."""
-    data = ("--config.data.source.own.path=shards", "--config.data.tokenizer=parts/tokenizer")
-    size = ("--config.model=bench-small", "--config.data.lengths=(640,)", "--config.batch_size=1", "--config.steps=1")
-    run("train", OWN_DATA, "--workdir=run", *data, *size)
+    run("train", OWN_DATA, "--workdir=run", *TRAINING, "--config.steps=1")
     assert read_json("run/params/parts.json") == ["projector"]
+
+
+@case("sweep")
+def _() -> None:
+    run("sweep", OWN_DATA, "--workdir=swept", *TRAINING, "--vary.steps=1", "--config.keep=1")
+    assert read_json("swept/sweep.json")["runs"][0]["metrics"]["loss"] > 0
 
 
 @case("convert --from-run")

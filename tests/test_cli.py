@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tga_jax import cli
+from tga_jax import cli, config
 from tga_jax.cli import bench as cli_bench
 from tga_jax.cli import checkpoints as cli_checkpoints
 from tga_jax.cli import data as cli_data
 from tga_jax.cli import evaluation as cli_evaluation
 from tga_jax.cli import trainings as cli_trainings
+from tga_jax.cli.flags import parse_with_config, training
 from tga_jax.demo import main as demo
 from tga_jax.demo.config import DemoConfig
 from tga_jax.errors import UserError
@@ -243,6 +244,32 @@ def test_own_data_config_builds(monkeypatch):
     assert isinstance(built, TrainConfig)
     assert (built.data.source["own"].path, workdir) == ("x.json", Path("w"))
     assert isinstance(built.loss.guide.layers, tuple)
+
+
+def test_fields_that_a_config_file_leaves_out_can_be_changed(elsewhere, capsys):
+    """Those with a default or of one value, also in a part that the file leaves out, beside those it has."""
+    changes = [
+        *("--config.wandb=project", "--config.keep", "5", "--config.lora.rank=4", "--config.lora.alpha=8"),
+        *("--config.optim.b2=0.9", "--config.steps=7", "--config.seed=3"),
+    ]
+    for file in ([OWN_DATA], OWN_DATA.split("=")):
+        values, flags = parse_with_config([*file, *changes, "--workdir=w"], {"workdir": ""}, None, training)
+        built = config.build(TrainConfig, values)
+        assert (built.wandb, built.keep, built.steps, built.seed, flags.workdir) == ("project", 5, 7, 3, "w")
+        assert (built.lora.rank, built.lora.alpha, built.optim.b2) == (4, 8.0, 0.9)  # pyright: ignore
+        assert built.optim.learning_rate == 2e-2
+    call("train", OWN_DATA, "--workdir=w")
+    before = capsys.readouterr().err
+    for change, said in (
+        ("--config.keep=x", "--config.keep=x"),
+        ("--config.wamdb=x", "unknown field 'wamdb'"),
+        ("--config.lora.nonsense=1", "unknown field"),
+        ("--config.keep=0", "keep: 0, expected at least 1"),
+        ("--config.lora.rank=4", "alpha"),
+    ):
+        line = refused(capsys, "train", OWN_DATA, "--workdir=w", change)
+        assert said in line
+        assert line != before
 
 
 def started(*arguments: str, **environment: str) -> subprocess.Popen:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tga_jax.cli.flags import DTYPES, checkpoint, parse, parse_counts, parse_with_config
+from tga_jax.cli.flags import DTYPES, checkpoint, parse, parse_counts, parse_with_config, training
 from tga_jax.errors import UserError
 
 USAGE = """\
@@ -85,7 +85,7 @@ def _bench_retrieve(arguments: list[str]) -> None:
 def _bench_flags(arguments: list[str], counts: dict[str, int], others: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """(the ConfigDict of a training, flags); counts: flags that must be at least 1."""
     shape = {"length": 0, "pictures": 1, "json": None}
-    found, values = parse_with_config(arguments, {**shape, **counts, **others}, None)
+    found, values = parse_with_config(arguments, {**shape, **counts, **others}, None, training)
     flags: dict[str, Any] = {name: values[name].value for name in {**shape, **counts, **others}}
     if below := [name for name in counts if flags[name] < 1]:
         raise UserError(f"--{below[0]}: {flags[below[0]]}, expected at least 1")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tga_jax.cli.flags import DTYPES, checkpoint, parse, parse_with_config
+from tga_jax.cli.flags import DTYPES, checkpoint, parse, parse_with_config, training
 from tga_jax.errors import UserError
 
 USAGE = """\
@@ -63,7 +63,7 @@ def _validate_data(arguments: list[str]) -> int:
 
 
 def _validate_training(arguments: list[str]) -> int:
-    found, values = parse_with_config(arguments, {"decode": False, "json": None}, None)
+    found, values = parse_with_config(arguments, {"decode": False, "json": None}, None, training)
     import rich.console
 
     from tga_jax import config

@@ -1,7 +1,11 @@
 """Flags of commands, with errors that name them."""
 
+import contextlib
+import dataclasses
+import re
 import sys
-from collections.abc import Callable
+import typing
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +69,68 @@ def _check_numbers(values: Any, defaults: dict[str, Any]) -> None:
             raise UserError(f"--{name}: {values[name].value}, expected {expected}")
 
 
-def parse_with_config(arguments: list[str], defaults: dict[str, Any], config: Path | None):
-    """(parsed ConfigDict, flag values). Raises UserError for an unknown flag or config field."""
+def _default(schema: Any, path: Sequence[str]) -> Any:
+    """Of a field of a dataclass, or of one within it; without one, an empty place for a value of its type. Raises
+    KeyError if there is no such field, or one of several values without a default."""
+    from ml_collections import config_dict
+
+    name, *inner = path
+    field = {field.name: field for field in dataclasses.fields(schema)}[name]
+    hint = typing.get_type_hints(schema)[name]
+    kinds = (hint, *typing.get_args(hint))
+    if not inner:
+        if field.default in (dataclasses.MISSING, None):
+            simple = next((kind for kind in kinds if kind in (bool, int, float, str)), None)
+            if simple is None:
+                raise KeyError(name)
+            return config_dict.placeholder(simple)
+        return field.default
+    inside = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
+    if inside is None:
+        raise KeyError(name)
+    return _default(inside, inner)
+
+
+def training() -> type:
+    """What configs of trainings become, for `parse_with_config`."""
+    from tga_jax.train.config import TrainConfig
+
+    return TrainConfig
+
+
+def _only(name: str, arguments: Sequence[str]) -> list[str]:
+    """The arguments that give this flag, with its value where that is one of its own."""
+    found, left = [], list(arguments)
+    while left:
+        if re.fullmatch(rf"--?{name}(=.*)?", argument := left.pop(0), re.DOTALL):
+            found += [argument, *(left[:1] if "=" not in argument else [])]
+    return found
+
+
+def _complete(found: Any, arguments: Sequence[str], schema: Any) -> None:
+    """Adds to a config the fields that its file leaves out, its dataclass has, and the arguments change."""
+    for argument in arguments:
+        match = re.match(r"--?config\.([\w.]+)", argument)
+        path = match[1].split(".") if match else []
+        inside: Any = found
+        for name in path:
+            inside = inside.get(name) if isinstance(inside, type(found)) else None
+        if path and inside is None:
+            with (
+                contextlib.suppress(KeyError),
+                found.unlocked(),
+            ):  # an unknown field's own message names those there are
+                value: Any = _default(schema, path)
+                for name in reversed(path):
+                    value = {name: value}
+                found.update(value)
+
+
+def parse_with_config(
+    arguments: list[str], defaults: dict[str, Any], config: Path | None, schema: Callable[[], Any] | None = None
+):
+    """(parsed ConfigDict, flag values). schema: gives the dataclass that the config becomes; fields that the file
+    leaves out can be changed, too. Raises UserError for an unknown flag or config field."""
     from absl import flags
     from ml_collections import config_flags
 
@@ -76,7 +140,17 @@ def parse_with_config(arguments: list[str], defaults: dict[str, Any], config: Pa
     values = flags.FlagValues()
     try:  # a default config file is read as soon as the flag is defined
         default = str(config) if config else None
-        config_flags.DEFINE_config_file("config", default, "a config file", flag_values=values, sys_argv=argv)
+        changed = [argument for argument in arguments if re.match(r"--?config\.", argument)]
+        if schema is not None and changed:
+            file = flags.FlagValues()
+            config_flags.DEFINE_config_file("config", default, "a config file", flag_values=file, sys_argv=["tga"])
+            file(["tga", *_only("config", arguments)])
+            if (found := file.config) is not None:
+                _complete(found, changed, schema())
+                argv = ["tga", *(a for a in arguments if a not in set(_only("config", arguments)))]
+                config_flags.DEFINE_config_dict("config", found, flag_values=values, sys_argv=argv)
+        if "config" not in values:
+            config_flags.DEFINE_config_file("config", default, "a config file", flag_values=values, sys_argv=argv)
         for name, value in defaults.items():
             _define(values, name, value)
         rest = values(argv)[1:]

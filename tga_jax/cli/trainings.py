@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tga_jax.cli.flags import ROOT, parse_with_config
+from tga_jax.cli.flags import ROOT, parse_with_config, training
 from tga_jax.errors import UserError
 
 USAGE = """\
@@ -115,7 +115,7 @@ def _reproduce(arguments: list[str]) -> None:
 
 
 def _train(arguments: list[str]) -> None:
-    found, values = parse_with_config(arguments, _TRAIN, None)
+    found, values = parse_with_config(arguments, _TRAIN, None, training)
     if not values.workdir:
         raise UserError("--workdir: missing, expected a folder for checkpoints and metrics")
     import jax
@@ -174,9 +174,9 @@ def _sweep(arguments: list[str]) -> int:
         if match[1] in vary:
             raise UserError(f"{flag}: is there twice, expected all its values in one, such as --vary.seed=0,1,2")
         vary[match[1]] = _values(given if equals else next(left, ""))
+    _, flags = parse_with_config(rest, _TRAIN, None, training)
     if not vary:
         raise UserError("--vary: missing, expected a field and its values, such as --vary.seed=0,1,2")
-    _, flags = parse_with_config(rest, _TRAIN, None)
     if not flags.workdir:
         raise UserError("--workdir: missing, expected a folder for the trainings")
     import jax
@@ -192,7 +192,9 @@ def _sweep(arguments: list[str]) -> int:
     configs = []
     for values in sweep.combinations(vary):
         fields = [f"--config.{field}={value}" for field, value in values.items()]
-        configs.append((values, config.build(TrainConfig, parse_with_config([*rest, *fields], _TRAIN, None)[0])))
+        configs.append(
+            (values, config.build(TrainConfig, parse_with_config([*rest, *fields], _TRAIN, None, training)[0]))
+        )
     workdir = located(flags.workdir)
     distributed.initialize(flags.distributed)
     failed: list[str] = []
