@@ -52,13 +52,16 @@ MUST_NOT_IMPORT = {
 
 # What only some may import -> those.
 ONLY_FROM = {
-    "tga_jax.train.loop": ("tga_jax.cli", "tga_jax.demo", "tga_jax.train.loop"),
+    "tga_jax.train.loop": ("tga_jax.cli", "tga_jax.demo", "tga_jax.train.loop", "tga_jax.train.sweep"),
     "orbax": ("tga_jax.checkpoints.orbax_files",),
 }
 
 # What may break a rule above, and why.
 EXCEPT = {
     "tga_jax.bench.peers": ("torch",),  # what is compared with it
+    # Of `report`, what shows how far long work is: rich alone, and no page.
+    "tga_jax.checkpoints": ("tga_jax.report.progress",),
+    "tga_jax.data": ("tga_jax.report.progress",),
 }
 
 CONFIGS_MAY_IMPORT = ("ml_collections", "configs", "tga_jax.guides", "dataclasses", "jax")

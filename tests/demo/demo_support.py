@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rich.console
-import rich.progress
 from ml_collections import ConfigDict
 
 from tga_jax import config
 from tga_jax.demo import trainings
 from tga_jax.demo.config import DemoConfig, World
 from tga_jax.demo.world import source
+from tga_jax.report.progress import Progress
 from tga_jax.train import loop
 from tga_jax.train.config import TrainConfig
 
@@ -39,8 +39,8 @@ def quiet() -> rich.console.Console:
     return rich.console.Console(quiet=True)
 
 
-def bars() -> rich.progress.Progress:
-    return loop.progress_bars(quiet())
+def bars() -> Progress:
+    return Progress(quiet())
 
 
 def stand_in_attachments(world: World, clip_dir: Path) -> Path:

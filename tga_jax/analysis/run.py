@@ -5,7 +5,6 @@ import dataclasses
 from pathlib import Path
 
 import rich.console
-import rich.progress
 
 from tga_jax.analysis import page, refusal_tokens
 from tga_jax.analysis.hidden_states import PAPERS, Ranking
@@ -20,6 +19,7 @@ from tga_jax.errors import UserError
 from tga_jax.inference.decode import language_model
 from tga_jax.inference.model import load
 from tga_jax.models import clip
+from tga_jax.report.progress import Progress
 from tga_jax.workdir import Input, claim, disk_errors, holds, write_json
 
 
@@ -83,7 +83,7 @@ def run(
     claim(target, settings, "--to", inputs=inputs)
     with disk_errors(target):
         results = Results(target, (2, llm.num_layers + 1, llm.hidden_size), batch, len(samples))
-        with rich.progress.Progress(console=console) as progress:
+        with Progress(console) as progress:
             task = progress.add_task("samples", total=len(samples), completed=results.done)
             for start in range(results.done, len(samples), batch):
                 numbers = range(start, min(start + batch, len(samples)))

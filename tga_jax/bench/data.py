@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import rich.console
-import rich.progress
 from PIL import Image
 
 from tga_jax.bench import figures
@@ -20,6 +19,7 @@ from tga_jax.data.pipeline import Batches, endless
 from tga_jax.data.sources import DataConfig, Pictures
 from tga_jax.data.tokens import Vocabulary
 from tga_jax.demo.world import tasks
+from tga_jax.report.progress import Progress
 from tga_jax.workdir import write_json
 
 _BATCH = 64
@@ -82,10 +82,11 @@ def long_file(folder: Path, count: int, console: rich.console.Console) -> tuple[
     steps = count // _BATCH
     sizes = []
     start = time.perf_counter()
-    for i in rich.progress.track(range(steps), "rows", console=console, transient=True):
-        batches[i]
-        if i >= steps // 10:
-            sizes.append(figures.resident_bytes())
+    with Progress(console, transient=True) as bar:
+        for i in bar.track(range(steps), description="rows"):
+            batches[i]
+            if i >= steps // 10:
+                sizes.append(figures.resident_bytes())
     return steps * _BATCH / (time.perf_counter() - start), sizes[0], max(sizes)
 
 

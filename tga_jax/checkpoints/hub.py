@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import numpy as np
 import rich.console
-import rich.progress
 from etils import epath
 from jax.sharding import Mesh
 from tokenizers import processors
@@ -25,6 +24,7 @@ from tga_jax.errors import UserError
 from tga_jax.models import sharding
 from tga_jax.models.clip import ClipConfig
 from tga_jax.models.llava import LlavaConfig
+from tga_jax.report.progress import Progress
 from tga_jax.workdir import AnyPath, new_folder, read_json, replacing
 
 _ADAPTER = "adapter_config.json"
@@ -98,8 +98,7 @@ def open_hub(source: Path, base: Path | None = None, vision: Path | None = None)
 @contextlib.contextmanager
 def _progress(console: rich.console.Console | None, what: str, total: int | None) -> Iterator[Callable[[], None]]:
     """What to call for every tensor; without a console nothing is shown."""
-    bar = rich.progress.Progress(console=console, disable=console is None)
-    with bar:
+    with Progress(console) as bar:
         task = bar.add_task(what, total=total)
         yield lambda: bar.advance(task)
 

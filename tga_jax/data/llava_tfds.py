@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import rich.console
-import rich.progress
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module  # type: ignore[reportAttributeAccessIssue]
 
@@ -22,6 +21,7 @@ from tga_jax.data import fingerprint, llava_json
 from tga_jax.data.media import Store, open_store
 from tga_jax.data.samples import SampleFile
 from tga_jax.errors import UserError
+from tga_jax.report.progress import Progress
 from tga_jax.workdir import Input
 
 _NAME, _SPLIT = "llava", "train"
@@ -61,7 +61,7 @@ def build(
     starts = [len(file) * i // shards for i in range(shards + 1)]
     paths = [folder / f"{_NAME}-{_SPLIT}.array_record-{i:05d}-of-{shards:05d}" for i in range(shards)]
     stopped = threading.Event()
-    bar = rich.progress.Progress(console=console, transient=True, disable=console is None)
+    bar = Progress(console, transient=True)
     done = bar.add_task("samples", total=len(file))
 
     def write(shard: int) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import rich.console
-import rich.progress
 
 from tga_jax.data import llava_json
 from tga_jax.data.open_samples import Samples
 from tga_jax.errors import UserError
+from tga_jax.report.progress import Progress
 from tga_jax.workdir import Input, check_inputs, differences, disk_errors, read_json, write_json
 
 Make = Callable[[Sequence[int]], Sequence[dict[str, Any]]]  # numbers of samples -> the samples to write
@@ -84,7 +84,7 @@ def rewrite(
             aside.unlink(missing_ok=True)
             write_json(beside, {"settings": settings, "inputs": held})
         done = _kept(aside, file, field)
-        with aside.open("a", encoding="utf-8") as out, rich.progress.Progress(console=console) as progress:
+        with aside.open("a", encoding="utf-8") as out, Progress(console) as progress:
             task = progress.add_task("samples", total=len(file), completed=done)
             for start in range(done, len(file), batch):
                 numbers = range(start, min(start + batch, len(file)))

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rich.console
-import rich.progress
 import rich.table
 
 from tga_jax import workdir
@@ -25,6 +24,7 @@ from tga_jax.data.open_samples import open_pictures, open_samples
 from tga_jax.data.prompt import IMAGE
 from tga_jax.data.tokens import Tokens, Vocabulary
 from tga_jax.errors import UserError
+from tga_jax.report.progress import Progress
 
 if TYPE_CHECKING:  # they import Grain and transformers, which a look at a file does not need
     from tga_jax.data.llava_source import LlavaRecords
@@ -168,7 +168,7 @@ def validate(path: Path, checks: Checks, console: rich.console.Console | None = 
     report = _Report(checks.unasked(store), forgiven)
     report.counts["samples"] = len(file)
     acted = 0
-    bar = rich.progress.Progress(console=console, transient=True, disable=console is None)
+    bar = Progress(console, transient=True)
     with ThreadPoolExecutor() as pool, bar:
         for start in bar.track(range(0, len(file), _ROWS), description="samples"):
             found: list[_Found] = []

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import rich.progress
-
 import tga_jax
 from tga_jax import guides
 from tga_jax.data.tokens import Vocabulary
@@ -18,6 +16,7 @@ from tga_jax.demo.world import pictures, source, tasks
 from tga_jax.demo.world.language import LANGUAGES, Language
 from tga_jax.demo.world.plan import EmojiScenesConfig, splits_of
 from tga_jax.models import layers, llava, presets
+from tga_jax.report.progress import Progress
 from tga_jax.train import loop, optim
 from tga_jax.train.config import TrainConfig
 from tga_jax.workdir import alone
@@ -181,7 +180,7 @@ class World:
     parts: Path
     words: Words  # of CLIP
     tokens: Words  # of the language model
-    bars: rich.progress.Progress  # of `loop.progress_bars`: what is being done
+    bars: Progress  # what is being done
     measuring: threading.Lock = dataclasses.field(default_factory=threading.Lock)  # held while a row is measured
 
     @property

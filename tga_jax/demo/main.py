@@ -13,7 +13,6 @@ from typing import Any
 
 import rich.box
 import rich.console
-import rich.progress
 import rich.table
 
 from tga_jax.demo import lanes, measure, models, trainings, words
@@ -25,8 +24,9 @@ from tga_jax.demo.world import files
 from tga_jax.demo.world.plan import EmojiScenesConfig
 from tga_jax.errors import UserError
 from tga_jax.report.figures import TEXT_LABEL
+from tga_jax.report.progress import Progress
 from tga_jax.serve.start import EXAMPLES
-from tga_jax.train import loop, stopping
+from tga_jax.train import stopping
 from tga_jax.workdir import claim, holds, read_json, write_json
 
 
@@ -42,7 +42,7 @@ def _commit() -> str | None:
     return head + ("+changes" if changed.strip() else "")
 
 
-def open_world(config: DemoConfig, parts: Path, bars: rich.progress.Progress) -> World:
+def open_world(config: DemoConfig, parts: Path, bars: Progress) -> World:
     """Writes the tokenizers unless they are there. Raises UserError for scenes that cannot be drawn."""
     EmojiScenesConfig(**config.scenes)  # raises before anything is written
     world = World(config, parts, *words.of_world(config, parts), bars)
@@ -135,7 +135,7 @@ def _train_and_measure(world: World, workdir: Path) -> tuple[_Text, dict[str, _R
 
 def write_pictures(config: DemoConfig, target: Path, parts: Path, console: rich.console.Console) -> None:
     """Writes the test pictures to the folder `target`, see `files.write`. Raises UserError."""
-    with loop.progress_bars(console) as bars:
+    with Progress(console) as bars:
         world = open_world(config, parts, bars)
         split = world.split("test")
         with world.shows("writing pictures"):
@@ -157,7 +157,7 @@ def run(config: DemoConfig, workdir: Path, parts: Path, console: rich.console.Co
     if holds(workdir, described) and results_path.exists():
         results = read_json(results_path, "the results of an earlier run")
     else:
-        with stopping.stop_requests(), loop.progress_bars(console) as bars:
+        with stopping.stop_requests(), Progress(console) as bars:
             world = open_world(config, parts, bars)
             claim(workdir, described)  # only now: a config that is found wrong leaves nothing behind
             text, rows = _train_and_measure(world, workdir)

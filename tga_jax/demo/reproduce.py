@@ -16,7 +16,8 @@ from tga_jax.demo.cells import Cell
 from tga_jax.demo.config import DemoConfig
 from tga_jax.demo.grid import Grid
 from tga_jax.errors import UserError
-from tga_jax.train import loop, stopping
+from tga_jax.report.progress import Progress
+from tga_jax.train import stopping
 from tga_jax.workdir import write_json, write_text
 
 Cells = dict[Cell, dict[str, Any]]  # with what is kept of each
@@ -39,14 +40,14 @@ def write(grid: Grid, workdir: Path) -> None:
 
 def _make_clip(config: DemoConfig, parts: Path) -> None:
     """A job: CLIP, and what it sees in all pictures, from which all rows of a seed start."""
-    with loop.progress_bars(Console(quiet=True)) as bars:
+    with Progress(Console(quiet=True)) as bars:
         world = main.open_world(config, parts, bars)
         trainings.attach(world, trainings.train_clip(world))
 
 
 def _make_cells(config: DemoConfig, parts: Path, folder: Path, wanted: Sequence[Cell]) -> None:
     """A job: cells of one row, by stage."""
-    with loop.progress_bars(Console(quiet=True)) as bars:
+    with Progress(Console(quiet=True)) as bars:
         world = main.open_world(config, parts, bars)
         for cell in wanted:
             cells.store(folder, cell, cells.make(world, cell))
@@ -73,7 +74,7 @@ def _jobs(config: DemoConfig, missing: Sequence[Cell], parts: Path, folder: Path
 
 
 def _in_turn(made: Grid, missing: Sequence[Cell], found: Cells, workdir: Path, parts: Path, console: Console) -> None:
-    with stopping.stop_requests(), loop.progress_bars(console) as bars:
+    with stopping.stop_requests(), Progress(console) as bars:
         for cell in missing:
             stopping.stop_if_asked()
             console.print(f"cell {made.cells.index(cell) + 1} of {len(made.cells)}: {cell.name}")

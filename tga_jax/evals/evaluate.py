@@ -21,7 +21,6 @@ from typing import Any
 import jax
 import numpy as np
 import rich.console
-import rich.progress
 
 from tga_jax.checkpoints import orbax_files
 from tga_jax.data import fingerprint
@@ -36,6 +35,7 @@ from tga_jax.evals.judge import Verdict
 from tga_jax.evals.judges import Judging
 from tga_jax.evals.judges.agreement import cohens_kappa
 from tga_jax.inference.model import load
+from tga_jax.report.progress import Progress
 from tga_jax.workdir import Input, claim, disk_errors, holds, read_json, write_json, write_text
 
 
@@ -129,7 +129,7 @@ def _answer(
     # By their numbers: what is missing changes while the others write.
     process, processes = jax.process_index(), jax.process_count()
     own = _parts([n for n in answers.missing() if n // asker.batch % processes == process], asker.batch)
-    with rich.progress.Progress(console=console) as progress:
+    with Progress(console) as progress:
         task = progress.add_task(name, total=sum(map(len, own)))
         for numbers in own:
             some = [every[number] for number in numbers]
@@ -151,7 +151,7 @@ def _verdicts(
 ) -> list[Any]:
     """Verdicts of the answers, those that are stored or new ones."""
     kept = store.AnswerStore(target / "verdicts", f"{name}.{_called(judge)}", len(rows))
-    with rich.progress.Progress(console=console, transient=True) as progress:
+    with Progress(console, transient=True) as progress:
         missing = kept.missing()
         task = progress.add_task(f"{name}: {judge.name}", total=len(missing))
         for numbers in _parts(missing, 64):

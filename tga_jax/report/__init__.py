@@ -1,1 +1,1 @@
-"""What pages and figures share: how they look, and intervals."""
+"""What pages, figures and terminals share: how they look, intervals, and how far long work is."""

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import rich.console
-import rich.progress
 
 from tga_jax.data import llava_json
 from tga_jax.data.open_samples import open_pictures, open_samples
 from tga_jax.data.rewrite import check_target, rewrite
 from tga_jax.errors import UserError
+from tga_jax.report.progress import Progress
 from tga_jax.retrieval import corpus
 from tga_jax.retrieval.captions import CaptionIndex
 from tga_jax.retrieval.embedder import Embedder
@@ -50,7 +50,7 @@ def run(
     if store is None:
         raise UserError("--images: missing, expected where the pictures lie")
     further = [text for path in corpora for text in corpus.read_texts(path)]
-    with rich.progress.Progress(console=console) as bar:
+    with Progress(console) as bar:
         samples = corpus.read_samples(file, bar)
         texts = list(dict.fromkeys([*samples.captions, *further]))
         if len(texts) < 2:

@@ -3,11 +3,10 @@
 import dataclasses
 from pathlib import Path
 
-import rich.progress
-
 from tga_jax.data import llava_json
 from tga_jax.data.open_samples import Samples
 from tga_jax.errors import UserError
+from tga_jax.report.progress import Progress
 
 
 @dataclasses.dataclass
@@ -22,7 +21,7 @@ class PicturedSamples:
     places: list[str] = dataclasses.field(default_factory=list)  # for messages: the sample that names each first
 
 
-def read_samples(file: Samples, bar: rich.progress.Progress) -> PicturedSamples:
+def read_samples(file: Samples, bar: Progress) -> PicturedSamples:
     """A sample's caption is its `image_caption`, or else its answer if it has only one, as caption data have.
 
     Raises UserError as `Samples` and `parse` do, and for a sample with an image that has neither.

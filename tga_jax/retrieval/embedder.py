@@ -10,12 +10,12 @@ from typing import Any
 
 import jax
 import numpy as np
-import rich.progress
 
 from tga_jax.data import images
 from tga_jax.data.media import Store
 from tga_jax.errors import UserError
 from tga_jax.inference import model
+from tga_jax.report.progress import Progress
 from tga_jax.retrieval import cache
 from tga_jax.workdir import write_json
 
@@ -42,7 +42,7 @@ def fingerprint(clip: model.Model) -> str:
 class Embedder:
     """checkpoint: a CLIP; folder: the cache; bar: where progress is shown."""
 
-    def __init__(self, checkpoint: Path, dtype: str, folder: Path, bar: rich.progress.Progress):
+    def __init__(self, checkpoint: Path, dtype: str, folder: Path, bar: Progress):
         """Raises UserError as `load` does."""
         self._clip, self._folder, self._bar = model.load(checkpoint, dtype), folder, bar
         self._mark = fingerprint(self._clip)

@@ -4,13 +4,11 @@ import contextlib
 import dataclasses
 import math
 import signal
-import time
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import rich.console
-import rich.progress
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
@@ -18,6 +16,7 @@ from tga_jax.checkpoints import orbax_files
 from tga_jax.data import pipeline, sources
 from tga_jax.errors import UserError
 from tga_jax.models import llava, presets, sharding
+from tga_jax.report.progress import Progress
 from tga_jax.train import chips, flops, origin, setup, step, stopping
 from tga_jax.train.config import TrainConfig
 from tga_jax.train.metrics import MetricsWriter, Speed
@@ -74,18 +73,6 @@ def _check(metrics: dict[str, Any], number: int, saved: int | None) -> dict[str,
     return values
 
 
-def progress_bars(console: rich.console.Console) -> rich.progress.Progress:
-    """To show trainings on, each by `run`; tasks have a field `shown`."""
-    return rich.progress.Progress(
-        rich.progress.TextColumn("{task.description:<22}"),
-        rich.progress.BarColumn(),
-        rich.progress.MofNCompleteColumn(),
-        rich.progress.TextColumn("{task.fields[shown]}"),
-        rich.progress.TimeRemainingColumn(),
-        console=console,
-    )
-
-
 class _Ready(NamedTuple):
     """What a training needs before its first step; found without writing anything."""
 
@@ -131,13 +118,13 @@ class _Log:
         ready: _Ready,
         start: int,
         writer: MetricsWriter | None,
-        progress: rich.progress.Progress,
+        progress: Progress,
         title: str,
     ):
         self.saved = start  # the step of the newest checkpoint
         self.speed = Speed(config.batch_size, chips.peak(ready.mesh.devices.flat))
         self._config, self._model, self._writer = config, ready.model, writer
-        self._progress, self._title, self._told = progress, title, time.monotonic()
+        self._progress = progress
         self._task = progress.add_task(title, total=config.steps, completed=start, shown="")
 
     def step(self, number: int, metrics: dict[str, Any], work: flops.Step | None) -> None:
@@ -149,10 +136,6 @@ class _Log:
                 self._writer.write(number, {**values, **self.speed.read()})
             self._progress.update(self._task, shown=f"loss {values['loss']:.3f}")
         self._progress.update(self._task, completed=number)
-        console = self._progress.console
-        if not console.is_terminal and time.monotonic() - self._told > 15:
-            self._told = time.monotonic()
-            console.print(f"{self._title}: step {number}/{steps}, loss {values['loss']:.3f}")
 
     def flush(self) -> None:
         if self._writer is not None:
@@ -202,12 +185,12 @@ def run(
     console: rich.console.Console | None = None,
     *,
     verbose: bool = False,
-    bars: rich.progress.Progress | None = None,
+    bars: Progress | None = None,
     title: str = "",
 ) -> None:
     """Trains, or resumes, until `<workdir>/params` is written; returns at once if it is there.
 
-    verbose: says where the config and the results lie, and what comes next; bars: `progress_bars` under way, on
+    verbose: says where the config and the results lie, and what comes next; bars: a `Progress` under way, on
     which to show this training beside others, and the console is theirs; title: to show instead of the config's name.
     Trainings can run at once in several threads, with their own workdirs, if the main thread holds `stop_requests`.
     Of several processes (`jax.distributed`) each runs this, with the same config and a workdir that all of them see.
@@ -241,7 +224,7 @@ def run(
                 state = state.replace(**store.restore(start, _resumable(state)))  # pyright: ignore[reportAttributeAccessIssue]
             if host == 0:
                 writer = MetricsWriter(workdir, start, config.name, config.wandb, described)
-            with contextlib.nullcontext(bars) if bars else progress_bars(console) as progress:
+            with contextlib.nullcontext(bars) if bars else Progress(console) as progress:
                 log = _Log(config, ready, start, writer, progress, title)
                 state = _steps(config, ready, state, start, store, log, received, title)
             store.wait()
