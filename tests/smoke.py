@@ -14,6 +14,7 @@ import importlib.util
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -80,6 +81,44 @@ def get_config():
     shrink(config)
     return config
 """
+
+
+# README.md's commands, and what stands here for its paths and names.
+COMMANDS = [
+    shlex.split(line.partition(" #")[0])[2:]
+    for line in (ROOT / "README.md").read_text().splitlines()
+    if line.startswith("bash launch/local.sh ")
+]
+HERE = {
+    "/models/llava-1.5-7b-hf": "hub",
+    "runs/llava": "demo/models/tga",
+    "cat.png": "pictures/cat.png",
+    "pairs.jsonl": "data.json",
+    "train.json": "data.json",
+    "/data/eval": "eval",
+    "safety": "scenes",
+}
+# Those that do not run here, and why.
+NOT_HERE = {
+    "demo --quick": "two minutes",
+    "test": "what this runs beside",
+    "install serve": "an extra",
+    "install smollm2": "an extra",
+    "reproduce --scale=full": "the grid, days",
+    "train --config=configs/mistral_7b.py:stage1 --workdir=runs/stage1": "needs weights of 14 GB",
+}
+RUN: set[str] = set()
+
+
+def readme(command: str, number: int = 0) -> list[str]:
+    """The arguments that README.md gives this command, in the line of this number of those that have it."""
+    line = [words for words in COMMANDS if words[0] == command and " ".join(words) not in NOT_HERE][number]
+    RUN.add(" ".join(line))
+    found = []
+    for word in line[1:]:
+        flag, equals, value = word.partition("=")
+        found.append(f"{flag}={HERE.get(value, value)}" if equals else HERE.get(word, word))
+    return found
 
 
 def case(name: str) -> Callable[[Callable[[], None]], None]:
@@ -151,7 +190,7 @@ def write_inputs() -> None:
 
 @case("help")
 def _() -> None:
-    usage = run("--help").stdout
+    usage = run("help", *readme("help")).stdout
     assert all(f"\n  {name} " in usage for name in cli.COMMANDS)
 
 
@@ -188,7 +227,7 @@ def _() -> None:
 
 @case("demo")
 def _() -> None:
-    run("demo", "--config=tiny.py", "--workdir=demo", "--parts=parts")
+    run("demo", *readme("demo"), "--config=tiny.py", "--workdir=demo", "--parts=parts")
     results = read_json("demo/results.json")
     assert {row["name"] for row in results["rows"]} == {"tga"}
     assert "data:image/png;base64," in Path("demo/report.html").read_text()
@@ -235,7 +274,8 @@ def _() -> None:
         .replace("    return config\n", "    del config.rows.tga.stages.stage2\n    return config\n")
     )
     Path("grid.py").write_text(grid)
-    run("reproduce", "--config=grid.py", "--rows=tga", "--jobs=2", "--workdir=grid", "--parts=parts")
+    small = ("--config=grid.py", "--rows=tga", "--jobs=2", "--workdir=grid", "--parts=parts")
+    run("reproduce", *readme("reproduce"), *small)
     assert "\n| `tga` after fit | " in Path("grid/table.md").read_text()
     assert "answers/seed0-tga-fit.html#test" in Path("grid/report.html").read_text()
     assert set(Path("parts").iterdir()) - {Path("parts/compiled")} == before
@@ -249,8 +289,8 @@ def _() -> None:
 
 @case("validate-data")
 def _() -> None:
-    flags = ("--images=pictures", "--decode", "--tokenizer=parts/tokenizer")
-    run("validate-data", "data.json", *flags, "--json=valid.json", "--histogram=lengths.png")
+    flags = (*readme("validate-data"), "--decode", "--tokenizer=parts/tokenizer")
+    run("validate-data", *flags, "--json=valid.json", "--histogram=lengths.png")
     report = read_json("valid.json")
     assert report["counts"]["samples"] == len(CAPTIONS)
     assert report["fit_for_training"]
@@ -343,7 +383,7 @@ def _() -> None:
 
 @case("convert, hub folder")
 def _() -> None:
-    run("convert", "--from=hub", "--to=llava-again", "--dtype=fp32")
+    run("convert", *readme("convert"), "--to=llava-again", "--dtype=fp32")
     assert read_json("llava-again/model.json")["kind"] == "llava"
 
 
@@ -431,21 +471,33 @@ def _() -> None:
 
 @case("chat")
 def _() -> None:
-    for how in (("--checkpoint=demo/models/text-model",), ("--checkpoint=demo/models/tga", "--image=pictures/cat.png")):
+    for how in (("--checkpoint=demo/models/text-model",), readme("chat")):
         assert run("chat", *how, "--question=describe this", "--new-tokens=4").stdout.strip()
 
 
 @case("serve")
 def _() -> None:
     """Without its extra, which this environment lacks."""
-    done = run("serve", "--checkpoint=demo/models/tga", status=2)
-    assert "is not installed; install it: bash launch/local.sh install serve" in done.stderr
+    for flags in (readme("serve"), readme("serve", 1)):
+        done = run("serve", *flags, status=2)
+        assert "is not installed; install it: bash launch/local.sh install serve" in done.stderr
+
+
+@case("README, in Python")
+def _() -> None:
+    _, _, after = (ROOT / "README.md").read_text().partition("```python\n")
+    text = after.partition("```")[0]
+    for name, here in (("runs/llava", HERE["runs/llava"]), ("cat.png", HERE["cat.png"])):
+        assert text.count(name) == 1
+        text = text.replace(name, here)
+    done = process(sys.executable, "-c", text + "print(states.shape)")
+    assert done.returncode == 0, done.stderr[-1500:]
+    assert done.stdout.strip().endswith("(5, 1, 4, 128)"), done.stdout
 
 
 @case("analyze")
 def _() -> None:
-    flags = ("--data=data.json", "--images=pictures", "--window=4", "--image-tokens")
-    run("analyze", "--checkpoint=demo/models/tga", *flags, "--to=inside")
+    run("analyze", *readme("analyze"), "--window=4", "--image-tokens", "--to=inside")
     assert len(read_lines("inside/samples.jsonl")) == len(CAPTIONS)
     assert {"harmful", "benign"} <= read_json("inside/analysis.json")["groups"].keys()
     assert "data:image/png;base64," in Path("inside/report.html").read_text()
@@ -453,8 +505,12 @@ def _() -> None:
 
 @case("evaluate")
 def _() -> None:
-    asked = ("--checkpoint=demo/models/tga", "--suite=scenes", "--suite=text-prompts", "--data=eval", "--new-tokens=2")
-    asked = (*asked, "--max-degenerate=1")  # so small a model may say one thing
+    asked = (
+        *readme("evaluate"),
+        "--suite=text-prompts",
+        "--new-tokens=2",
+        "--max-degenerate=1",
+    )  # so small a model may say one thing
     for defence in ("none", "system-prompt"):
         run("evaluate", *asked, "--judge=phrases", f"--defence={defence}", f"--to=eval-{defence}")
         results = read_json(f"eval-{defence}/results.json")
@@ -672,7 +728,7 @@ def _() -> None:
 
 @case("doctor")
 def _() -> None:
-    run("doctor", "--json=doctor.json")
+    run("doctor", *readme("doctor"), "--json=doctor.json")
     assert {"devices", "matrix product"} <= {finding["what"] for finding in read_json("doctor.json")["findings"]}
 
 
@@ -714,6 +770,9 @@ def main() -> int:
             print(f"{name:30} {time.monotonic() - start:5.0f} s  {'FAILED' if reason else 'ok'}", flush=True)
             if reason:
                 print(textwrap.indent(reason, "    "), flush=True)
+    if left := {" ".join(words) for words in COMMANDS} - RUN - NOT_HERE.keys():
+        failed += 1
+        print(f"README.md has commands that no case ran: {'; '.join(sorted(left))}")
     print(f"{len(CASES) - failed} of {len(CASES)} ok in {time.monotonic() - begin:.0f} s")
     return 1 if failed else 0
 
