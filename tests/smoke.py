@@ -538,11 +538,11 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from tga_jax.checkpoints.hub import open_hub
+from tga_jax.checkpoints.spec import read
 from tga_jax.models import presets
 
 FOLDER = Path({folder!r}).resolve()
-presets.LLAVA["twin"] = lambda: open_hub(FOLDER)[0].config
+presets.LLAVA["twin"] = lambda: read(FOLDER).config
 
 
 def get_config():
@@ -596,68 +596,49 @@ def _() -> None:
 
 @case("chat, twins")
 def _() -> None:
-    for name in (VICUNA, HF, ORIGINAL, LORA):  # the tests ask all of them
-        image = ("--image=pictures/cat.png",) if name in twins.LLAVAS else ()
-        plain = ("--template=vicuna_v1",) if name in (VICUNA, ORIGINAL, LORA) else ()
-        flags = (*image, *plain, "--question=What is it?", "--new-tokens=3")
-        assert run_here("chat", f"--checkpoint=ours/{name}", *flags).strip()
-        if name == HF:
-            assert run_here("chat", f"--checkpoint={twin(name)}", *flags).strip()
+    flags = ("--image=pictures/cat.png", "--question=What is it?", "--new-tokens=3")
+    assert run_here("chat", f"--checkpoint={twin(HF)}", *flags).strip()  # the tests ask all of them
+    assert run_here("chat", f"--checkpoint=ours/{LORA}", *flags, "--template=vicuna_v1").strip()
 
 
 @case("evaluate, twins")
 def _() -> None:
-    for name in (VICUNA, HF, ORIGINAL):  # the tests ask all of them
-        plain = ("--template=vicuna_v1",) if name in (VICUNA, ORIGINAL) else ()
-        flags = ("--suite=scenes", "--suite=text-prompts", "--data=eval", "--new-tokens=2", "--max-degenerate=1")
-        run_here("evaluate", f"--checkpoint=ours/{name}", *plain, *flags, f"--to=evaluated/{name}")
-        results = read_json(f"evaluated/{name}/results.json")
-        assert set(results["benchmarks"]) == {"text-prompts", "scenes"}
-
-
-@case("compare, twins")
-def _() -> None:
-    assert "text-prompts" in run_here("compare", f"evaluated/{HF}", f"evaluated/{ORIGINAL}")
+    flags = ("--suite=scenes", "--suite=text-prompts", "--data=eval", "--new-tokens=2", "--max-degenerate=1")
+    run_here("evaluate", f"--checkpoint=ours/{HF}", *flags, "--to=evaluated")  # the tests ask all of them
+    assert set(read_json("evaluated/results.json")["benchmarks"]) == {"text-prompts", "scenes"}
 
 
 @case("retrieve, twins")
 def _() -> None:
-    for i, name in enumerate(twins.CLIPS):
-        flags = (f"--clip={twin(name)}", f"--cache=cache-{i}", "--near-duplicate=1", "--data=data.json")
-        run_here("retrieve", *flags, "--images=pictures", f"--to=twin-{i}.jsonl")
-        assert all(row["retrieved_caption"] for row in read_lines(f"twin-{i}.jsonl"))
-        assert run_here("retrieve", "--query=a knife", f"--cache=cache-{i}", f"--clip={twin(name)}").strip()
+    flags = (f"--clip={twin(CLIP)}", "--cache=cache", "--near-duplicate=1", "--data=data.json")
+    run_here("retrieve", *flags, "--images=pictures", "--to=twin.jsonl")
+    assert all(row["retrieved_caption"] for row in read_lines("twin.jsonl"))
+    assert run_here("retrieve", "--query=a knife", "--cache=cache", f"--clip={twin(CLIP)}").strip()
 
 
 @case("caption, twins")
 def _() -> None:
-    for name in (HF, ORIGINAL):
-        plain = ("--template=vicuna_v1",) if name == ORIGINAL else ()
-        flags = ("--data=data.json", "--images=pictures", "--again", "--new-tokens=2", *plain)
-        run_here("caption", *flags, f"--checkpoint=ours/{name}", f"--to={Path(name).name}.jsonl")
+    flags = ("--data=data.json", "--images=pictures", "--again", "--new-tokens=2")
+    run_here("caption", *flags, f"--checkpoint=ours/{HF}", "--to=twin-captions.jsonl")
 
 
 @case("analyze, twins")
 def _() -> None:
     flags = ("--data=data.json", "--images=pictures", "--window=1", "--image-tokens")
-    for name in (HF, ORIGINAL):
-        plain = ("--template=vicuna_v1",) if name == ORIGINAL else ()
-        run_here("analyze", f"--checkpoint=ours/{name}", *flags, *plain, f"--to=inside-{Path(name).name}")
+    run_here("analyze", f"--checkpoint=ours/{HF}", *flags, "--to=inside-twin")
 
 
 @case("train, twins")
 def _() -> None:
-    """Both kinds of LLaVA and the stages' commands; what comes of it is asked and exported."""
-    ours = TWIN_CONFIG.replace("hub import open_hub", "spec import read").replace("open_hub(FOLDER)[0]", "read(FOLDER)")
-    for i, (text, folder) in enumerate(((TWIN_CONFIG, twin(HF)), (ours, Path("ours", ORIGINAL)))):
-        tokenizer = folder / "hub" if i else folder
-        Path(f"twin_{i}.py").write_text(text.format(folder=str(folder), tokenizer=str(tokenizer)))
-        run_here("validate-data", f"--config=twin_{i}.py", "--decode")
-        run_here("train", f"--config=twin_{i}.py", f"--workdir=twin-{i}")
-        run_here("convert", f"--from-run=twin-{i}", f"--to=twin-{i}-whole", "--dtype=fp32")
-        run_here("convert", f"--from=twin-{i}-whole", f"--to-hub=twin-{i}-hub")
-        flags = ("--image=pictures/cat.png", "--question=What is it?", "--new-tokens=3", "--template=vicuna_v1")
-        assert run_here("chat", f"--checkpoint=twin-{i}-hub", *flags).strip()
+    """From a checkpoint of ours; what comes of it is asked and exported."""
+    folder = Path("ours", HF)
+    Path("twin.py").write_text(TWIN_CONFIG.format(folder=str(folder), tokenizer=str(folder / "hub")))
+    run_here("validate-data", "--config=twin.py", "--decode")
+    run_here("train", "--config=twin.py", "--workdir=twin")
+    run_here("convert", "--from-run=twin", "--to=twin-whole", "--dtype=fp32")
+    run_here("convert", "--from=twin-whole", "--to-hub=twin-hub")
+    flags = ("--image=pictures/cat.png", "--question=What is it?", "--new-tokens=3", "--template=vicuna_v1")
+    assert run_here("chat", "--checkpoint=twin-hub", *flags).strip()
 
 
 # --- measurements -----------------------------------------------------------------------------------------------------
