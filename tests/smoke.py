@@ -493,6 +493,7 @@ def _() -> None:
     done = process(sys.executable, "-c", text + "print(states.shape)")
     assert done.returncode == 0, done.stderr[-1500:]
     assert done.stdout.strip().endswith("(5, 1, 4, 128)"), done.stdout
+    assert done.stderr == ""  # such as of a missing torch
 
 
 @case("analyze")
