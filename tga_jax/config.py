@@ -61,7 +61,9 @@ def _prepared(kind: Any, value: Any, name: str) -> Any:
     fields = {field.name: field.type for field in dataclasses.fields(dataclass)}
     if unknown := sorted(value.keys() - fields.keys()):
         raise UserError(f"{name}: unknown field {', '.join(unknown)}; {dataclass.__name__} has {', '.join(fields)}")
-    return {key: _prepared(fields[key], inner, f"{name}.{key}") for key, inner in value.items()}
+    found = {key: _prepared(fields[key], inner, f"{name}.{key}") for key, inner in value.items()}
+    # In place of a name: dacite would not say what is wrong within it.
+    return build(dataclass, found, name) if str in get_args(kind) else found
 
 
 def _load(place: str) -> ModuleType:

@@ -229,7 +229,7 @@ def test_commands_take_names(hub):
 def config_of(tokenizer: str, **init: str) -> TrainConfig:
     data = DataConfig(tokenizer, lengths=(8,), caption_length=4, source={})
     adam = OptimConfig(1e-3, ((".*", 1.0),))
-    return TrainConfig("t", 0, "llava-emoji", init, steps=1, batch_size=1, loss=LossConfig(), optim=adam, data=data)
+    return TrainConfig("t", 0, "llava-emoji", 1, 1, LossConfig(), adam, data, init)
 
 
 def test_a_training_takes_names(hub):

@@ -90,7 +90,9 @@ def test_the_small_one_is_the_recipe_of_the_real_language_model():
 
 def test_lora_and_the_small_one():
     made = built("fork_me", "", "--config.mesh.fsdp=1")
-    state = setup.abstract_state(made, setup.make_model(made, 32000), setup.make_mesh(made))
+    assert made.init == {"clip": made.model.vision, "projector": "runs/stage1", "llm": made.model.llm}  # pyright: ignore
+    model = setup.make_model(made, presets.get("tga-mistral-7b"))  # its checkpoints are not here
+    state = setup.abstract_state(made, model, setup.make_mesh(made))
     lora = {path for path in state.trainable if "_lora/" in path}
     assert len(lora) == 14
     assert all(path.startswith("projector/") for path in state.trainable.keys() - lora)

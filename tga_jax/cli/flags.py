@@ -85,6 +85,8 @@ def _default(schema: Any, path: Sequence[str]) -> Any:
                 raise KeyError(name)
             return config_dict.placeholder(simple)
         return field.default
+    if typing.get_origin(hint) is dict and len(inner) == 1 and kinds[2] in (bool, int, float, str):
+        return config_dict.placeholder(kinds[2])
     inside = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
     if inside is None:
         raise KeyError(name)

@@ -231,7 +231,7 @@ class World:
 
     def train(self, config: TrainConfig, title: str) -> Path:
         """The folder of the training, which is trained unless it is there. title: to show."""
-        model = presets.get(config.model, self.vocabulary.size)
+        model = presets.get(config.called, self.vocabulary.size)
         if len(config.init) == 1:  # CLIP, or the language model, whatever projector there will be
             model = getattr(model, next(iter(config.init)))
         described = dataclasses.asdict(dataclasses.replace(config, processes=0))  # which change nothing

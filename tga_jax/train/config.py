@@ -1,9 +1,10 @@
 """What a training is: the dataclasses that a config file becomes."""
 
 import dataclasses
+from pathlib import Path
 
 from tga_jax.data import sources
-from tga_jax.models import attention, layers
+from tga_jax.models import attention, layers, llava
 from tga_jax.train import optim, step
 
 PARTS = ("clip", "projector", "llm")
@@ -20,8 +21,37 @@ class MeshConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A LLaVA of checkpoints, which say its sizes and everything else of how its parts compute.
+
+    llm, vision: with a decoder, and with a vision tower (a CLIP or a LLaVA): folders of the hub or ours, names of the
+    hub, GGUF files, or work folders of trainings; the other fields: as in `llava.LlavaConfig`.
+    """
+
+    llm: str
+    vision: str
+    projector: str | llava.ResamplerConfig = "mlp2x_gelu"
+    projector_hidden: int | None = None
+    feature_layer: int = -2
+    feature_select: str = "patch"
+
+    def __post_init__(self):
+        for name in ("llm", "vision"):
+            if not getattr(self, name):
+                raise ValueError(f"{name}: missing, expected a checkpoint")
+        if isinstance(self.projector, str) and self.projector not in llava.PROJECTORS:
+            known = ", ".join(llava.PROJECTORS)
+            raise ValueError(f"projector: {self.projector!r}, expected one of {known}, or a resampler's fields")
+        if self.feature_select not in ("patch", "full"):
+            raise ValueError(f"feature_select: {self.feature_select!r}, expected patch or full")
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """One training, of CLIP, of the language model, or of a stage. Raises ValueError for a value that is not known.
+
+    model: the name of a preset, or checkpoints. These are then what `init` and `data.tokenizer` say unless they say
+    otherwise.
 
     init: where each part of the model starts from: a hub folder, a checkpoint of ours, the work folder of the training
     that made it, or "" for random parameters. A part that is left out is not part of this training.
@@ -33,13 +63,13 @@ class TrainConfig:
 
     name: str
     seed: int
-    model: str  # of `presets.LLAVA`
-    init: dict[str, str]
+    model: str | ModelConfig
     steps: int
     batch_size: int  # of all devices together
     loss: step.LossConfig
     optim: optim.OptimConfig
     data: sources.DataConfig
+    init: dict[str, str] = dataclasses.field(default_factory=dict)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     dtype: str = "float32"  # of the computation and of frozen parameters; or "bfloat16"
     remat: str = "none"  # of the decoder: one of `layers.REMAT`
@@ -54,6 +84,15 @@ class TrainConfig:
     wandb: str = ""  # the project at Weights & Biases that gets the metrics as well
 
     def __post_init__(self):
+        if isinstance(self.model, ModelConfig):
+            begun = {"clip": self.model.vision, "projector": "", "llm": self.model.llm} | self.init
+            object.__setattr__(self, "init", begun)
+            if not self.data.tokenizer:
+                ours = Path(self.model.llm, "hub")  # of a checkpoint of ours, what the hub's folder has beside weights
+                tokenizer = str(ours) if ours.is_dir() else self.model.llm
+                object.__setattr__(self, "data", dataclasses.replace(self.data, tokenizer=tokenizer))
+        elif not self.init:
+            raise ValueError(f"init: empty, expected what parts of {self.model!r} start from, or checkpoints as model")
         if unknown := sorted(self.init.keys() - set(PARTS)):
             raise ValueError(f"init: unknown part {unknown[0]!r}, expected {', '.join(PARTS)}")
         known = {
@@ -79,3 +118,8 @@ class TrainConfig:
         ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: {getattr(self, name)}, expected at least {least}")
+
+    @property
+    def called(self) -> str:
+        """The model, for messages."""
+        return self.model if isinstance(self.model, str) else f"{self.model.llm} with {self.model.vision}"

@@ -12,7 +12,7 @@ from tga_jax.checkpoints.spec import Spec
 from tga_jax.data import sources
 from tga_jax.data.templates import IMAGE
 from tga_jax.errors import UserError
-from tga_jax.models import presets, sharding
+from tga_jax.models import sharding
 from tga_jax.models.llava import LlavaConfig
 from tga_jax.train import origin, setup
 from tga_jax.train.config import PARTS, TrainConfig
@@ -76,7 +76,7 @@ def save(run: AnyPath, folder: Path, dtype: str) -> None:
     words = sources.vocabulary(c.data)
     known = origin.of_run(run)
     if known is None:  # of an earlier version
-        model = presets.get(c.model, words.size)
+        model = origin.model_of(c, words.size)
         begun = origin.of_folder(c.init["llm"]) if c.init.get("llm") else None
     else:
         model, begun = known.config, known

@@ -8,16 +8,18 @@ import rich.console
 
 from tga_jax.checkpoints import download, orbax_files
 from tga_jax.errors import UserError
-from tga_jax.train.config import TrainConfig
+from tga_jax.train.config import ModelConfig, TrainConfig
 
 
 def fetched(config: TrainConfig, console: rich.console.Console) -> TrainConfig:
-    """The config with folders of the cache in place of the names in `init` and `data.tokenizer`, each said on the
-    console. Of several processes the first downloads, and the others read the same cache.
+    """The config with folders of the cache in place of the names in `init`, `model` and `data.tokenizer`, each said on
+    the console. Of several processes the first downloads, and the others read the same cache.
 
     Raises UserError as `download.local` does, and where a process does not find what the first one downloaded.
     """
     fields = {f"init.{part}": name for part, name in config.init.items()} | {"data.tokenizer": config.data.tokenizer}
+    model = config.model if isinstance(config.model, ModelConfig) else None
+    fields |= {} if model is None else {"model.llm": model.llm, "model.vision": model.vision}
     names = {field: name for field, name in fields.items() if name and download.is_name(name)}
     if not names:
         return config
@@ -27,7 +29,8 @@ def fetched(config: TrainConfig, console: rich.console.Console) -> TrainConfig:
         try:
             for field, name in names.items():
                 console.print(f"{field}: {name}, of the hub", highlight=False)
-                places[field] = download.local(name, weights=field != "data.tokenizer")
+                # The same folder for all: only what is loaded needs weights.
+                places[field] = download.local(name, weights=name in config.init.values())
         except UserError as error:  # raised once the others no longer wait
             failed = error
     orbax_files.wait_for_all("checkpoints are downloaded")
@@ -37,6 +40,8 @@ def fetched(config: TrainConfig, console: rich.console.Console) -> TrainConfig:
         if field not in places:
             places[field] = download.cached(name)
     tokenizer = places.pop("data.tokenizer", None)
+    sizes = {name: str(places.pop(f"model.{name}")) for name in ("llm", "vision") if f"model.{name}" in places}
     init = dict(config.init) | {field.removeprefix("init."): str(place) for field, place in places.items()}
     data = dataclasses.replace(config.data, tokenizer=str(tokenizer)) if tokenizer else config.data
-    return dataclasses.replace(config, init=init, data=data)
+    known = config.model if model is None else dataclasses.replace(model, **sizes)
+    return dataclasses.replace(config, model=known, init=init, data=data)

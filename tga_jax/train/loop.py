@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from tga_jax.checkpoints import orbax_files
 from tga_jax.data import pipeline, sources
 from tga_jax.errors import UserError
-from tga_jax.models import llava, presets, sharding
+from tga_jax.models import llava, sharding
 from tga_jax.report.progress import Progress
 from tga_jax.train import chips, flops, origin, setup, step, stopping
 from tga_jax.train.config import TrainConfig
@@ -93,9 +93,10 @@ def _ready(config: TrainConfig, console: rich.console.Console) -> tuple[_Ready, 
     chosen, reason = setup.choose_attention(config, mesh)
     if reason is not None:
         console.print(f"attention: {chosen}; {reason}", highlight=False)
-    preset = presets.get(config.model, vocabulary.size)
+    preset = origin.model_of(config, vocabulary.size)
     model = setup.make_model(config, preset, chosen)
-    origin.check(config.init, model, config.model)
+    whose = "the preset" if isinstance(config.model, str) else "the model's checkpoint"
+    origin.check(config.init, model, config.called, whose)
     records = sources.records(config.data, model.clip.vision.image_size, config.seed)
     made = setup.make_batches(config, vocabulary, model, records, jax.process_index(), jax.process_count())
     made[0]  # raises for a file or sample that does not fit

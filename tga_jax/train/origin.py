@@ -8,8 +8,10 @@ from tga_jax import config as config_files
 from tga_jax.checkpoints import hub, spec
 from tga_jax.checkpoints.spec import Spec
 from tga_jax.errors import UserError
-from tga_jax.models.clip import TextConfig
+from tga_jax.models import presets
+from tga_jax.models.clip import ClipConfig, TextConfig
 from tga_jax.models.llava import LlavaConfig
+from tga_jax.train.config import ModelConfig, TrainConfig
 from tga_jax.workdir import AnyPath, is_remote, located, read_json
 
 # How a model is computed, not what, and the words, of which tables may have more: any may differ from the folder's.
@@ -50,6 +52,29 @@ def of_folder(folder: str) -> Spec | None:
     return hub.open_hub(Path(folder))[0]
 
 
+def model_of(config: TrainConfig, words: int | None = None) -> LlavaConfig:
+    """The model of a training: the preset, for a tokenizer of so many words, or what the checkpoints say. Raises
+    UserError for an unknown preset, and for a checkpoint without the part."""
+    if isinstance(config.model, str):
+        return presets.get(config.model, words)
+    c = config.model
+    llm, clip = _of(c, "llm").llm, _of(c, "vision").clip
+    if llm is None:
+        raise UserError(f"model.llm: {c.llm} holds no decoder, expected a language model or a LLaVA")
+    if clip is None:
+        raise UserError(f"model.vision: {c.vision} holds no vision tower, expected a CLIP or a LLaVA")
+    tower = ClipConfig(clip.vision, None, None)
+    return LlavaConfig(tower, llm, c.projector, c.projector_hidden, c.feature_layer, c.feature_select)
+
+
+def _of(config: ModelConfig, field: str) -> Spec:
+    folder = getattr(config, field)
+    found = of_folder(folder)
+    if found is None:
+        raise UserError(f"model.{field}: {folder} does not say its sizes, expected a checkpoint or a training's folder")
+    return found
+
+
 def _with_end(text: TextConfig) -> TextConfig:
     """The largest id of a text is the table's last one in the files that mean the end token by it."""
     return text if text.eos_token_id is not None else dataclasses.replace(text, eos_token_id=text.vocab_size - 1)
@@ -79,8 +104,8 @@ def _parts(model: Any, part: str) -> dict[str, Any]:
     return fields
 
 
-def check(init: dict[str, str], model: LlavaConfig, name: str) -> None:
-    """Raises UserError for a folder of another architecture than `model`, the preset `name`: weights may fit by their
+def check(init: dict[str, str], model: LlavaConfig, name: str, whose: str = "the preset") -> None:
+    """Raises UserError for a folder of another architecture than `model`, which `name` names: weights may fit by their
     shapes and yet compute something else, as with another base of the rotary embedding."""
     mine = Spec(kind="llava", config=model)
     for part, folder in init.items():
@@ -92,5 +117,5 @@ def check(init: dict[str, str], model: LlavaConfig, name: str) -> None:
             raise UserError(f"init.{part}: {folder} holds no {part}, expected one as in model {name!r}")
         # A LLaVA's own tower comes without a text tower, and is enough where the model has none either.
         if wrong := [key for key in here if key in there and there[key] != here[key]]:
-            said = ", ".join(f"{key} is {there[key]} there and {here[key]} in the preset" for key in wrong)
+            said = ", ".join(f"{key} is {there[key]} there and {here[key]} in {whose}" for key in wrong)
             raise UserError(f"init.{part}: {folder} does not fit model {name!r}: {said}")

@@ -18,8 +18,8 @@ from tga_jax.data import fingerprint, pipeline
 from tga_jax.data.batch import Batch
 from tga_jax.data.tokens import Vocabulary
 from tga_jax.errors import UserError
-from tga_jax.models import attention, llama, llava, presets, sharding
-from tga_jax.train import flops, optim, step
+from tga_jax.models import attention, llama, llava, sharding
+from tga_jax.train import flops, optim, origin, step
 from tga_jax.train.config import TrainConfig
 from tga_jax.workdir import Input, located
 
@@ -75,16 +75,16 @@ def fastest_attention(dtype: str, lengths: Sequence[int], mesh: Mesh) -> tuple[s
 def make_model(config: TrainConfig, model: int | llava.LlavaConfig | None, chosen: str = "xla") -> llava.LlavaConfig:
     """The model, checked against the rest of the config.
 
-    model: the tokenizer's number of words, for which the preset `config.model` is made; or a model in its place.
+    model: the tokenizer's number of words, for which a preset is made; or a model in place of the config's.
     chosen: an implementation of attention. Raises UserError.
     """
     if not isinstance(model, llava.LlavaConfig):
-        model = presets.get(config.model, model)
+        model = origin.model_of(config, model)
     if config.loss.guide is not None:
         try:
             config.loss.guide.on(model.llm.num_layers)
         except ValueError as error:
-            raise UserError(f"loss.{error} of {config.model!r}") from error
+            raise UserError(f"loss.{error} of {config.called!r}") from error
     vision = dataclasses.replace(model.clip.vision, dtype=config.dtype, attention=chosen)
     text = None if model.clip.text is None else dataclasses.replace(model.clip.text, dtype=config.dtype)
     llm = dataclasses.replace(model.llm, dtype=config.dtype, remat=config.remat, attention=chosen, lora=config.lora)
