@@ -13,7 +13,7 @@ TGA's released code (xsc1234/VLM_Safety_Transfer) has no other; that has, for st
                                        picture learns the caption's words alone; then it and a LoRA of the decoder
                                        learn to answer, guided the same way. 0.95 of harmful pictures are refused in
                                        SmolLM2 and 0.94 in the demo; with LLaVA's projector, which reads patch by
-                                       patch, 0.14 and 0.16 (but see `tga_norm_mlp` in README.md
+                                       patch, 0.14 and 0.16 (but see `tga_patches` in README.md
                                        here). (The demo's guide repeats the caption, and has a cross-entropy over
                                        words.) Learning rates are those of configs/reproduce.py, where SmolLM2 was
                                        first taught to refuse: at another size, search for others.
