@@ -5,6 +5,7 @@ import dataclasses
 import gzip
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,17 @@ def test_a_stopped_grid_goes_on_and_a_finished_one_makes_nothing(tmp_path, made)
     made.clear()
     run(tmp_path)
     assert made == []
+
+
+def test_what_a_terminal_of_80_columns_shows(tmp_path, made):
+    run(tmp_path, (0,))
+    console = rich.console.Console(file=io.StringIO(), width=80)
+    reproduce.run(CONFIG, (0,), ("base", "tga"), tmp_path, tmp_path / "parts", console, only_tables=True)
+    said = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+    table = said[: said.index("Intervals")]
+    assert "…" not in table
+    assert "missing" not in table  # `tga` was not made
+    assert re.search(r"\n base after stage2 +\d\.\d\d +\d\.\d\d ", table)
 
 
 def test_jobs_of_a_seed_begin_with_its_text_model_and_its_clip(tmp_path):

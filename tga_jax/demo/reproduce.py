@@ -8,13 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import rich.markdown
+import rich.box
+import rich.markup
+import rich.table
 from rich.console import Console
 
 from tga_jax.demo import cells, claims, jobs, main, mechanism, page, trainings
 from tga_jax.demo.cells import Cell
 from tga_jax.demo.config import DemoConfig
-from tga_jax.demo.grid import Grid
+from tga_jax.demo.grid import MISSING, Grid, Table
 from tga_jax.errors import UserError
 from tga_jax.report.progress import Progress
 from tga_jax.train import stopping
@@ -139,5 +141,23 @@ def run(
     if not found:
         raise UserError(f"{folder}: no cells of this grid, expected at least one; run without --tables to make them")
     write(made, workdir)
-    console.print(rich.markdown.Markdown(claims.tables(made)[0].markdown()))
+    console.print(_shown(claims.tables(made)[0]))
     console.print(f"report: {os.fspath(workdir / 'report.html')}")
+
+
+def _shown(claim: Table) -> rich.table.Table:
+    """A claim's table for 80 columns: without intervals, and without the lines that are missing."""
+    drawn = rich.table.Table(title=claim.title, title_justify="left", box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    drawn.caption, drawn.caption_justify = (
+        "Intervals, cells that are missing, and what the rates mean are in the report.",
+        "left",
+    )
+    first, *others = claim.head
+    drawn.add_column(first)
+    for title in others:
+        drawn.add_column(title.replace(" ", "\n").replace("-", "-\n"), no_wrap=True)
+    for line in claim.lines:
+        if all(number.value == MISSING for number in line[1:]):
+            continue
+        drawn.add_row(*(rich.markup.escape(number.value.replace("`", "")) for number in line))
+    return drawn
