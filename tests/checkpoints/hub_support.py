@@ -52,6 +52,11 @@ CONFIGS = {
     "qwen2-window": lambda: transformers.Qwen2Config(
         **LLM, rope_parameters=rope(55.0), use_sliding_window=True, sliding_window=3, max_window_layers=0
     ),
+    "qwen3": lambda: transformers.Qwen3Config(**LLM, head_dim=8, rope_parameters=rope(88.0)),
+    "qwen3-biases-window": lambda: transformers.Qwen3Config(
+        **LLM, head_dim=8, rope_parameters=rope(88.0), attention_bias=True, tie_word_embeddings=True,
+        use_sliding_window=True, sliding_window=3, max_window_layers=0,
+    ),
     "clip": lambda: transformers.CLIPConfig(
         text_config={
             **tower(24, 3), "vocab_size": VOCAB, "max_position_embeddings": 11, "eos_token_id": 2, "bos_token_id": 1,
@@ -89,6 +94,7 @@ _CLASSES = {
     "llama": transformers.LlamaForCausalLM,
     "mistral": transformers.MistralForCausalLM,
     "qwen2": transformers.Qwen2ForCausalLM,
+    "qwen3": transformers.Qwen3ForCausalLM,
     "clip": transformers.CLIPModel,
     "llava": transformers.LlavaForConditionalGeneration,
 }

@@ -212,7 +212,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
 @pytest.mark.parametrize(("name", "fields"), REFUSED)
 def test_what_is_not_computed_is_refused_by_its_field(family, name, fields):
     inside = {"model_type": "llava", "text_config": {"model_type": family, **SMALL, **fields}}
@@ -314,7 +314,7 @@ ABSENT = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
 def test_what_a_file_leaves_out_is_transformers_default(tmp_path, family):
     """With 32 heads, so that Mistral's 8 and Qwen2's 32 key and value heads fit."""
     cls = transformers.CONFIG_MAPPING[family]
@@ -327,7 +327,7 @@ def test_what_a_file_leaves_out_is_transformers_default(tmp_path, family):
     raw = {name: value for name, value in json.loads(path.read_text()).items() if name not in ABSENT}
     path.write_text(json.dumps(raw))
     ours = tga_jax.load(folder, "float32")
-    assert ours.config.num_kv_heads == {"llama": 32, "mistral": 8, "qwen2": 32}[family]
+    assert ours.config.num_kv_heads == {"llama": 32, "mistral": 8, "qwen2": 32, "qwen3": 32}[family]
     again = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
     ids = [[1, 5, 6, 7, 8, 9]]
     with torch.no_grad(), jax.default_matmul_precision("highest"):

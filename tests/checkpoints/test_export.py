@@ -23,6 +23,7 @@ CLASSES = {
     "llama": transformers.LlamaForCausalLM,
     "mistral": transformers.MistralForCausalLM,
     "qwen2": transformers.Qwen2ForCausalLM,
+    "qwen3": transformers.Qwen3ForCausalLM,
     "clip": transformers.CLIPModel,
     "llava": transformers.LlavaForConditionalGeneration,
 }
@@ -167,10 +168,10 @@ def test_shards_of_any_size(limit, tmp_path):
 @st.composite
 def llama_configs(draw):
     """Any shape that one of the hub's families can have."""
-    family = draw(st.sampled_from(["llama", "mistral", "qwen2"]))
+    family = draw(st.sampled_from(["llama", "mistral", "qwen2", "qwen3"]))
     kv, group, head = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.sampled_from([2, 4, 6]))
     hidden = kv * group * (head if family == "qwen2" else draw(st.integers(1, 4)))
-    bias = family == "qwen2" or (family == "llama" and draw(st.booleans()))
+    bias = family == "qwen2" or (family in ("llama", "qwen3") and draw(st.booleans()))
     config = llama.LlamaConfig(
         vocab_size=draw(st.integers(5, 40)),
         hidden_size=hidden,
@@ -184,7 +185,8 @@ def llama_configs(draw):
         sliding_window=draw(st.none() | st.integers(1, 8)) if family != "llama" else None,
         tie_embeddings=draw(st.booleans()),
         qkv_bias=bias,
-        out_bias=bias and family == "llama",
+        out_bias=bias and family in ("llama", "qwen3"),
+        qk_norm=family == "qwen3",
         mlp_bias=family == "llama" and draw(st.booleans()),
     )
     return Spec(

@@ -27,6 +27,7 @@ def image_attention(config: llama.LlamaConfig, blocks: dict, states: Array, vali
 
     def projected(name: str, p: dict, x: Array, positions: Array) -> Array:
         """What the block itself makes of x as its "query" or "key"; the compiler drops the rest of it."""
+        name = f"{name}_norm" if c.qk_norm else name
         rope = layers.rope_angles(positions, c.head_dim, c.rope_theta, c.rope_scaling)
         found: Any
         _, found = block.apply(

@@ -37,8 +37,10 @@ def _read_llama(hf: Any) -> dict[str, Any]:
 
 
 def _write_llama(c: LlamaConfig) -> dict[str, Any]:
-    if c.sliding_window is not None or c.qkv_bias != c.out_bias:
-        raise ValueError("Llama has no sliding window, and biases on all attention layers or on none")
+    if c.sliding_window is not None or c.qkv_bias != c.out_bias or c.qk_norm:
+        raise ValueError(
+            "Llama has no sliding window, no norms of query and key, and biases on all attention layers or none"
+        )
     return {"attention_bias": c.qkv_bias, "mlp_bias": c.mlp_bias}
 
 
@@ -47,27 +49,52 @@ def _read_mistral(hf: Any) -> dict[str, Any]:
 
 
 def _write_mistral(c: LlamaConfig) -> dict[str, Any]:
-    if c.qkv_bias or c.out_bias or c.mlp_bias:
-        raise ValueError("Mistral has no biases")
+    if c.qkv_bias or c.out_bias or c.mlp_bias or c.qk_norm:
+        raise ValueError("Mistral has no biases, and no norms of query and key")
     return {"sliding_window": c.sliding_window}
 
 
-def _read_qwen2(hf: Any) -> dict[str, Any]:
+def _window(hf: Any) -> int | None:
+    """Of Qwen2 and Qwen3."""
     if "sliding_attention" not in hf.layer_types:
-        return {"qkv_bias": True}
+        return None
     if set(hf.layer_types) != {"sliding_attention"}:
         raise ValueError("layer_types mixes kinds of attention, expected the same in every layer")
     if hf.sliding_window is None:
         raise ValueError("layer_types has sliding_attention, expected use_sliding_window and a sliding_window with it")
-    return {"qkv_bias": True, "sliding_window": hf.sliding_window}
+    return hf.sliding_window
 
 
-def _write_qwen2(c: LlamaConfig) -> dict[str, Any]:
-    if (c.qkv_bias, c.out_bias, c.mlp_bias) != (True, False, False) or c.head_dim * c.num_heads != c.hidden_size:
-        raise ValueError("Qwen2 has biases on query, key and value only, and heads that fill the hidden size")
+def _write_window(c: LlamaConfig) -> dict[str, Any]:
     windowed = c.sliding_window is not None
     window = {"sliding_window": c.sliding_window} if windowed else {}
     return {"use_sliding_window": windowed, "max_window_layers": 0 if windowed else c.num_layers, **window}
+
+
+def _read_qwen2(hf: Any) -> dict[str, Any]:
+    return {"qkv_bias": True, "sliding_window": _window(hf)}
+
+
+def _write_qwen2(c: LlamaConfig) -> dict[str, Any]:
+    biases, fills = (c.qkv_bias, c.out_bias, c.mlp_bias), c.head_dim * c.num_heads == c.hidden_size
+    if biases != (True, False, False) or not fills or c.qk_norm:
+        raise ValueError(
+            "Qwen2 has biases on query, key and value only, no norms of these, and heads that fill the hidden size"
+        )
+    return _write_window(c)
+
+
+def _read_qwen3(hf: Any) -> dict[str, Any]:
+    bias = hf.attention_bias
+    return {"qk_norm": True, "qkv_bias": bias, "out_bias": bias, "sliding_window": _window(hf)}
+
+
+def _write_qwen3(c: LlamaConfig) -> dict[str, Any]:
+    if not c.qk_norm or c.qkv_bias != c.out_bias or c.mlp_bias:
+        raise ValueError(
+            "Qwen3 has norms of query and key, and biases on all attention layers or none, and nowhere else"
+        )
+    return {"attention_bias": c.qkv_bias, **_write_window(c)}
 
 
 FAMILIES: dict[str, Family] = {
@@ -94,6 +121,12 @@ FAMILIES: dict[str, Family] = {
         write=_write_qwen2,
         lacks=("head_dim",),
         gguf=True,
+    ),
+    "qwen3": Family(
+        config=transformers.Qwen3Config,
+        architecture="Qwen3ForCausalLM",
+        read=_read_qwen3,
+        write=_write_qwen3,
     ),
 }
 

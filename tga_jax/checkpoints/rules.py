@@ -111,6 +111,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         Rule("embed_tokens.weight", "embed/embedding"),
         *_norm("layers.*.input_layernorm", "blocks/attention_norm"),
         *(r for n in ("query", "key", "value") for r in _linear(f"layers.*.self_attn.{n[0]}_proj", f"blocks/{n}")),
+        *(Rule(f"layers.*.self_attn.{n[0]}_norm.weight", f"blocks/{n}_norm/scale") for n in ("query", "key")),
         *_linear("layers.*.self_attn.o_proj", "blocks/out", inputs=3),
         *_norm("layers.*.post_attention_layernorm", "blocks/mlp_norm"),
         *(r for n in ("gate", "up", "down") for r in _linear(f"layers.*.mlp.{n}_proj", f"blocks/{n}")),

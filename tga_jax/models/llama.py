@@ -1,4 +1,5 @@
-"""A Llama-family decoder (RMSNorm, rotary positions, grouped-query attention, SwiGLU): Llama, Mistral, SmolLM2, Qwen2.
+"""A Llama-family decoder (RMSNorm, rotary positions, grouped-query attention, SwiGLU): Llama, Mistral, SmolLM2, Qwen2,
+Qwen3.
 
 Dimension letters: B batch, T positions, S cache slots, D hidden, V vocabulary, K key/value heads, G query heads per
 key/value head, H head size, F feed-forward, N segments, L layers.
@@ -39,6 +40,7 @@ class LlamaConfig:
     qkv_bias: bool = False  # Qwen2, and Llama's attention_bias
     out_bias: bool = False  # Llama's attention_bias
     mlp_bias: bool = False
+    qk_norm: bool = False  # Qwen3: RMSNorm over each head's query and key, before their rotation
     remat: str = "none"  # one of `layers.REMAT`
     # One of `attention.IMPLEMENTATIONS`. All but "xla" take rows whose padding, if any, is at the end, and no cache.
     attention: str = "xla"
@@ -108,9 +110,15 @@ class DecoderBlock(nn.Module):
             lora = layers.Lora(c.lora, features, axis, dtype, name=f"{name}_lora")
             return lambda h: module(h) + lora(h)
 
-        h = layers.RMSNorm(c.rms_norm_eps, dtype, name="attention_norm")(x)
-        q = layers.apply_rope(dense((c.num_kv_heads, group, c.head_dim), "query", c.qkv_bias)(h), *rope)
-        k = layers.apply_rope(dense((c.num_kv_heads, c.head_dim), "key", c.qkv_bias)(h), *rope)
+        def norm(name: str) -> layers.RMSNorm:
+            return layers.RMSNorm(c.rms_norm_eps, dtype, name=name)
+
+        h = norm("attention_norm")(x)
+        q = dense((c.num_kv_heads, group, c.head_dim), "query", c.qkv_bias)(h)
+        k = dense((c.num_kv_heads, c.head_dim), "key", c.qkv_bias)(h)
+        if c.qk_norm:
+            q, k = norm("query_norm")(q), norm("key_norm")(k)
+        q, k = layers.apply_rope(q, *rope), layers.apply_rope(k, *rope)
         v = dense((c.num_kv_heads, c.head_dim), "value", c.qkv_bias)(h)
         q, k, v = (checkpoint_name(y, name) for y, name in ((q, "query"), (k, "key"), (v, "value")))
         if kv is not None:
@@ -120,7 +128,7 @@ class DecoderBlock(nn.Module):
             kv = (k, v)
         h = checkpoint_name(attention.attend(q, k, v, visible, c.attention, c.sliding_window), "context")
         x = x + checkpoint_name(dense(c.hidden_size, "out", c.out_bias, axis=(-3, -2, -1))(h), "out")
-        h = layers.RMSNorm(c.rms_norm_eps, dtype, name="mlp_norm")(x)
+        h = norm("mlp_norm")(x)
         h = jax.nn.silu(dense(c.mlp_size, "gate", c.mlp_bias)(h)) * dense(c.mlp_size, "up", c.mlp_bias)(h)
         x = layers.by_rows(x + dense(c.hidden_size, "down", c.mlp_bias)(h))
         if self.has_variable("params", "shift"):  # of `evals.steering`
