@@ -47,8 +47,9 @@ def _random(shapes: dict[str, tuple[int, ...]], dtype: Any, seed: int) -> Tensor
     return {name: x.astype(dtype) for name, x in made.items()}
 
 
-def llm_shapes(config: dict[str, Any], biases: bool = False) -> dict[str, tuple[int, ...]]:
-    """Of a decoder of the hub: names as LlamaForCausalLM's, MistralForCausalLM's and Qwen2ForCausalLM's."""
+def llm_shapes(config: dict[str, Any], biases: bool = False, norms: bool = False) -> dict[str, tuple[int, ...]]:
+    """Of a decoder of the hub: names as LlamaForCausalLM's, MistralForCausalLM's, Qwen2ForCausalLM's and
+    Qwen3ForCausalLM's. norms: of query and key."""
     d, f, v = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
     width = config.get("head_dim") or d // config["num_attention_heads"]
     q = width * config["num_attention_heads"]
@@ -70,6 +71,8 @@ def llm_shapes(config: dict[str, Any], biases: bool = False) -> dict[str, tuple[
             f"{block}input_layernorm.weight": (d,),
             f"{block}post_attention_layernorm.weight": (d,),
         }
+        if norms:
+            shapes |= {f"{block}self_attn.{n}_norm.weight": (width,) for n in "qk"}
     return shapes
 
 
@@ -258,10 +261,17 @@ _WORDS = (
 
 
 def byte_tokenizer(
-    folder: Path, split: list[Any], special: list[str], *, begin: str | None = None, fields: dict[str, Any]
+    folder: Path,
+    split: list[Any],
+    special: list[str],
+    *,
+    added: tuple[str, ...] = (),
+    begin: str | None = None,
+    fields: dict[str, Any],
 ) -> int:
     """tokenizer.json of a byte-level BPE (Llama 3, Qwen2, SmolLM2); special tokens stand behind the others, or first
-    where the name of the first is `<|endoftext|>` (SmolLM2). The size of the vocabulary."""
+    where the name of the first is `<|endoftext|>` (SmolLM2). added: tokens behind these that are not special. The size
+    of the vocabulary."""
     first = special[0] == "<|endoftext|>" and "<|im_start|>" in special and begin is None and fields.get("_first")
     core = tokenizers.Tokenizer(models.BPE(ignore_merges=bool(begin)))
     core.pre_tokenizer = pre_tokenizers.Sequence([*split, pre_tokenizers.ByteLevel(False, use_regex=not split)])
@@ -272,14 +282,15 @@ def byte_tokenizer(
     )  # pyright: ignore[reportCallIssue]
     core.train_from_iterator(SENTENCES * 5, trainer)
     core.add_special_tokens([tokenizers.AddedToken(token, normalized=False, special=True) for token in special])
+    core.add_tokens([tokenizers.AddedToken(token, normalized=False, special=False) for token in added])
     if begin:
         core.post_processor = processors.Sequence([
             processors.ByteLevel(trim_offsets=False),
             processors.TemplateProcessing(f"{begin} $A", special_tokens=[(begin, core.token_to_id(begin))]),
         ])  # fmt: skip
     core.save(str(folder / "tokenizer.json"))
-    ids = {core.token_to_id(token): token for token in special}
-    decoder = {str(i): _special(token) | {"special": True} for i, token in sorted(ids.items())}
+    ids = {core.token_to_id(token): token for token in (*special, *added)}
+    decoder = {str(i): _special(token) | {"special": token in special} for i, token in sorted(ids.items())}
     shown = {name: value for name, value in fields.items() if not name.startswith("_")}
     write_json(
         folder / "tokenizer_config.json",
@@ -380,6 +391,17 @@ def _chatml(system: str) -> str:
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
     )
 
+
+# The last answer has an empty block of thoughts before it; a question leaves it to the model to think.
+QWEN3 = (
+    "{% set ns = namespace(asked=-1) %}{% for m in messages %}{% if m['role'] == 'user' %}"
+    "{% set ns.asked = loop.index0 %}{% endif %}{% endfor %}{% for m in messages %}"
+    "{{ '<|im_start|>' + m['role'] + '\\n' }}{% if m['role'] == 'assistant' and loop.last and loop.index0 > ns.asked %}"
+    "{{ '<think>\\n\\n</think>\\n\\n' + m['content'].lstrip('\\n') }}{% else %}{{ m['content'] }}{% endif %}"
+    "{{ '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}"
+    "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}"
+    "{% endif %}"
+)
 
 # Contents are lists of parts here.
 _LLAVA_HF = (
@@ -527,34 +549,43 @@ def llama_3(version: str) -> Callable[..., Tensors]:
 
 
 def qwen(version: str) -> Callable[..., Tensors]:
-    """Qwen/Qwen2-7B-Instruct and Qwen2.5-0.5B-Instruct: no begin token, a table longer than the tokenizer, a window
-    that is switched off, two end tokens; the small one is tied."""
+    """Qwen/Qwen2-7B-Instruct, Qwen2.5-0.5B-Instruct and Qwen3-0.6B: no begin token, a table longer than the tokenizer,
+    a window that is switched off, two end tokens; the small ones are tied; the third has heads of their own size,
+    norms of query and key, and a template with thoughts."""
 
     def write(folder: Path, seed: int = 0) -> Tensors:
         split = [pre_tokenizers.Split(tokenizers.Regex(_WORDS % 1), "isolated")]
         special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-        vocab = byte_tokenizer(folder, split, special, fields={
+        template = QWEN3 if version == "3" else _chatml("You are a helpful assistant.")
+        added = ("<think>", "</think>") if version == "3" else ()
+        vocab = byte_tokenizer(folder, split, special, added=added, fields={
             "add_prefix_space": False, "additional_special_tokens": special[1:], "bos_token": None,
-            "chat_template": _chatml("You are a helpful assistant."), "eos_token": "<|im_end|>", "errors": "replace",
+            "chat_template": template, "eos_token": "<|im_end|>", "errors": "replace",
             "pad_token": "<|endoftext|>", "split_special_tokens": False, "tokenizer_class": "Qwen2Tokenizer",
             "unk_token": None,
         })  # fmt: skip
         model = json.loads((folder / "tokenizer.json").read_text())["model"]
         write_json(folder / "vocab.json", model["vocab"])
         (folder / "merges.txt").write_text("\n".join(" ".join(merge) for merge in model["merges"]))
-        end, tied = vocab - 3, version == "2.5"
+        end, tied = vocab - len(added) - 3, version != "2"
         config = _llm(
             "Qwen2ForCausalLM", vocab + 37, attention_dropout=0.0, bos_token_id=end, eos_token_id=end + 2,
             max_position_embeddings=32768, max_window_layers=21 if tied else 28, model_type="qwen2",
             num_key_value_heads=2, rms_norm_eps=1e-6, rope_theta=1e6, sliding_window=32768 if tied else 131072,
             tie_word_embeddings=tied, torch_dtype="bfloat16", transformers_version="4.43.1", use_sliding_window=False,
         )  # fmt: skip
+        if version == "3":
+            config |= {
+                "architectures": ["Qwen3ForCausalLM"], "attention_bias": False, "head_dim": 16, "model_type": "qwen3",
+                "max_position_embeddings": 40960, "max_window_layers": 28, "rope_scaling": None, "sliding_window": None,
+                "transformers_version": "4.51.0",
+            }  # fmt: skip
         write_json(folder / "config.json", config)
         write_json(folder / "generation_config.json", {
             "bos_token_id": end, "pad_token_id": end, "do_sample": True, "eos_token_id": [end + 2, end],
             "repetition_penalty": 1.1, "temperature": 0.7, "top_p": 0.8, "top_k": 20,
         })  # fmt: skip
-        weights = _random(llm_shapes(config, biases=True), ml_dtypes.bfloat16, seed)
+        weights = _random(llm_shapes(config, version != "3", version == "3"), ml_dtypes.bfloat16, seed)
         write_safetensors(folder, weights, 1 if tied else 4)
         return weights
 
@@ -809,6 +840,7 @@ LLMS: dict[str, Callable[..., Tensors]] = {
     "mistralai/Mistral-7B-Instruct-v0.3": mistral("0.3"),
     "Qwen/Qwen2-7B-Instruct": qwen("2"),
     "Qwen/Qwen2.5-0.5B-Instruct": qwen("2.5"),
+    "Qwen/Qwen3-0.6B": qwen("3"),
     "HuggingFaceTB/SmolLM2-135M-Instruct": smollm2,
 }
 CLIPS: dict[str, Callable[..., Tensors]] = {
