@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
+import twins
 from tokenizer_support import llama_like
 
 from tga_jax.data.prompt import IMAGE, text_of
@@ -181,6 +182,8 @@ CHAT_TEMPLATES = {
     "chatml": "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}<|im_start|>system\nYou are"
     "<|im_end|>\n{% endif %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+    # Qwen3's: thoughts, none here, before the last answer alone.
+    "qwen3": twins.QWEN3,
 }
 
 
@@ -200,7 +203,8 @@ def test_a_tokenizers_own_template(chatml, legacy, template, name, retrieved):
     assert text_of(made) == tokenizer.apply_chat_template(messages, tokenize=False)
     learnt = [text_of(group) for target, group in itertools.groupby(made, lambda piece: piece.target) if target]
     end, blank = ("</s>", " ") if template == "mistral" else ("<|im_end|>", "")
-    assert learnt == [f"{blank}{answer}{end}" for _, answer in turns]
+    thoughts = [""] * (len(turns) - 1) + ["<think>\n\n</think>\n\n" if template == "qwen3" else ""]
+    assert learnt == [f"{blank}{own}{answer}{end}" for own, (_, answer) in zip(thoughts, turns, strict=True)]
     assert "".join(p.text for p in made if p.retrieved) == retrieved
     prompt = text_of(pieces(found, tokenizer, prompt_only=True))
     assert prompt == tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)

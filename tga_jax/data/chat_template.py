@@ -156,13 +156,22 @@ def conversation(tokenizer: Any, messages: Sequence[tuple[str, Sequence[Piece]]]
         raise UserError(f"{error}; it has no place for a system text, expected none or another template") from error
 
 
-def learnt(chat: Chat, prompt: str, whole: str, end_token: str) -> list[Piece]:
-    """An answer, learnt from where its prompt ends to its end token, and what stands behind it."""
-    if not whole.startswith(prompt):
+def answer(chat: Chat, whole: str, prompt: str, count: int, end_token: str) -> str:
+    """An answer of the whole conversation, from where its prompt ends to its end token; to the end of the first `count`
+    messages, of which it is the last one, if none stands before what is said next.
+
+    What stands around an answer may depend on what follows: Qwen3's last one alone has a block of thoughts.
+    """
+    rest = whole.removeprefix(prompt)
+    before, *more = _MARK.split(rest, maxsplit=2)
+    said, after = ("".join([before, more[0]]), more[1]) if more else ("", before)
+    end, token, _ = after.partition(end_token)
+    if token:
+        return said + end + token
+    ended = chat.render(count, False)
+    if not whole.startswith(ended):
         raise UserError(NOT_ITS_PROMPT)
-    *said, after = _MARK.split(whole.removeprefix(prompt), maxsplit=1)
-    end, token, rest = after.partition(end_token)
-    return [*chat.pieces("".join(said) + end + token, target=True), *chat.pieces(rest)]
+    return ended.removeprefix(prompt)
 
 
 def prompt(tokenizer: Any, messages: Sequence[Mapping[str, Any]], sees: bool, special_tokens: bool = False) -> Prompt:

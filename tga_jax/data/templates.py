@@ -136,16 +136,19 @@ def _chat_template(record: Record, tokenizer: Any) -> list[Piece]:
         if answer is not None:
             messages.append(("assistant", [Piece(answer, literal=True)]))
     chat = chat_template.conversation(tokenizer, messages)
-    pieces, done = [], ""
+    whole = chat.render(len(messages), prompt=record.turns[-1][1] is None)
+    pieces, done = [], 0  # of the whole, how much is in pieces
     for place, (_, answer) in zip(places, record.turns, strict=True):
         prompt = chat.render(place, True)
-        if not prompt.startswith(done):
+        if not whole.startswith(prompt) or len(prompt) < done:
             raise UserError(chat_template.NOT_ITS_PROMPT)
-        pieces += chat.pieces(prompt.removeprefix(done))
+        pieces += chat.pieces(whole[done : len(prompt)])
+        done = len(prompt)
         if answer is not None:
-            done = chat.render(place + 1, False)
-            pieces += chat_template.learnt(chat, prompt, done, tokenizer.eos_token)
-    return pieces
+            said = chat_template.answer(chat, whole, prompt, place + 1, tokenizer.eos_token)
+            pieces += chat.pieces(said, target=True)
+            done += len(said)
+    return [*pieces, *chat.pieces(whole[done:])]
 
 
 TEMPLATES = {
