@@ -1,13 +1,13 @@
 """The pages of `tga evaluate` and `tga compare` in a real browser; needs Debian's chromium:
 
-apt install chromium; pytest -m slow tests/evals/test_page_browser.py
+apt install chromium; pytest -m slow tests/evals/test_evaluation_page_browser.py
 """
 
 import shutil
 
 import pytest
-import test_page
-from test_page import SCENES, SCORED, TEXT
+import test_evaluation_page
+from test_evaluation_page import SCENES, SCORED, TEXT
 
 from tga_jax import cli
 from tga_jax.evals import compare, gallery
@@ -29,11 +29,11 @@ def browser():
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
-    a = test_page.write(folder / "a", TEXT, answer="word" * 200)  # with no place to break a line
-    test_page.write(folder / "b", TEXT | {"s0 image"})
+    a = test_evaluation_page.write(folder / "a", TEXT, answer="word" * 200)  # with no place to break a line
+    test_evaluation_page.write(folder / "b", TEXT | {"s0 image"})
     every = questions(SCENES.samples(folder), sees=True)
     gallery.keep_thumbnails(every, [q.sample.id for q in every], a / "thumbnails" / "scenes")
-    (a / "report.html").write_text(test_page.made(a))
+    (a / "report.html").write_text(test_evaluation_page.made(a))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compare, "BENCHMARKS", {"scenes": SCENES, "scored": SCORED})
         assert cli.run(["compare", str(a), str(folder / "b"), f"--html={folder / 'two.html'}"]) == 0
