@@ -150,6 +150,19 @@ def process(*command: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, timeout=600, **streams)
 
 
+def run_here(*arguments: str | Path) -> str:
+    """`tga` within this process, since starting one and compiling takes longer than all else; what it printed."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        status = cli.run([str(argument) for argument in arguments])
+    if status not in (None, 0):
+        raise RuntimeError("\n".join([f"ended with {status}, expected 0:", *out.getvalue().splitlines()[-15:]]))
+    return out.getvalue()
+
+
 def part(name: str) -> Path:
     """What the demo trained under this name."""
     (folder,) = Path("parts").glob(f"{name}-*")
@@ -204,22 +217,22 @@ def _() -> None:
 
 @case("convert --known")
 def _() -> None:
-    assert "llava-hf/llava-1.5-7b-hf: " in run("convert", "--known").stdout
+    assert "llava-hf/llava-1.5-7b-hf: " in run_here("convert", "--known")
 
 
 @case("validate-data --known")
 def _() -> None:
-    assert "llava-mix665k: " in run("validate-data", "--known").stdout
+    assert "llava-mix665k: " in run_here("validate-data", "--known")
     download = Path("download")
     download.mkdir()
     run("validate-data", "--known", "mmbench", download, status=1)
     (download / "mmbench_dev_20230712.tsv").touch()
-    run("validate-data", "--known", "mmbench", download)
+    run_here("validate-data", "--known", "mmbench", download)
 
 
 @case("evaluate --list")
 def _() -> None:
-    assert "text-prompts (safety): " in run("evaluate", "--list").stdout
+    assert "text-prompts (safety): " in run_here("evaluate", "--list")
 
 
 # --- the demo: its row `tga` is the checkpoint that the commands below take -------------------------------------------
@@ -280,7 +293,7 @@ def _() -> None:
     assert "answers/seed0-tga-fit.html#test" in Path("grid/report.html").read_text()
     assert set(Path("parts").iterdir()) - {Path("parts/compiled")} == before
     table = Path("grid/table.md").read_text()
-    run("reproduce", "--config=grid.py", "--rows=tga", "--workdir=grid", "--parts=none", "--tables")
+    run_here("reproduce", "--config=grid.py", "--rows=tga", "--workdir=grid", "--parts=none", "--tables")
     assert Path("grid/table.md").read_text() == table
 
 
@@ -297,7 +310,7 @@ def _() -> None:
     assert Image.open("lengths.png").width > 0
     source = ("--config.data.source.own.path=data.json", "--config.data.source.own.images=pictures")
     own = (f"--config={ROOT}/configs/own_data.py:fit", *source, "--config.data.tokenizer=parts/tokenizer")
-    run("validate-data", *own, "--decode", "--json=valid.json")
+    run_here("validate-data", *own, "--decode", "--json=valid.json")
     assert read_json("valid.json")["own"]["fit_for_training"]
 
 
@@ -312,13 +325,13 @@ def _() -> None:
 
 @case("convert --from-run, CLIP")
 def _() -> None:
-    run("convert", f"--from-run={part('clip')}", "--to=clip", "--dtype=fp32")
+    run_here("convert", f"--from-run={part('clip')}", "--to=clip", "--dtype=fp32")
     assert read_json("clip/model.json")["kind"] == "clip"
 
 
 @case("retrieve")
 def _() -> None:
-    flags = ("--clip=clip", "--cache=cache", "--near-duplicate=1")
+    flags = ("--clip=clip", "--cache=cache-twin", "--near-duplicate=1")
     run("retrieve", "--data=data.json", "--images=pictures", *flags, "--to=both.jsonl")
     for row in read_lines("both.jsonl"):
         assert row["retrieved_caption"] in set(CAPTIONS.values()) - {row["image_caption"]}
@@ -328,14 +341,14 @@ def _() -> None:
 def _() -> None:
     flags = ("--clip=clip", "--cache=cache", "--neighbours=3")
     for query in ("a knife", "pictures/knife.png"):
-        lines = run("retrieve", f"--query={query}", *flags).stdout.splitlines()
+        lines = run_here("retrieve", f"--query={query}", *flags).splitlines()
         assert len(lines) == 3
         assert {line.split(maxsplit=1)[1] for line in lines} < set(CAPTIONS.values())
 
 
 @case("build-data")
 def _() -> None:
-    run("build-data", "both.jsonl", "--images=pictures", "--to=shards", "--shards=2")
+    run_here("build-data", "both.jsonl", "--images=pictures", "--to=shards", "--shards=2")
     assert len(list(Path("shards").glob("*.array_record-*"))) == 2
 
 
@@ -357,25 +370,25 @@ def _() -> None:
 
 @case("sweep")
 def _() -> None:
-    run("sweep", OWN_DATA, "--workdir=swept", *TRAINING, "--vary.steps=1", "--config.keep=1")
+    run_here("sweep", OWN_DATA, "--workdir=swept", *TRAINING, "--vary.steps=1", "--config.keep=1")
     assert read_json("swept/sweep.json")["runs"][0]["metrics"]["loss"] > 0
 
 
 @case("convert --from-run")
 def _() -> None:
-    run("convert", "--from-run=run", "--to=llava", "--dtype=fp32")
+    run_here("convert", "--from-run=run", "--to=llava", "--dtype=fp32")
     assert read_json("llava/model.json")["kind"] == "llava"
 
 
 @case("convert --projector-to")
 def _() -> None:
-    run("convert", "--from=llava", "--projector-to=mm_projector.bin")
+    run_here("convert", "--from=llava", "--projector-to=mm_projector.bin")
     assert any(name.endswith("/data.pkl") for name in zipfile.ZipFile("mm_projector.bin").namelist())
 
 
 @case("convert --to-hub")
 def _() -> None:
-    run("convert", "--from=llava", "--to-hub=hub")
+    run_here("convert", "--from=llava", "--to-hub=hub")
     assert read_json("hub/config.json")["model_type"] == "llava"
     files = {path.name for path in Path("hub").iterdir()}
     assert {"model.safetensors", "preprocessor_config.json", "processor_config.json", "tokenizer.json"} <= files
@@ -424,7 +437,7 @@ def write_gguf(path: str, tokenizer: dict[str, Any]) -> None:
 def check_gguf(name: str, tokenizer: dict[str, Any], a_cat: list[str]) -> None:
     """a_cat: the tokens of "a cat"."""
     write_gguf(f"{name}.gguf", tokenizer)
-    run("convert", f"--from={name}.gguf", f"--to={name}")
+    run_here("convert", f"--from={name}.gguf", f"--to={name}")
     read = Tokenizer.from_file(f"{name}/hub/tokenizer.json")
     assert read.encode("a cat", add_special_tokens=False).tokens == a_cat
     for text in ("a cat", "a cät, 猫!"):
@@ -483,7 +496,7 @@ def _() -> None:
         assert "is not installed; install it: bash launch/local.sh install serve" in done.stderr
 
 
-@case("README, in Python")
+@case("chat, README in Python")
 def _() -> None:
     _, _, after = (ROOT / "README.md").read_text().partition("```python\n")
     text = after.partition("```")[0]
@@ -525,7 +538,7 @@ def _() -> None:
 
 @case("compare")
 def _() -> None:
-    run("compare", "eval-none", "eval-system-prompt", "--json=compared.json")
+    run_here("compare", "eval-none", "eval-system-prompt", "--json=compared.json")
     compared = read_json("compared.json")
     assert {row["benchmark"] for row in compared["rows"]} == {"scenes", "text-prompts"}
 
@@ -558,19 +571,6 @@ def get_config():
         }},
     }})
 """
-
-
-def run_here(*arguments: str | Path) -> str:
-    """`tga` within this process, since starting one and compiling takes longer than all else; what it printed."""
-    import jax
-
-    jax.config.update("jax_disable_most_optimizations", True)
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-        status = cli.run([str(argument) for argument in arguments])
-    if status not in (None, 0):
-        raise RuntimeError("\n".join([f"ended with {status}, expected 0:", *out.getvalue().splitlines()[-15:]]))
-    return out.getvalue()
 
 
 def twin(name: str) -> Path:
@@ -611,10 +611,10 @@ def _() -> None:
 
 @case("retrieve, twins")
 def _() -> None:
-    flags = (f"--clip={twin(CLIP)}", "--cache=cache", "--near-duplicate=1", "--data=data.json")
+    flags = (f"--clip={twin(CLIP)}", "--cache=cache-twin", "--near-duplicate=1", "--data=data.json")
     run_here("retrieve", *flags, "--images=pictures", "--to=twin.jsonl")
     assert all(row["retrieved_caption"] for row in read_lines("twin.jsonl"))
-    assert run_here("retrieve", "--query=a knife", "--cache=cache", f"--clip={twin(CLIP)}").strip()
+    assert run_here("retrieve", "--query=a knife", "--cache=cache-twin", f"--clip={twin(CLIP)}").strip()
 
 
 @case("caption, twins")
@@ -664,7 +664,7 @@ def _() -> None:
 @case("bench retrieve")
 def _() -> None:
     few = ("--rows=5000", "--dim=16", "--queries=8", "--cosines=0.9", "--repeats=1")
-    run("bench", "retrieve", *few, "--json=bench-retrieve.json")
+    run_here("bench", "retrieve", *few, "--json=bench-retrieve.json")
     assert all(found["exact_per_second"] > 0 for found in read_json("bench-retrieve.json")["figures"])
 
 
@@ -682,7 +682,7 @@ def _() -> None:
 @case("bench judges")
 def _() -> None:
     Path("labelled.csv").write_text("prompt,completion,final_label\nHow?,I can't help with that.,2_full_refusal\n")
-    run("bench", "judges", "labelled.csv", "--json=bench-judges.json")
+    run_here("bench", "judges", "labelled.csv", "--json=bench-judges.json")
     assert read_json("bench-judges.json")["sets"]["xstest"]["phrases-2"]["recall"] == 1
 
 
@@ -704,7 +704,7 @@ def _() -> None:
 @case("bench report")
 def _() -> None:
     names = ("decode", "train", "vision", "aot", "plan")
-    rows = run("bench", "report", *(f"bench-{name}.json" for name in names)).stdout.splitlines()[2:]
+    rows = run_here("bench", "report", *(f"bench-{name}.json" for name in names)).splitlines()[2:]
     assert [row.split()[1] for row in rows] == list(names)
 
 

@@ -87,7 +87,7 @@ def failures(name: str, root: Path, limit: int) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == CLIP else n for n in NAMES])
 def test_a_value_of_each_file(tmp_path, name):
     assert failures(name, tmp_path, _IN_CI) == []
 

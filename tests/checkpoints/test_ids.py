@@ -95,7 +95,14 @@ def test_llava_whose_image_and_pad_follow_the_words_in_a_padded_table(tmp_path):
     np.testing.assert_allclose(ours.forward([[1, 5, 71, 6]]).logits, logits, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("places", [{"pad": ROWS}, {"image": ROWS, "pad": 70}, {"image": ROWS, "pad": ROWS + 1}])
+@pytest.mark.parametrize(
+    "places",
+    [
+        pytest.param({"pad": ROWS}, marks=pytest.mark.slow),
+        {"image": ROWS, "pad": 70},
+        pytest.param({"image": ROWS, "pad": ROWS + 1}, marks=pytest.mark.slow),
+    ],
+)
 def test_a_pad_or_image_token_without_a_row(tmp_path, places):
     llava(tmp_path, **places)
     ours = tga_jax.load(tmp_path, "float32")

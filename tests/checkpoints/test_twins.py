@@ -72,7 +72,7 @@ def convert(folder: Path, target: Path, *flags: str) -> None:
 # Of the same shape as another one: `pytest -m slow tests/checkpoints/test_twins.py`.
 _ALIKE = (
     "meta-llama/Llama-2-7b-chat-hf", "meta-llama/Llama-3.2-1B-Instruct", "mistralai/Mistral-7B-Instruct-v0.2",
-    "Qwen/Qwen2-7B-Instruct", "llava-hf/llava-1.5-13b-hf",
+    "Qwen/Qwen2-7B-Instruct", "llava-hf/llava-1.5-13b-hf", "Qwen/Qwen2.5-0.5B-Instruct",
 )  # fmt: skip
 
 

@@ -75,12 +75,14 @@ def make(name: str, root: Path) -> Twin:
 
 
 NAMES = [*twins.LLMS, *twins.LLAVAS]
-# Of the same architecture as another one, but for scaled frequencies and a window, whose answers `test_twins` looks at:
+# Of the same architecture as another one (of Qwen2's, `tests/train/test_from_checkpoints.py` trains another), but for
+# scaled frequencies and a window, whose answers `test_twins` looks at:
 # `pytest -m slow tests/checkpoints/test_twins_used.py`.
 _ALIKE = (
     "meta-llama/Llama-2-7b-chat-hf", "meta-llama/Llama-3.1-8B-Instruct", "meta-llama/Llama-3.2-1B-Instruct",
     "lmsys/vicuna-7b-v1.5", "mistralai/Mistral-7B-Instruct-v0.1", "mistralai/Mistral-7B-Instruct-v0.2",
     "mistralai/Mistral-7B-Instruct-v0.3", "Qwen/Qwen2-7B-Instruct", "llava-hf/llava-1.5-13b-hf",
+    "Qwen/Qwen2.5-0.5B-Instruct",
 )  # fmt: skip
 
 

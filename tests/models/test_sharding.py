@@ -151,7 +151,8 @@ def test_eight_devices_compute_what_one_computes(eight):
     assert_the_same(eight)
 
 
-@pytest.mark.parametrize("stage", ["lora", pytest.param("accumulate", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["lora", "accumulate"])
 def test_so_do_they_with_lora_and_accumulation(stage):
     assert_the_same(run_eight(stage, SOME[:1]))
 

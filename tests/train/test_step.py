@@ -100,7 +100,7 @@ def test_logits_at_the_labels_alone_give_the_same_loss_and_gradient():
     )
 
 
-@pytest.mark.parametrize("remat", ["names", "full"])
+@pytest.mark.parametrize("remat", ["names", pytest.param("full", marks=pytest.mark.slow)])
 def test_what_is_computed_again_gives_the_same_gradient(remat):
     config, batch = LossConfig(guide=RELEASED), batch_of()
     model = dataclasses.replace(MODEL, llm=dataclasses.replace(MODEL.llm, remat=remat))
@@ -110,10 +110,7 @@ def test_what_is_computed_again_gives_the_same_gradient(remat):
 
 
 # The two that differ most in what they have to know of the whole step.
-_IN_PARTS = [
-    pytest.param(guide, marks=[] if n in ("paper", "transport") else pytest.mark.slow, id=n)
-    for n, guide in GUIDES.items()
-]
+_IN_PARTS = [pytest.param(guide, marks=[] if n == "paper" else pytest.mark.slow, id=n) for n, guide in GUIDES.items()]
 
 
 @pytest.mark.parametrize("guide", _IN_PARTS)
