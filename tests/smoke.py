@@ -331,7 +331,7 @@ def _() -> None:
 
 @case("retrieve")
 def _() -> None:
-    flags = ("--clip=clip", "--cache=cache-twin", "--near-duplicate=1")
+    flags = ("--clip=clip", "--cache=cache", "--near-duplicate=1")
     run("retrieve", "--data=data.json", "--images=pictures", *flags, "--to=both.jsonl")
     for row in read_lines("both.jsonl"):
         assert row["retrieved_caption"] in set(CAPTIONS.values()) - {row["image_caption"]}
