@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -106,6 +107,22 @@ def test_what_is_wrong_with_json_is_named(tmp_path, text, said):
         workdir.read_json(path, "a table", ("rows", "columns"))
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_several_threads_may_write_the_same_file_at_once(tmp_path):
+    """As two trainings of one process do whose samples are the same."""
+    together = threading.Barrier(4, timeout=60)
+
+    def write(text: str) -> None:
+        with workdir.replacing(tmp_path / "a") as aside:
+            aside.write_text(text)
+            together.wait()
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(write, str(i)) for i in range(4)]:
+            done.result()
+    assert (tmp_path / "a").read_text() in "0123"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_a_file_or_folder_takes_its_name_only_when_whole(tmp_path):

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import shutil
+import threading
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,7 +100,8 @@ def replacing(path: AnyPath) -> Iterator[Any]:
         if path.is_dir():
             raise UserError(f"{path}: is a folder, expected the name of a file")
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        # Of threads too: two trainings at once may write the same file.
+        aside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}")
         try:
             yield aside
             aside.replace(path)

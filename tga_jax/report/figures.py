@@ -6,6 +6,7 @@ Figures are objects of their own (no pyplot, no global state), so they can be dr
 import io
 import os
 import textwrap
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def save(figure: Figure, path: Path) -> None:
     """Written aside and moved into place, so that a reader never meets half a picture."""
     drawn = png(figure)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.tmp")
     try:
         aside.write_bytes(drawn)
         os.replace(aside, path)
