@@ -242,7 +242,7 @@ def test_all_that_is_wrong_is_listed_at_once_with_the_nearest_name(llava, own):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"model_type": "gemma"}, "model_type 'gemma', expected one of llama, mistral, qwen2, clip"),
+        ({"model_type": "gemma"}, "model_type 'gemma', expected one of llama, mistral, qwen2, qwen3, clip"),
         ({"rope_scalling": 2}, "unknown field rope_scalling"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu', expected 'silu'"),
         (

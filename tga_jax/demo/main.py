@@ -77,7 +77,7 @@ def _vision(world: World) -> tuple[Path, Path]:
 def _text_model(world: World, workdir: Path) -> _Text:
     folder = trainings.train_text(world)
     saved = models.save(world, "", workdir / "models" / "text-model", {"llm": folder})
-    with world.shows("text model: measured"):
+    with world.shows("text model: measuring"):
         rates, answers = measure.measure_text(world, saved)
         inside = measure.inside(world, measure.load(saved), measure.items(world, "test"))
     return _Text(folder, rates, answers, inside)
@@ -94,7 +94,7 @@ def _row(world: World, workdir: Path, count: int, name: str, text_dir: Path, cli
         return measure.inside(world, measure.load(saved), measure.items(world, "test", attachments))
 
     # One row at a time: the first compiles what all use, and two at once would both do.
-    with world.measuring, world.shows(f"{name}: measured"):
+    with world.measuring, world.shows(f"{name}: measuring"):
         asked = partial(measure.measure_row, world, name, saved, folder, attachments)
         found: dict[str, Any] = lanes.run({"measured": asked, "inside": inside}, min(2, count))
     return _Row(**found)
