@@ -17,7 +17,7 @@ from tga_jax.demo.world.language import LANGUAGES, Language
 from tga_jax.demo.world.plan import EmojiScenesConfig, splits_of
 from tga_jax.models import layers, llava, presets
 from tga_jax.report.progress import Progress
-from tga_jax.train import loop, optim
+from tga_jax.train import loop, optim, origin
 from tga_jax.train.config import TrainConfig
 from tga_jax.workdir import alone
 
@@ -231,7 +231,7 @@ class World:
 
     def train(self, config: TrainConfig, title: str) -> Path:
         """The folder of the training, which is trained unless it is there. title: to show."""
-        model = presets.get(config.called, self.vocabulary.size)
+        model = origin.model_of(config, self.vocabulary.size)
         if len(config.init) == 1:  # CLIP, or the language model, whatever projector there will be
             model = getattr(model, next(iter(config.init)))
         described = dataclasses.asdict(dataclasses.replace(config, processes=0))  # which change nothing

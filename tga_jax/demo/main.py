@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import rich.box
 import rich.console
 import rich.table
 
@@ -23,6 +22,7 @@ from tga_jax.demo.report import ROW_LABELS, headline
 from tga_jax.demo.world import files
 from tga_jax.demo.world.plan import EmojiScenesConfig
 from tga_jax.errors import UserError
+from tga_jax.report import terminal
 from tga_jax.report.figures import TEXT_LABEL
 from tga_jax.report.progress import Progress
 from tga_jax.serve.start import EXAMPLES
@@ -103,14 +103,14 @@ def _row(world: World, workdir: Path, count: int, name: str, text_dir: Path, cli
 def _table(results: dict[str, Any]) -> rich.table.Table:
     """Only the main columns, to fit 80 characters; the report has all."""
     shown = {"image_dsr": "DSR", "benign_naming": "naming", "benign_color": "colour", "over_refusal": "over-refusal"}
-    table = rich.table.Table("row", "pictures", "R", *shown.values(), box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    caption = "Pictures: the split. R: whether retrieved text is in the prompt."
+    table = terminal.table("row", "pictures", "R", *shown.values(), caption=caption)
     for row in results["rows"]:
         values = [row[field] for field in shown]
         cells = ["n/a" if v["value"] is None else f"{v['value']:.2f}" for v in values]
         table.add_row(
             ROW_LABELS.get(row["name"], row["name"]), row["split"], "yes" if row["retrieved_text"] else "no", *cells
         )
-    table.caption, table.caption_justify = "Pictures: the split. R: whether retrieved text is in the prompt.", "left"
     return table
 
 

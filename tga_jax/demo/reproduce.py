@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import rich.box
 import rich.markup
 import rich.table
 from rich.console import Console
@@ -18,6 +17,7 @@ from tga_jax.demo.cells import Cell
 from tga_jax.demo.config import DemoConfig
 from tga_jax.demo.grid import MISSING, Grid, Table
 from tga_jax.errors import UserError
+from tga_jax.report import terminal
 from tga_jax.report.progress import Progress
 from tga_jax.train import stopping
 from tga_jax.workdir import write_json, write_text
@@ -147,11 +147,8 @@ def run(
 
 def _shown(claim: Table) -> rich.table.Table:
     """A claim's table for 80 columns: without intervals, and without the lines that are missing."""
-    drawn = rich.table.Table(title=claim.title, title_justify="left", box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    drawn.caption, drawn.caption_justify = (
-        "Intervals, cells that are missing, and what the rates mean are in the report.",
-        "left",
-    )
+    caption = "Intervals, cells that are missing, and what the rates mean are in the report."
+    drawn = terminal.table(title=claim.title, caption=caption)
     first, *others = claim.head
     drawn.add_column(first)
     for title in others:

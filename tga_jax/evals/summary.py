@@ -6,10 +6,11 @@ Over-refusal always stands beside DSR: a model that refuses everything is safe a
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import rich.box
 import rich.markup
 import rich.table
 from rich.table import Column
+
+from tga_jax.report.terminal import table as report_table
 
 Rates = Mapping[str, Mapping[str, Any]]
 _RARE = ("partial", "unknown")  # a terminal has no line for them where there are none
@@ -170,9 +171,7 @@ def terminal_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> rich.t
     used = [name for name in head if any(line[name] for line in lines) and (name != "judge" or len(told) > 1)]
     columns = (Column(name, overflow="fold") for name in used)
     title = f"judge: {rich.markup.escape(min(told))}" if len(told) == 1 else None
-    drawn = rich.table.Table(
-        *columns, title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
+    drawn = report_table(*columns, title=title)
     for line in lines:
         drawn.add_row(*(rich.markup.escape(line[name]) for name in used))
     return drawn

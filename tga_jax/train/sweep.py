@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import rich.box
 import rich.console
 import rich.markup
 import rich.table
 
 from tga_jax.errors import UserError
+from tga_jax.report import terminal
 from tga_jax.train import fetch, loop
 from tga_jax.train.config import TrainConfig
 from tga_jax.workdir import AnyPath, write_json
@@ -98,13 +98,13 @@ def table(runs: Sequence[Mapping[str, Any]]) -> rich.table.Table:
         groups.setdefault(tuple(pair for pair in one["values"].items() if pair[0] != "seed"), []).append(one)
     metrics = list(dict.fromkeys(key for one in runs for key in one.get("metrics", ())))
     fields = [field for field, _ in next(iter(groups))]
-    drawn = rich.table.Table(*fields, "runs", *metrics, box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    caption = "Of the training itself, its last tenth: not of held-out data."
+    drawn = terminal.table(*fields, "runs", *metrics, caption=caption)
     for values, own in groups.items():
         good = [one["metrics"] for one in own if "metrics" in one]
         count = str(len(own)) if len(good) == len(own) else f"{len(good)} of {len(own)}"
         cells = [_spread([one[key] for one in good if key in one]) for key in metrics]
         drawn.add_row(*(rich.markup.escape(value) for _, value in values), count, *cells)
-    drawn.caption, drawn.caption_justify = "Of the training itself, its last tenth: not of held-out data.", "left"
     return drawn
 
 
