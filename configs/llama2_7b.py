@@ -19,6 +19,6 @@ def get_config(variant: str = "stage1") -> ConfigDict:
         variant,
         model="tga-llama-2-7b",
         template="llama_2",
-        llm="checkpoints/Llama-2-7b-chat-hf",
-        clip="checkpoints/clip-vit-large-patch14-336",
+        llm="meta-llama/Llama-2-7b-chat-hf",
+        clip="openai/clip-vit-large-patch14-336",
     )

@@ -78,8 +78,8 @@ def recipe(config: ConfigDict, first: bool) -> None:
 
 
 def get_config(variant: str, model: str, template: str, llm: str, clip: str) -> ConfigDict:
-    """variant: one of those above; "baseline" has no retrieved text in its prompts either. llm, clip: folders of the
-    checkpoints that they start from."""
+    """variant: one of those above; "baseline" has no retrieved text in its prompts either. llm, clip: the
+    checkpoints that they start from, by their names on the hub or as folders."""
     if variant not in FIRST + SECOND:
         raise ValueError(f"{variant!r}, expected one of {', '.join(FIRST + SECOND)}")
     first = variant in FIRST

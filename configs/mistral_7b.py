@@ -19,6 +19,6 @@ def get_config(variant: str = "stage1") -> ConfigDict:
         variant,
         model="tga-mistral-7b",
         template="mistral_instruct",
-        llm="checkpoints/Mistral-7B-Instruct-v0.2",
-        clip="checkpoints/clip-vit-large-patch14-336",
+        llm="mistralai/Mistral-7B-Instruct-v0.2",
+        clip="openai/clip-vit-large-patch14-336",
     )

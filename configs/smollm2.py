@@ -19,8 +19,8 @@ def get_config(variant: str = "fit") -> ConfigDict:
         variant,
         model="tga-smollm2-135m",
         template="chatml",
-        llm="checkpoints/SmolLM2-135M-Instruct",
-        clip="checkpoints/clip-vit-base-patch32",
+        llm="HuggingFaceTB/SmolLM2-135M-Instruct",
+        clip="openai/clip-vit-base-patch32",
     )
     first = variant in llava.FIRST
     if variant in ("fit", "tiled"):  # 32 positions are the picture's, 49 below

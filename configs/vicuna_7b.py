@@ -19,6 +19,6 @@ def get_config(variant: str = "stage1") -> ConfigDict:
         variant,
         model="llava-v1.5-7b",
         template="vicuna_v1",
-        llm="checkpoints/vicuna-7b-v1.5",
-        clip="checkpoints/clip-vit-large-patch14-336",
+        llm="lmsys/vicuna-7b-v1.5",
+        clip="openai/clip-vit-large-patch14-336",
     )

@@ -290,6 +290,13 @@ def test_a_missing_key_is_an_error(monkeypatch, key):
         EndpointJudge("http://127.0.0.1:1/v1", "m")
 
 
+def test_a_password_in_the_address_is_refused_and_not_repeated(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    with pytest.raises(UserError, match="holds a password") as error:
+        EndpointJudge("http://me:s3cret@127.0.0.1:1/v1", "m")
+    assert "s3cret" not in str(error.value)
+
+
 def test_without_the_package_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
     monkeypatch.setenv("OPENAI_API_KEY", "a key")

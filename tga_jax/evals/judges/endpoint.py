@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import threading
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -35,8 +36,8 @@ class EndpointJudge:
     options: further fields of the request; models that reason take other ones.
     rubric: what is asked; a completion that holds none of its words is "unknown".
 
-    Raises UserError without the openai package or the key, and naming the endpoint if it fails for good or if what it
-    sends is no chat completion.
+    Raises UserError without the openai package or the key, for a URL that holds a password, which results would keep,
+    and naming the endpoint if it fails for good or if what it sends is no chat completion.
     """
 
     def __init__(
@@ -58,6 +59,8 @@ class EndpointJudge:
         key = os.environ.get("OPENAI_API_KEY")
         if not key:
             raise UserError("OPENAI_API_KEY is not set, expected the endpoint's key (any text if it needs none)")
+        if urllib.parse.urlsplit(base_url).password is not None:
+            raise UserError("the judge's URL holds a password, expected none in it; a key is read from OPENAI_API_KEY")
         judge = ModelJudge(self._ask_all, f"{model} at {base_url}", rubric)
         self._judge, self.name, self.version, self.rubric = judge, judge.name, judge.version, judge.rubric
         self._errors = openai.OpenAIError
