@@ -100,7 +100,7 @@ run_tests() {
   check tests "$python" -m pytest -n 2 --dist loadfile "$@"
   check lint "$python" -m ruff check .
   check format "$python" -m ruff format --check .
-  check types "$python" -m pyright --pythonpath "$python"
+  check types "$python" -m pyrefly check --python-interpreter-path "$python"
   if ((${#failed[@]})); then
     printf '\nfailed: %s\n' "${failed[*]}" >&2
     exit 1

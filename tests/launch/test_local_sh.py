@@ -180,12 +180,13 @@ def test_test_runs_every_check_and_passes_arguments_to_pytest_only(copy):
         "python -m pytest -n 2 --dist loadfile tests/data -k emoji scenes",
         "python -m ruff check .",
         "python -m ruff format --check .",
-        "python -m pyright --pythonpath .venv/bin/python",
+        "python -m pyrefly check --python-interpreter-path .venv/bin/python",
     ]
 
 
 @pytest.mark.parametrize(
-    ("tool", "heading"), [("pytest", "tests"), ("ruff check", "lint"), ("ruff format", "format"), ("pyright", "types")]
+    ("tool", "heading"),
+    [("pytest", "tests"), ("ruff check", "lint"), ("ruff format", "format"), ("pyrefly check", "types")],
 )
 def test_one_failed_check_fails_the_command_and_is_named(copy, tool, heading):
     done = copy.run("test", BAD_TOOL=tool)

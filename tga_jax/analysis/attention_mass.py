@@ -29,11 +29,10 @@ def image_attention(config: llama.LlamaConfig, blocks: dict, states: Array, vali
         """What the block itself makes of x as its "query" or "key"; the compiler drops the rest of it."""
         name = f"{name}_norm" if c.qk_norm else name
         rope = layers.rope_angles(positions, c.head_dim, c.rope_theta, c.rope_scaling)
-        found: Any
-        _, found = block.apply(
+        found: Any = block.apply(
             {"params": p}, x, None, rope, None, 0, None,
             capture_intermediates=lambda module, _: module.name == name, mutable=["intermediates"],
-        )  # fmt: skip
+        )[1]  # fmt: skip
         return layers.apply_rope(found["intermediates"][name]["__call__"][0], *rope)
 
     def mass(block_and_input: tuple[dict, Array]) -> Array:

@@ -9,7 +9,7 @@ Dimension letters: L blocks, B samples, T positions, K key/value heads, H head s
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -146,7 +146,7 @@ def refusal_curves(
     reached, runs = 0, _inputs(config, params, picture, twin)
 
     def rate(patch: Mapping[str, np.ndarray]) -> float:
-        fields = {"residual": none, "key": none, "value": none, **patch}
+        fields: Any = {"residual": none, "key": none, "value": none, **patch}
         logs = _patched(config, params, picture, *runs, reached, Patch(**fields))
         return float(np.isin(np.argmax(np.asarray(logs), axis=-1), np.asarray(token_ids)).mean())
 
@@ -172,4 +172,4 @@ def read_from_twin(config: Config, params: dict, picture: Batch, twin: Batch, bl
     a window of such patches could not be told from one that has no end. At all blocks it is the twin's run.
     """
     where = np.asarray(blocks)[:, None, None] & np.asarray(picture.image_mask)
-    return patched(config, params, picture, twin, Patch(residual=np.zeros_like(where), key=where, value=where))  # pyright: ignore
+    return patched(config, params, picture, twin, Patch(residual=np.zeros_like(where), key=where, value=where))  # pyrefly: ignore

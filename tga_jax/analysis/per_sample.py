@@ -35,7 +35,7 @@ class Recorder:
 
     @property
     def config(self) -> Config:
-        return self.model.config  # pyright: ignore[reportReturnType] a language model is part of it
+        return self.model.config  # pyrefly: ignore a language model is part of it
 
     def lines(self, samples: Sequence[PromptPair]) -> tuple[list[dict[str, Any]], np.ndarray]:
         """A line for each of at most `batch` samples, and the pooled states float32 [N, 2, L+1, D] of those N that have

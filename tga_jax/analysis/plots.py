@@ -147,7 +147,7 @@ def plot_curves(
     figure = Figure(figsize=(max(6.8, 4.8 * len(panels)), 4.4), layout="constrained")
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     highest = max(max(curve) for curves in [*panels.values(), {"": [0.1]}] for curve in curves.values())
-    styles = dict(zip(levels, ("--", ":"), strict=False))
+    styles: dict[str, Any] = dict(zip(levels, ("--", ":"), strict=False))
     for axes, (title, curves) in zip(grid, panels.items(), strict=True):
         for label, curve in curves.items():
             axes.plot(range(first, first + len(curve)), curve, color=colors[label], linewidth=2, marker=".")
@@ -164,7 +164,7 @@ def plot_curves(
     grid[0].set_ylim(-0.03 * highest, min(1.05, 1.15 * highest))
     handles = [Line2D([], [], color=colors[label], linewidth=2, label=figures.plain(label)) for label in labels]
     if any(at is not None for found in marks.values() for at in found.values()):
-        ring = {"linestyle": "", "marker": "o", "markersize": 10, "markerfacecolor": "none"}
+        ring: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 10, "markerfacecolor": "none"}
         handles.append(Line2D([], [], color=figures.MUTED, label="median start layer", **ring))
     for name, style in styles.items():
         handles.append(Line2D([], [], color=figures.MUTED, linewidth=1.4, linestyle=style, label=figures.plain(name)))

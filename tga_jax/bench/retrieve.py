@@ -98,7 +98,7 @@ def measure(data: str, cosines: list[float], rows: int, dim: int, count: int, re
         exact = Exact(made, others, 1)
         exact_seconds = time.perf_counter() - start
         some = others[:256]
-        index.tune(ivf, some, flat.search(some, 1)[0][:, 0], ivf.nlist)  # pyright: ignore[reportCallIssue]
+        index.tune(ivf, some, flat.search(some, 1)[0][:, 0], ivf.nlist)  # pyrefly: ignore
         exact.search(asked, 1)  # compiles
         turns = [[_timed(of, asked) for of in (flat.search, exact.search, ivf.search)] for _ in range(repeats)]
         rates = np.array([[rate for rate, _ in turn] for turn in turns])

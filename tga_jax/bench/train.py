@@ -234,8 +234,8 @@ def report(
         with against.start(script, arguments) as other:  # in turns: a machine's speed drifts
             ours, theirs = zip(*((bench.seconds(), other()) for _ in range(pairs)), strict=True)
         ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
-        values["peer"] = {"mode": mode, "ours": ours, "theirs": theirs, "ratios": ratios}
-        values["peer"]["median_ratio"] = float(np.median(ratios))
+        median = float(np.median(ratios))
+        values["peer"] = {"mode": mode, "ours": ours, "theirs": theirs, "ratios": ratios, "median_ratio": median}
         console.print(
             f"transformers and torch, {mode}: {np.median(theirs):.3f} s; {np.median(ratios):.2f} times as fast, median "
             f"of {pairs} pairs ({min(ratios):.2f} to {max(ratios):.2f})"

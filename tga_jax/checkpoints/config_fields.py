@@ -61,7 +61,7 @@ def check(
     where: str,
     raw: dict[str, Any],
     cls: type,
-    also: set[str] = frozenset(),  # pyright: ignore[reportArgumentType]
+    also: set[str] = frozenset(),  # pyrefly: ignore
     fixed: dict[str, tuple[Any, ...]] | None = None,
 ) -> None:
     """Raises UserError naming the first field that is not understood, or has a value that is not computed.

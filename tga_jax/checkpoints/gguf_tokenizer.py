@@ -209,7 +209,7 @@ def build(path: Path, read: Callable[..., Any], names: Iterable[str]) -> PreTrai
         raise fields.wrong("tokens", f"holds {twice!r} twice", "every token once")
     stored = fields.of_each_token(len(tokens), "token_type", list[int], [_NORMAL] * len(tokens))
     types: list[Any] = [_TYPES.get(token, type_) for token, type_ in zip(tokens, stored, strict=True)]
-    special = {}
+    special: dict[str, Any] = {}
     for name, default in (("bos", 1), ("eos", 2), ("unknown", 0), ("padding", None)):
         i = fields.get(f"{name}_token_id", int, default if is_sentencepiece else None)
         if i is not None and not 0 <= i < len(tokens):

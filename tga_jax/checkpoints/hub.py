@@ -163,7 +163,7 @@ def load_part(folder: AnyPath, part: str, like: dict[str, Any]) -> dict[str, Any
 
 
 def _dtype(model: Spec) -> str:
-    return model.llm.dtype if model.llm is not None else model.clip.vision.dtype  # pyright: ignore
+    return model.llm.dtype if model.llm is not None else model.clip.vision.dtype  # pyrefly: ignore
 
 
 def _padded_vocabulary(model: Spec) -> int | None:
@@ -268,8 +268,11 @@ def _write_processor(companions: Path, folder: Path, model: Spec, tokenizer: Any
     cls = transformers.LlavaImageProcessorPil if pads else transformers.CLIPImageProcessorPil
     if image_config.find(companions) is None:
         square = {"height": size, "width": size}
-        sizes = {"size": square if model.image_mode == "stretch" else {"shortest_edge": size}, "crop_size": square}
-        cls(**sizes, **({"do_pad": True} if pads else {})).save_pretrained(folder)
+        shape = square if model.image_mode == "stretch" else {"shortest_edge": size}
+        sizes: dict[str, Any] = {"size": shape, "crop_size": square}
+        if pads:
+            sizes["do_pad"] = True
+        cls(**sizes).save_pretrained(folder)
     if model.kind == "clip" and model.clip.text is not None and any(companions.glob("tokenizer*")):
         _end_texts(load_tokenizer(companions), model.clip.text.eos_token_id, folder)
     if tokenizer is None:

@@ -95,7 +95,7 @@ def llm_config(where: str, hf: Any) -> LlamaConfig:
         raise UserError(f"{where}: head_dim is {head_dim}, expected an even number, of whose halves a rotation is made")
     theta, scaling = _rope(where, hf.rope_parameters)
     try:
-        own = FAMILIES[hf.model_type].read(hf)
+        own: dict[str, Any] = {"sliding_window": None, **FAMILIES[hf.model_type].read(hf)}
     except ValueError as error:
         raise UserError(f"{where}: {error}") from error
     return LlamaConfig(
@@ -110,7 +110,7 @@ def llm_config(where: str, hf: Any) -> LlamaConfig:
         rms_norm_eps=hf.rms_norm_eps,
         tie_embeddings=hf.tie_word_embeddings,
         rope_scaling=scaling,
-        **{"sliding_window": None, **own},
+        **own,
     )
 
 
@@ -261,7 +261,7 @@ def _described(path: str, raw: dict[str, Any], tower: VisionConfig | None) -> Sp
     if family not in (*FAMILIES, "clip", "clip_vision_model", "llava"):
         supported = ", ".join((*FAMILIES, "clip", "clip_vision_model", "llava"))
         raise UserError(f"{path}: model_type {family!r}, expected one of {supported}")
-    hf = _parsed(path, transformers.CONFIG_MAPPING[family], raw)
+    hf = _parsed(path, transformers.CONFIG_MAPPING[family], raw)  # pyrefly: ignore
     also = _UNREAD if "text_config" in type(hf).sub_configs or family == "clip_vision_model" else set()
     config_fields.check(path, raw, type(hf), also)
     for name in ("text_config", "vision_config"):
@@ -358,7 +358,7 @@ def to_hub(model: Spec, vocab_size: int | None = None) -> Any:
         return transformers.LlavaConfig(
             vision_config=_hub_vision(c.clip.vision),
             text_config=_hub_llm(model, vocab_size or c.llm.vocab_size),
-            image_token_index=model.image_token_id,  # pyright: ignore[reportArgumentType]
+            image_token_index=model.image_token_id,  # pyrefly: ignore
             image_seq_length=c.image_tokens,
             vision_feature_layer=c.feature_layer,
             vision_feature_select_strategy="full" if c.feature_select == "full" else "default",

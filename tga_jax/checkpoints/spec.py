@@ -70,7 +70,8 @@ def read(workdir: Path) -> Spec:
     if not isinstance(refusals, list) or not all(isinstance(phrase, str) for phrase in refusals):
         raise UserError(f"{path}: {refusals!r:.80} as refusals, expected a list of phrases")
     built = config.build(_KINDS[raw["kind"]], raw["config"], str(path))
-    return Spec(**{**raw, "config": built, "refusals": tuple(refusals)})
+    read: dict[str, Any] = {**raw, "config": built, "refusals": tuple(refusals)}
+    return Spec(**read)
 
 
 def copy_companions(source: Path, target: Path) -> None:

@@ -35,6 +35,9 @@ USAGE = """\
             --config=FILE, --config.FIELD=V, --length=T, --pictures=N, --target=T
             --mfu=F             the share of the peak that the step reaches (default: 0.5)
             --compile           with what `bench aot` says of the memory
+          bench gate TABLE: what five programs compute, read and hold, and how often they are compiled, against a kept
+            table; ends with 1 if something is worse
+            --write             the table becomes what was measured
           bench report FILES: the JSON files of measurements as a table in Markdown
   doctor  whether this machine and environment can do the work; ends with 1 if something would fail
             --json=FILE         the findings
@@ -167,6 +170,22 @@ def _bench_vision(arguments: list[str]) -> None:
     vision.report(rich.console.Console(), flags.pop("json"), **flags)
 
 
+def _bench_gate(arguments: list[str]) -> int:
+    flags = parse(arguments, {"write": False}, places=1)
+    if not flags["places"]:
+        raise UserError("expected the file of the table, such as tests/bench/gate.json")
+    steps = {name: parse_with_config([f"--config={file}", *_GATED], {}, None)[0] for name, file in _GATE.items()}
+    _target("8xcpu")
+    import rich.console
+
+    from tga_jax import config
+    from tga_jax.bench import gate
+    from tga_jax.train.config import TrainConfig
+
+    trainings = {name: config.build(TrainConfig, found) for name, found in steps.items()}
+    return int(not gate.report(rich.console.Console(), trainings, Path(flags["places"][0]), flags["write"]))
+
+
 def _bench_report(arguments: list[str]) -> None:
     files = parse(arguments, {}, places=10_000)["places"]
     if not files:
@@ -199,10 +218,15 @@ def _bench_judges(arguments: list[str]) -> None:
 
 
 PEERS = Path(__file__).parents[1] / "bench" / "peers"  # programs that need torch
+_GATED = (
+    *("--config.loss.guide.kind=paper", "--config.batch_size=8"),
+    *("--config.mesh.data=1", "--config.mesh.fsdp=8"),
+)
+_GATE = {stage: f"configs/bench_small.py:{stage.replace(' ', '')}" for stage in ("stage 1", "stage 2")}
 _PEERS = ("strong", "default", "faithful")
 
 
-_BENCHES: dict[str, Callable[[list[str]], None]] = {
+_BENCHES: dict[str, Callable[[list[str]], int | None]] = {
     "decode": _bench_decode,
     "data": _bench_data,
     "retrieve": _bench_retrieve,
@@ -212,15 +236,16 @@ _BENCHES: dict[str, Callable[[list[str]], None]] = {
     "judges": _bench_judges,
     "aot": _bench_aot,
     "plan": _bench_plan,
+    "gate": _bench_gate,
     "report": _bench_report,
 }
 
 
-def _bench(arguments: list[str]) -> None:
+def _bench(arguments: list[str]) -> int | None:
     if not arguments or arguments[0] not in _BENCHES:
         known = ", ".join(_BENCHES)
         raise UserError(f"unknown measurement {arguments[0] if arguments else ''!r}, expected one of {known}")
-    _BENCHES[arguments[0]](arguments[1:])
+    return _BENCHES[arguments[0]](arguments[1:])
 
 
 def _doctor(arguments: list[str]) -> int:

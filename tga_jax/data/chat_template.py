@@ -54,7 +54,7 @@ class Chat:
             self._real.append(real)
             self._marked.append(marked)
         failed: dict[Any, UserError] = {}
-        for form in (_as_parts, _as_string) if self._images else (_as_string, _as_parts):
+        for form in (_as_parts, _as_string) if self._images > 0 else (_as_string, _as_parts):
             self._form = form
             try:
                 return self._check()

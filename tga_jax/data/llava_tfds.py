@@ -14,7 +14,7 @@ from typing import Any
 
 import rich.console
 import tensorflow_datasets as tfds
-from array_record.python import array_record_module  # type: ignore[reportAttributeAccessIssue]
+from array_record.python import array_record_module  # pyrefly: ignore
 
 from tga_jax import workdir
 from tga_jax.data import fingerprint, llava_json
@@ -144,7 +144,7 @@ class ArrayRecords(Store):
         for shard in builder.info.splits[_SPLIT].filepaths:
             if not shard.exists():
                 raise UserError(f"{shard}: no such file, expected a shard; build the data again")
-        self._source = builder.as_data_source(split=_SPLIT)  # type: ignore[reportCallIssue]
+        self._source = builder.as_data_source(split=_SPLIT)  # pyrefly: ignore
         self._held = functools.lru_cache(_HELD)(self._read)
 
     def __reduce__(self):
@@ -152,7 +152,7 @@ class ArrayRecords(Store):
 
     def _read(self, row: int) -> dict[str, Any]:
         try:
-            return self._source[row]
+            return self._source[row]  # pyrefly: ignore
         except Exception as error:  # of a damaged shard, of many types
             raise UserError(f"{self.where(row)}: cannot be read ({error}); build the data again") from error
 
@@ -163,7 +163,7 @@ class ArrayRecords(Store):
         """The sample's JSON value, its pictures' names with the row before them."""
         if not 0 <= index < len(self):
             raise IndexError(index)
-        value = json.loads(self._held(int(index))["sample"])
+        value = json.loads(self._held(index)["sample"])
         if isinstance(image := value.get("image"), list):
             value["image"] = [f"{index}:{name}" for name in image]
         elif image:

@@ -135,7 +135,7 @@ class Batches:
         return sys.maxsize // (self._batch_size * self._window)
 
     def _row(self, number: int) -> tuple[Record, Tokens]:
-        record: Record = self._records[number]  # pyright: ignore[reportAssignmentType]
+        record: Record = self._records[number]  # pyrefly: ignore
         return record, self.fit(record, self.tokens(record))
 
     def tokens(self, record: Record) -> Tokens:
@@ -224,7 +224,7 @@ def iterate(
     """The batches from number `start` on, in their order, read ahead by `threads` of this process, or, unless
     `processes` is 0, by so many other processes with `threads` each: for records whose making keeps Python busy."""
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(4, threads))
-    numbered = grain.MapDataset.source(batches)[start:]  # pyright: ignore[reportArgumentType]
+    numbered = grain.MapDataset.source(batches)[start:]  # pyrefly: ignore
     ahead = numbered.to_iter_dataset(options)
     if not processes:
         return ahead

@@ -125,7 +125,7 @@ def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a folder, with the chat template that a processor there has. Raises UserError if there is
     none."""
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # of many types; a panic in tokenizers, which is written in Rust, is no Exception

@@ -115,7 +115,7 @@ def _list_rows(file: BinaryIO, path: Path) -> Iterator[tuple[int, int]]:
     def following() -> str:
         """The next character that is not blank; "" at the end of the file."""
         while True:
-            move(_BLANKS.match(text, at).end())  # type: ignore[union-attr]
+            move(_BLANKS.match(text, at).end())  # pyrefly: ignore
             if at < len(text) or not more():
                 return text[at : at + 1]
 

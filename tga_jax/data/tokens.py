@@ -118,7 +118,7 @@ class Vocabulary:
         transformers' `sanitize_control_tokens` has it, and `<image>`; blanks are text whatever they are."""
         found = self.tokenizer.chat_template or ""
         templates = "".join(found.values()) if isinstance(found, dict) else found
-        words = [
+        words: list[str] = [
             token.content
             for token in self.tokenizer.added_tokens_decoder.values()
             if (token.special or token.content in templates or token.content == IMAGE) and not token.content.isspace()

@@ -85,7 +85,7 @@ def _defended(
     for start in range(0, len(asked), asker.batch):
         stopping.stop_if_asked()
         said += [answered.answer for answered in defence.answer(asker, asked[start : start + asker.batch])]
-    settings = {k: v for k, v in dataclasses.asdict(defence).items() if k in ("layers", "threshold")}  # pyright: ignore
+    settings = {k: v for k, v in dataclasses.asdict(defence).items() if k in ("layers", "threshold")}  # pyrefly: ignore
     return [judged(speech, item, question, text) for item, text in zip(items, said, strict=True)], settings
 
 

@@ -63,8 +63,13 @@ _RATES = (
 )
 
 
+def _scenes(grid: Grid, seed: int) -> EmojiScenesConfig:
+    fields: dict[str, Any] = {**grid.config.scenes, "seed": seed}
+    return EmojiScenesConfig(**fields)
+
+
 def _pictures(grid: Grid) -> str:
-    scenes = EmojiScenesConfig(**{**grid.config.scenes, "seed": 0})
+    scenes = _scenes(grid, 0)
     hands = ", ".join(scenes.hands)
     tested = f"those of {scenes.held_out_hand} are only tested on."
     return f"Pictures are emoji as drawn by {hands}, read by a small CLIP; {tested}"
@@ -293,7 +298,7 @@ def _examples(grid: Grid) -> list[str]:
     for kind, count in ((True, _EXAMPLES), (False, _EXAMPLES // 2)):
         of_kind = [a for a in asked if bool(a["kind"]) is kind]
         chosen += [of_kind[i * len(of_kind) // count] for i in range(min(count, len(of_kind)))]
-    scenes = EmojiScenesConfig(**{**grid.config.scenes, "seed": seed})
+    scenes = _scenes(grid, seed)
     shown = {drawing.example_id("test", one): one for one in plan(scenes, "test")}
     blocks = []
     for answer in chosen:

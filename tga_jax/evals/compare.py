@@ -85,7 +85,7 @@ def report(
 ) -> None:
     """Prints the table. path: it goes there as JSON; page: and there as HTML, with answers, A beside B; command: what
     made it, told there."""
-    found = {**compare(first, second, seed), "command": command}
+    found: dict[str, Any] = {**compare(first, second, seed), "command": command}
     for line in summary.not_alike(found):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"A: {first}\nB: {second}", markup=False, highlight=False, soft_wrap=True)

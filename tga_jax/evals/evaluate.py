@@ -245,8 +245,9 @@ def run(
     if settings.system is not None and settings.defence["name"] == "system-prompt":
         raise UserError("--system: --defence=system-prompt has its own system text, expected one of the two")
     first = jax.process_index() == 0
+    inputs: dict[str, Any] = {}
     if first:
-        inputs = {"checkpoint": _weights(settings.checkpoint)}
+        inputs["checkpoint"] = _weights(settings.checkpoint)
         if judge_checkpoint is not None:
             inputs[f"--judge-checkpoint={judge_checkpoint}"] = _weights(judge_checkpoint)
         holds(target, dataclasses.asdict(settings), "--to", inputs=inputs)

@@ -13,7 +13,7 @@ from tga_jax.evals.benchmark import BenchmarkSample, joined, picture
 
 SHORT_ANSWER = "Answer the question using a single word or phrase."
 
-_KINDS = {
+_KINDS: dict[Any, str] = {
     str: "a string",
     int: "a whole number",
     list: "a list",

@@ -129,7 +129,7 @@ def tables(results: Mapping[str, Any]) -> Iterator[tuple[str, list[str], list[li
 
 def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *body]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def markdown(results: Mapping[str, Any]) -> str:

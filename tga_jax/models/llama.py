@@ -235,7 +235,7 @@ class Decoder(nn.Module):
         if self.emit_states:
             states = first[None] if states is None else jnp.concatenate([first[None], states])
         if cache is not None:
-            cache = KVCache(kv[0], kv[1], key_positions, key_valid, slot + x.shape[1])  # pyright: ignore
+            cache = KVCache(kv[0], kv[1], key_positions, key_valid, slot + x.shape[1])  # pyrefly: ignore
         return DecoderOutput(self.final_norm(x), means, states, cache)
 
     def from_tokens(self, tokens: Array, valid: Array) -> Array:

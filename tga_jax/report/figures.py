@@ -40,7 +40,7 @@ def apply(axes: Axes, title: str, ylabel: str, grid: str = "y") -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#9A9A9A")
     axes.tick_params(colors=INK, labelsize=9)
-    axes.grid(axis=grid, color="#E4E4E4", linewidth=0.8)  # pyright: ignore[reportArgumentType]
+    axes.grid(axis=grid, color="#E4E4E4", linewidth=0.8)  # pyrefly: ignore
     axes.set_axisbelow(True)
 
 

@@ -44,7 +44,7 @@ def _parts(rows: np.ndarray, size: int = 2**14) -> list[np.ndarray]:
 def flat(rows: np.ndarray) -> faiss.Index:
     index = faiss.IndexFlatIP(rows.shape[1])
     for part in _parts(rows):
-        index.add(_float32(part))  # pyright: ignore[reportCallIssue]
+        index.add(_float32(part))  # pyrefly: ignore
     return index
 
 
@@ -55,9 +55,9 @@ def train_ivf(rows: np.ndarray, lists: int | None = None) -> faiss.IndexIVFFlat:
     index.cp.spherical, index.cp.niter = True, 8
     index.cp.min_points_per_centroid = 1  # a warning on stderr, no more
     some = np.random.default_rng(0).permutation(len(rows))[: lists * _TRAINING_ROWS]
-    index.train(_float32(rows[np.sort(some)]))  # pyright: ignore[reportCallIssue]
+    index.train(_float32(rows[np.sort(some)]))  # pyrefly: ignore
     for part in _parts(rows):
-        index.add(_float32(part))  # pyright: ignore[reportCallIssue]
+        index.add(_float32(part))  # pyrefly: ignore
     return index
 
 
@@ -68,7 +68,7 @@ def tune(index: faiss.IndexIVF, queries: np.ndarray, best: np.ndarray, most: int
     """
     index.nprobe = 1
     while True:
-        found = index.search(_float32(queries), 1)[0][:, 0]  # pyright: ignore[reportCallIssue]
+        found = index.search(_float32(queries), 1)[0][:, 0]  # pyrefly: ignore
         recall = float(np.mean(found >= best - 1e-5))
         if recall >= RECALL or index.nprobe >= most:
             return recall
@@ -118,10 +118,10 @@ def open_index(rows: np.ndarray, method: str, sample: np.ndarray | None = None, 
         index, recall = _ivf(rows, sample, file, _MOST_PROBED if automatic else 1)
         if recall >= RECALL or not automatic:
             how = f"faiss IVF, {index.nprobe} of {index.nlist} lists probed, recall {recall:.3f} on sampled queries"
-            return Index(how, lambda queries, k: index.search(_float32(queries), k))  # pyright: ignore
+            return Index(how, lambda queries, k: index.search(_float32(queries), k))  # pyrefly: ignore
         method = "exact"
     if method == "flat":
         all_rows = flat(rows)
-        return Index("faiss flat", lambda queries, k: all_rows.search(_float32(queries), k))  # pyright: ignore
+        return Index("faiss flat", lambda queries, k: all_rows.search(_float32(queries), k))  # pyrefly: ignore
     exact = Exact(rows, sample)
     return Index(f"exact in JAX, {exact.leading} of {rows.shape[1]} coordinates first", exact.search)

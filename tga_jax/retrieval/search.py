@@ -93,11 +93,12 @@ class Exact:
         parts = -(-len(rows) // _ROWS)
         self._size = -(-len(rows) // (parts * tile)) * tile
         self._counts = [len(rows[i : i + self._size]) for i in range(0, len(rows), self._size)]
-        self._rows = [
+        self._rows: list[Array] = [
             jnp.asarray(_filled(rows[i : i + self._size], self._size)).reshape(-1, tile, rows.shape[1])
             for i in range(0, len(rows), self._size)
         ]
-        self._basis, self._leading = None, self._rows
+        self._basis: np.ndarray | None = None
+        self._leading: list[Array] = self._rows
         if sample is not None and len(sample) > 1:
             self._basis = self._choose(rows, np.asarray(sample, np.float32), k)
         if self._basis is not None:

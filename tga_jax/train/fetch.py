@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 import rich.console
@@ -40,7 +41,9 @@ def fetched(config: TrainConfig, console: rich.console.Console) -> TrainConfig:
         if field not in places:
             places[field] = download.cached(name)
     tokenizer = places.pop("data.tokenizer", None)
-    sizes = {name: str(places.pop(f"model.{name}")) for name in ("llm", "vision") if f"model.{name}" in places}
+    sizes: dict[str, Any] = {
+        name: str(places.pop(f"model.{name}")) for name in ("llm", "vision") if f"model.{name}" in places
+    }
     init = dict(config.init) | {field.removeprefix("init."): str(place) for field, place in places.items()}
     data = dataclasses.replace(config.data, tokenizer=str(tokenizer)) if tokenizer else config.data
     known = config.model if model is None else dataclasses.replace(model, **sizes)

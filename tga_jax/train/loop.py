@@ -158,14 +158,15 @@ def _steps(
     key = jax.random.key(config.seed)
     # One batch a step: the next one's number is the step's.
     ahead = iter(pipeline.iterate(ready.batches, config.data.threads, config.processes, start))
-    last: tuple[Any, ...] | None = None  # the metrics of the step before, read while this one runs
+    last: tuple[Any, Any] | None = None  # the metrics of the step before, read while this one runs
     for number in range(start + 1, config.steps + 1):
         with log.speed.waiting():
             batch = next(ahead)
         state, metrics = train_step(state, sharding.place_batch(batch, ready.mesh), key)
         if last is not None:
             log.step(number - 1, *last)
-        last = metrics, setup.work(config, ready.model, state, batch)
+        work = setup.work(config, ready.model, state, batch)
+        last = metrics, work
         signalled = _asked_to_stop(received, number, config.log_every, metrics)
         if signalled or number % config.checkpoint_every == 0 or number == config.steps:
             log.step(number, *last)  # before the save, so that a resumed run has this step's line
@@ -222,7 +223,7 @@ def run(
         with jax.set_mesh(ready.mesh), stopping.stop_requests() as received:
             start = store.latest_step() or 0
             if start:
-                state = state.replace(**store.restore(start, _resumable(state)))  # pyright: ignore[reportAttributeAccessIssue]
+                state = state.replace(**store.restore(start, _resumable(state)))  # pyrefly: ignore
             if host == 0:
                 writer = MetricsWriter(workdir, start, config.name, config.wandb, described)
             with contextlib.nullcontext(bars) if bars else Progress(console) as progress:

@@ -75,7 +75,7 @@ class MetricsWriter:
 
 def _open_wandb(workdir: AnyPath, here: Path, name: str, project: str, config: dict[str, Any] | None) -> Any:
     try:
-        import wandb  # pyright: ignore[reportMissingImports]
+        import wandb  # pyrefly: ignore
     except ImportError as error:
         raise UserError('wandb: is not installed, expected `pip install wandb` or --config.wandb=""') from error
     # The workdir names the run, so that a resumed one goes on there.

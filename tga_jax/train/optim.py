@@ -139,7 +139,7 @@ def _scale_by(config: OptimConfig) -> optax.GradientTransformation:
     return contrib.muon(
         learning_rate=-1.0,  # the rate, and the sign of descent, come later
         ns_steps=5 if config.newton_schulz is None else config.newton_schulz,
-        preconditioning=config.preconditioning or "frobenius",  # pyright: ignore[reportArgumentType]
+        preconditioning=config.preconditioning or "frobenius",  # pyrefly: ignore
         mu_dtype=jnp.float32,
         adam_b1=config.b1,
         adam_b2=config.b2,
@@ -185,7 +185,7 @@ def _kept_in(dtype: str, tx: optax.GradientTransformation) -> optax.GradientTran
         key = jax.random.fold_in(jax.random.key(0), state.step)
         return updates, _Kept(state.step + 1, _all_rounded(inner, dtype, key))
 
-    return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
+    return optax.GradientTransformation(init, update)  # pyrefly: ignore
 
 
 def make_optimizer(config: OptimConfig, steps: int, trainable: Flat) -> optax.GradientTransformation:
@@ -205,5 +205,5 @@ def update(
 ) -> tuple[Flat, Any]:
     """(parameters after the step, state of the optimizer). grads: float32; key: of the rounding to `param_dtype`."""
     precise = _float32(trainable)
-    updates, state = make_optimizer(config, steps, trainable).update(grads, state, precise)  # pyright: ignore
-    return _all_rounded(optax.apply_updates(precise, updates), config.param_dtype, key), state  # pyright: ignore
+    updates, state = make_optimizer(config, steps, trainable).update(grads, state, precise)  # pyrefly: ignore
+    return _all_rounded(optax.apply_updates(precise, updates), config.param_dtype, key), state  # pyrefly: ignore

@@ -212,6 +212,7 @@ def guided(config: TrainConfig, batches: pipeline.Batches, say: Callable[[str], 
     """
     assert config.loss.guide is not None
     counts: dict[str, int] = {}
+    samples = 0
     for number in range(config.steps):
         for name, count in config.loss.guide.counts(batches.without_images(number)).items():
             counts[name] = counts.get(name, 0) + int(count)

@@ -60,7 +60,7 @@ class Counts(NamedTuple):
 
 def init_state(params: dict, config: optim.OptimConfig, steps: int) -> TrainState:
     trainable, frozen = optim.partition(config, params)
-    opt_state = optim.make_optimizer(config, steps, trainable).init(trainable)  # pyright: ignore[reportArgumentType]
+    opt_state = optim.make_optimizer(config, steps, trainable).init(trainable)  # pyrefly: ignore
     return TrainState(jnp.zeros((), jnp.int32), trainable, frozen, opt_state)
 
 
@@ -267,4 +267,4 @@ def train_step(
     metrics["tokens"] = batch.valid.sum().astype(jnp.float32)
     metrics["padding"] = 1 - batch.valid.mean()
     metrics["skipped"] = (~batch.valid.any(1)).sum().astype(jnp.float32)  # rows whose image could not be read
-    return TrainState(state.step + 1, trainable, state.frozen, opt_state), metrics  # pyright: ignore
+    return TrainState(state.step + 1, trainable, state.frozen, opt_state), metrics  # pyrefly: ignore

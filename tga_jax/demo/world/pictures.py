@@ -87,7 +87,7 @@ class EmojiScenes(tfds.core.GeneratorBasedBuilder):
     # To be raised with any change of code that moves a pixel or a word.
     VERSION = tfds.core.Version("2.0.0")
     RELEASE_NOTES = {"2.0.0": "Several hands, and scenes of two things."}  # noqa: RUF012 - the attribute tensorflow-datasets looks for
-    builder_config: EmojiScenesConfig  # type: ignore[reportIncompatibleMethodOverride]
+    builder_config: EmojiScenesConfig  # pyrefly: ignore
     # Otherwise looked up through importlib_resources, which tensorflow-datasets imports without requiring it.
     code_path = tfds.core.Path(__file__)
 
@@ -200,7 +200,7 @@ def load_split(config: EmojiScenesConfig, data_dir: str | Path, split: str, *, n
         raise UserError(f"no emoji scenes of this config in {folder}; build them first")
     _verify(folder, _read_checksums(config, folder), split)
 
-    source = _open(config, data_dir).as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})  # type: ignore
+    source = _open(config, data_dir).as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})  # pyrefly: ignore
     size, n = config.image_size, len(source)
     images = np.empty((n, size, size, 3), np.uint8)
     text = {key: np.empty(n, object) for key in ("id", "name", "scene", "color", "hand", "caption")}
