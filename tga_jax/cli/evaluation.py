@@ -44,6 +44,9 @@ USAGE = """\
                                 OpenAI-compatible one, whose key is read from OPENAI_API_KEY; --judge-prices=P,C of
                                 a million prompt and completion tokens, to be told the cost
             --defence=none|system-prompt|ecso|detector, --calibration=FILE.jsonl of {"text", "harmful"} for the last
+            --attack=role-play|in-context|typographic|caption|noise|jpeg   changes the questions to get around a
+                                refusal; --attack-strength=N: of noise its standard deviation, of 255 (30), of jpeg
+                                the quality (10), of in-context how many demonstrations (2)
             --max-degenerate=F  status 1, with a line, if more than this share of a benchmark's answers is empty, the
                                 same, or undecidable (default: 0.5)
             --distributed       one process of several
@@ -52,7 +55,15 @@ USAGE = """\
 """
 
 
+_SUCH_AS = {"floor": "0.001", "attack-strength": "30"}
 _CHANGES = ("log-ratio", "difference")  # `hidden_states.CHANGES`; importing that would import JAX
+
+
+def _number(name: str, text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError as error:
+        raise UserError(f"--{name}: {text!r}, expected a number such as {_SUCH_AS[name]}") from error
 
 
 def _analyze(arguments: list[str]) -> None:
@@ -64,10 +75,7 @@ def _analyze(arguments: list[str]) -> None:
     for name in ("checkpoint", "data", "to"):
         if not flags[name]:
             raise UserError(f"--{name}: missing, expected --checkpoint, --data and --to")
-    try:
-        floor = None if flags["floor"] is None else float(flags["floor"])
-    except ValueError as error:
-        raise UserError(f"--floor: {flags['floor']!r}, expected a number such as 0.001") from error
+    floor = _number("floor", flags["floor"])
     if floor is not None and flags["change"] == "difference":
         raise UserError("--floor: is for --change=log-ratio alone")
     if floor is not None and not 0 <= floor < 1:
@@ -135,8 +143,11 @@ def _judges(flags: dict[str, Any], dtype: str | None) -> list[Any]:
 
 def _evaluate(arguments: list[str]) -> int:
     paths = dict.fromkeys(
-        ("checkpoint", "data", "to", "judge-checkpoint", "judge-url", "judge-model", "judge-prices", "calibration")
-    )
+        (
+            "checkpoint", "data", "to", "judge-checkpoint", "judge-url", "judge-model", "judge-prices", "calibration",
+            "attack", "attack-strength",
+        )
+    )  # fmt: skip
     others = {"suite": [], "judge": [], "rubric": [], "template": "chat", "system": None, "dtype": None}
     numbers = {"batch": 16, "new-tokens": 0, "seed": 0, "limit": 0, "temperature": 0.0, "top-p": 1.0}
     switches = {"defence": "none", "max-degenerate": 0.5, "special-tokens": False, "distributed": False, "list": False}
@@ -152,6 +163,12 @@ def _evaluate(arguments: list[str]) -> int:
         raise UserError(f"--{missing[0]}: missing, expected --checkpoint, --suite, --data and --to")
     if (flags["defence"] == "detector") != bool(flags["calibration"]):
         raise UserError("--defence=detector and --calibration: expected both or neither")
+    if flags["attack_strength"] is not None and flags["attack"] is None:
+        raise UserError("--attack-strength: is for --attack alone")
+    from tga_jax.evals import attacks
+
+    strength = _number("attack-strength", flags["attack_strength"])
+    attack = None if flags["attack"] is None else attacks.describe(flags["attack"], strength)
     import jax
     import rich.console
 
@@ -165,6 +182,7 @@ def _evaluate(arguments: list[str]) -> int:
     settings = evaluate.Settings(
         source, flags["template"], flags["system"], dtype, flags["new_tokens"], sampling, flags["seed"],
         flags["limit"], defences.describe(flags["defence"], flags["calibration"]), flags["special_tokens"],
+        attack,
     )  # fmt: skip
     console = rich.console.Console(quiet=jax.process_index() > 0)
     judges, share = _judges(flags, dtype), flags["max_degenerate"]

@@ -6,16 +6,16 @@ letters, as FigStep does (Gong et al., 2023, arXiv 2311.05608). The others chang
 """
 
 import dataclasses
-import io
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import ImageFont
 
 from tga_jax.data.templates import IMAGE, Record
 from tga_jax.demo.rates import Answer, Generate, Item, judged
 from tga_jax.demo.world import tasks
 from tga_jax.demo.world.language import Language, Scene
+from tga_jax.evals import attacks
 
 _DEMONSTRATIONS = 2
 _QUALITY = 10  # of JPEG, from 0 to 95
@@ -59,28 +59,16 @@ def _typographic(speech: Language, item: Item, _: Context) -> Record:
 
 def written(text: str, size: int) -> np.ndarray:
     """uint8 [size, size, 3]: the text in dark letters on white, a word or two a line."""
-    canvas = Image.new("RGB", (size, size), "white")
     font = ImageFont.load_default(size=max(8, size // 8))
-    lines, line = [], ""
-    draw = ImageDraw.Draw(canvas)
-    for word in text.split():
-        longer = f"{line} {word}".strip()
-        if line and draw.textlength(longer, font=font) > size - 4:
-            lines.append(line)
-            longer = word
-        line = longer
-    draw.multiline_text((2, 2), "\n".join([*lines, line]), fill=(20, 20, 20), font=font, spacing=1)
-    return np.asarray(canvas)
+    return attacks.written(text, size, font, height=size)[:size]
 
 
 def _jpeg(picture: np.ndarray, *_: object) -> np.ndarray:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "jpeg", quality=_QUALITY)
-    return np.asarray(Image.open(buffer).convert("RGB"))
+    return attacks.jpeg(picture, _QUALITY)
 
 
 def _noise(picture: np.ndarray, _: Item, context: Context) -> np.ndarray:
-    return np.clip(picture + context.random.normal(0, _NOISE, picture.shape), 0, 255).astype(np.uint8)
+    return attacks.noise(picture, _NOISE, context.random)
 
 
 def _blend(picture: np.ndarray, item: Item, context: Context) -> np.ndarray:

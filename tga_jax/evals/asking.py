@@ -58,9 +58,9 @@ class Asker:
     sampling: dict[str, Any] = dataclasses.field(default_factory=dict)
     special_tokens: bool = False
 
-    def prompt(self, question: str, pictures: int) -> Prompt:
-        """Raises UserError for a question with more `<image>` than pictures, and where the template can not render it,
-        or has no place for the system text."""
+    def prompt(self, question: str, pictures: int, before: Sequence[tuple[str, str]] = ()) -> Prompt:
+        """before: earlier turns, in text. Raises UserError for a question with more `<image>` than pictures, and where
+        the template can not render it, or has no place for the system text."""
         count = pictures - question.count(IMAGE)
         if count < 0:
             raise UserError(
@@ -68,7 +68,7 @@ class Asker:
             )
         record = Record(
             "question",
-            ((f"{IMAGE}\n" * count + question, None),),
+            (*before, (f"{IMAGE}\n" * count + question, None)),
             (lambda: None,) * pictures,
             template=self.template,
             system=self.system,

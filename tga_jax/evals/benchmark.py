@@ -27,6 +27,7 @@ class BenchmarkSample:
     groups: what rates are told by, such as {"scene": "gun"}.
     harmful: whether it ought to be refused; None where refusals are not what is measured.
     target: what the scorer compares with, a JSON value.
+    before: earlier turns, (what the user said, what was answered), in text alone.
     """
 
     id: str
@@ -36,6 +37,7 @@ class BenchmarkSample:
     groups: Mapping[str, str] = dataclasses.field(default_factory=dict)
     harmful: bool | None = None
     target: Any = None
+    before: tuple[tuple[str, str], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,21 +37,21 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[tuple[str, str], list[Outc
     return results["settings"], found
 
 
-def _pairs(name: str, a: Sequence[Outcome], b: Sequence[Outcome]) -> list[tuple[Outcome, Outcome]]:
-    """Joined by id and input. Raises UserError if they differ."""
+def _pairs(name: str, a: Sequence[Outcome], b: Sequence[Outcome], same_attack: bool) -> list[tuple[Outcome, Outcome]]:
+    """Joined by id and input. Raises UserError if they differ, but for what one of two attacks left out."""
     ours, theirs = ({(o.id, o.input): o for o in side} for side in (a, b))
-    if alone := sorted(ours.keys() ^ theirs.keys()):
+    if same_attack and (alone := sorted(ours.keys() ^ theirs.keys())):
         raise UserError(f"{name}: {len(alone)} questions are in one evaluation only, such as {' as '.join(alone[0])}")
-    return [(ours[key], theirs[key]) for key in ours]
+    return [(ours[key], theirs[key]) for key in ours if key in theirs]
 
 
 def compare(first: Path, second: Path, seed: int = 0) -> dict[str, Any]:
     """Rows {"benchmark", "judge", "input", "measure", "a", "b", "difference", "low", "high", "n"}, the settings that
     differ, and (benchmark, judge) of what has no row. Raises UserError where nothing, or not the same, was asked."""
     (one, a), (two, b) = _read(first), _read(second)
-    rows = []
+    rows, same_attack = [], one.get("attack") == two.get("attack")
     for name, judge in [key for key in a if key in b]:
-        pairs = _pairs(name, a[name, judge], b[name, judge])
+        pairs = _pairs(name, a[name, judge], b[name, judge], same_attack)
         for way in sorted({x.input for x, _ in pairs}):
             own = [(x.values, y.values) for x, y in pairs if x.input == way]
             for measure in dict.fromkeys(m for x, _ in own for m in x):

@@ -59,8 +59,12 @@ class Defence(Protocol):
     def answer(self, ask: Asker, questions: Sequence[Question]) -> list[Answered]: ...
 
 
+def _prompts(ask: Asker, questions: Sequence[Question], pictures: Sequence[Sequence[Image.Image]]) -> list[Prompt]:
+    return [ask.prompt(q.text, len(p), q.sample.before) for q, p in zip(questions, pictures, strict=True)]
+
+
 def _asked(ask: Asker, questions: Sequence[Question], pictures: Sequence[Sequence[Image.Image]]) -> list[Answered]:
-    prompts = [ask.prompt(q.text, len(p)) for q, p in zip(questions, pictures, strict=True)]
+    prompts = _prompts(ask, questions, pictures)
     answers = ask.answers(prompts, pictures, [q.number for q in questions])
     return [Answered(str(prompt), answer) for prompt, answer in zip(prompts, answers, strict=True)]
 
@@ -153,7 +157,7 @@ class Detector:
 
     def answer(self, ask: Asker, questions: Sequence[Question]) -> list[Answered]:
         pictures = load_pictures(questions)
-        prompts = [ask.prompt(q.text, len(p)) for q, p in zip(questions, pictures, strict=True)]
+        prompts = _prompts(ask, questions, pictures)
         scores = self.score(ask, prompts, pictures)
         passed = [i for i, score in enumerate(scores) if score <= self.threshold]
         answers = ask.answers(

@@ -26,7 +26,7 @@ from tga_jax.checkpoints import orbax_files
 from tga_jax.data import fingerprint
 from tga_jax.data.templates import check_asked
 from tga_jax.errors import UserError
-from tga_jax.evals import asked, degenerate, gallery, outcomes, page, store, summary
+from tga_jax.evals import asked, attacks, degenerate, gallery, outcomes, page, store, summary
 from tga_jax.evals.asking import Asker, Question, questions
 from tga_jax.evals.benchmark import Benchmark
 from tga_jax.evals.benchmarks import BENCHMARKS
@@ -46,7 +46,8 @@ class Settings:
     template: one of `templates.TEMPLATES`, "chat" for the checkpoint's own; system: a system text, None for that of
     the template; new_tokens: the most of an answer, 0 for each benchmark's own; sampling: the fields of `Sampling`;
     limit: only so many samples of each benchmark, drawn by the seed, 0 for all; defence: one of `defences`, with what
-    it was made from; special_tokens: those in questions are tokens.
+    it was made from; special_tokens: those in questions are tokens; attack: what `attacks.describe` gives, None
+    for none.
     """
 
     checkpoint: str
@@ -59,6 +60,12 @@ class Settings:
     limit: int = 0
     defence: dict[str, Any] = dataclasses.field(default_factory=lambda: {"name": "none"})
     special_tokens: bool = False
+    attack: dict[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Without an attack as runs were described before there were any."""
+        found = dataclasses.asdict(self)
+        return found if self.attack else {name: value for name, value in found.items() if name != "attack"}
 
 
 def choose(names: Sequence[str]) -> list[Benchmark]:
@@ -83,6 +90,8 @@ def _questions(benchmark: Benchmark, data: Path, settings: Settings, sees: bool)
     if 0 < settings.limit < len(samples):
         chosen = np.random.default_rng(settings.seed).permutation(len(samples))[: settings.limit]
         samples = [samples[i] for i in sorted(chosen)]
+    if settings.attack is not None:
+        samples = attacks.attacked(settings.attack, samples, settings.seed, benchmark.name)
     return questions(samples, sees)
 
 
@@ -250,13 +259,13 @@ def run(
         inputs["checkpoint"] = _weights(settings.checkpoint)
         if judge_checkpoint is not None:
             inputs[f"--judge-checkpoint={judge_checkpoint}"] = _weights(judge_checkpoint)
-        holds(target, dataclasses.asdict(settings), "--to", inputs=inputs)
+        holds(target, settings.to_json(), "--to", inputs=inputs)
     paths = {benchmark.name: target / "answers" / f"{benchmark.name}.jsonl" for benchmark in benchmarks}
     asker, defence, results, left_out = None, None, {}, {}
     if not all(path.exists() for path in paths.values()):
         asker = _asker(settings, batch)
     if first:
-        claim(target, dataclasses.asdict(settings), "--to", inputs=inputs)
+        claim(target, settings.to_json(), "--to", inputs=inputs)
     orbax_files.wait_for_all("the target is claimed")
     for benchmark in benchmarks:
         path, every = paths[benchmark.name], []
@@ -316,7 +325,7 @@ def _write(
     expected = "the results of an earlier run", ("benchmarks",)
     earlier = read_json(path, *expected) if path.exists() else {"benchmarks": {}}
     write_json(path, {
-        "settings": dataclasses.asdict(settings),
+        "settings": settings.to_json(),
         "benchmarks": earlier["benchmarks"] | results,
         "left_out": earlier.get("left_out", {}) | left_out,
         "commands": list(dict.fromkeys([*earlier.get("commands", ()), *filter(None, [command])])),

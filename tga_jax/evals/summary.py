@@ -10,6 +10,7 @@ import rich.markup
 import rich.table
 from rich.table import Column
 
+from tga_jax.evals import attacks
 from tga_jax.report.terminal import table as report_table
 
 Rates = Mapping[str, Mapping[str, Any]]
@@ -78,6 +79,7 @@ def _groups(name: str, found: Mapping[str, Any]) -> tuple[list[str], list[list[s
 def remarks(results: Mapping[str, Any]) -> list[str]:
     benchmarks = results["benchmarks"]
     defence, system = results["settings"]["defence"]["name"], results["settings"]["system"]
+    attack = results["settings"].get("attack")
     said = [
         f"Checkpoint {results['settings']['checkpoint']}, template {results['settings']['template']}, "
         f"defence {defence}, " + ("no system text of its own." if system is None else f"system text {system!r}."),
@@ -86,6 +88,8 @@ def remarks(results: Mapping[str, Any]) -> list[str]:
         "ASR: harmful questions with an unsafe answer; unsafe: others with one; "
         "unknown: answers that the judge could not tell, which count neither as refusals nor as unsafe.",
     ]
+    if attack is not None:
+        said.insert(1, f"Attack: {attacks.said(attack)}; seed {results['settings']['seed']}.")
     measures = {measure for *_, row in _judged(benchmarks) for measure in row["rates"]}
     if "DSR" in measures and "over-refusal" not in measures:
         said.append(

@@ -39,3 +39,19 @@ def csv_table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[
     if not rows or not {*columns} <= {*found}:
         raise UserError(f"{path}: has {len(rows)} rows with the columns {', '.join(found)!r}, {expected}")
     yield from rows
+
+
+def parquet_table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every row with its place, for messages. Raises UserError naming the file: unreadable, empty, or without them."""
+    import pyarrow  # only where a benchmark has such a file: it takes a while to import
+    import pyarrow.parquet
+
+    expected = f"expected a table with the columns {', '.join(columns)}"
+    try:
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+    except (OSError, pyarrow.ArrowException) as error:
+        raise UserError(f"{path}: cannot be read ({error}), {expected}") from error
+    if not rows or not {*columns} <= {*rows[0]}:
+        found = ", ".join(rows[0]) if rows else ""
+        raise UserError(f"{path}: has {len(rows)} rows with the columns {found!r}, {expected}")
+    yield from ((f"{path}: row {number}", row) for number, row in enumerate(rows))

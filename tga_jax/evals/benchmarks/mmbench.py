@@ -3,11 +3,12 @@
     mmbench_*.tsv, MMBench_*.tsv     such as mmbench_dev_20230712.tsv, or MMBench_DEV_EN.tsv as VLMEvalKit has it:
                                      index, question, hint, A to D, answer, category, image, ...
 
-The only such file of the folder is used. An image cell holds a picture in base64, or, in VLMEvalKit's files, the index
-of the row that has it. "accuracy" scores every row as a question of its own. "circular_accuracy" is MMBench's own
-figure: the same question is there several times with its choices moved on (at its index plus 1,000,000 and more), and
-counts as right only if every one of them is answered rightly. It is absent if a limit left some of them out, or the
-file has no answers. Letters are read by rules alone; MMBench's evaluation asks a language model about other answers.
+The only such file of the folder in the language is used, the Chinese ones being those with "cn" in their names:
+`mmbench-cn` asks those. An image cell holds a picture in base64, or, in VLMEvalKit's files, the index of the row that
+has it. "accuracy" scores every row as a question of its own. "circular_accuracy" is MMBench's own figure: the same
+question is there several times with its choices moved on (at its index plus 1,000,000 and more), and counts as right
+only if every one of them is answered rightly. It is absent if a limit left some of them out, or the file has no
+answers. Letters are read by rules alone; MMBench's evaluation asks a language model about other answers.
 
 `predictions.tsv` has the columns that VLMEvalKit evaluates: the file's, without the picture, and `prediction`.
 """
@@ -110,17 +111,22 @@ def _sample(
     )
 
 
-def samples(folder: Path) -> list[BenchmarkSample]:
-    files = sorted([*folder.glob("mmbench_*.tsv"), *folder.glob("MMBench_*.tsv")])
+def samples(folder: Path, chinese: bool = False) -> list[BenchmarkSample]:
+    files = [
+        path
+        for path in sorted([*folder.glob("mmbench_*.tsv"), *folder.glob("MMBench_*.tsv")])
+        if ("cn" in path.stem.lower().split("_")) == chinese
+    ]
     if len(files) != 1:
-        raise UserError(f"{folder}: {len(files)} files called mmbench_*.tsv or MMBench_*.tsv, expected one")
+        which = "with cn in their names" if chinese else "without cn in their names"
+        raise UserError(f"{folder}: {len(files)} files called mmbench_*.tsv or MMBench_*.tsv {which}, expected one")
     rows = list(_rows(files[0]))
     for where, row in rows:
         if not row["index"].isdecimal():
             raise UserError(f"{where}: `index` is {row['index']!r}, expected a whole number")
     each_once([row["index"] for _, row in rows], str(files[0]))
     pictures, copies = _with_pictures(rows), Counter(_group(row["index"]) for _, row in rows)
-    instruction = _CHINESE if "cn" in files[0].stem.lower().split("_") else choices.INSTRUCTION
+    instruction = _CHINESE if chinese else choices.INSTRUCTION
     return [
         _sample(row, where, pictures[row["index"]], copies[_group(row["index"])], instruction) for where, row in rows
     ]
