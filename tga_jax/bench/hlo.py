@@ -17,10 +17,12 @@ _TRIPS = re.compile(r'known_trip_count"?:\s*\{"?n"?:\s*"?(\d+)')
 _COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\(")
 _ARRAY = re.compile(r"\b(pred|bf16|[suf]\d+\w*)\[([\d,]*)\]")
 _LIMIT = re.compile(r" = s32\[\]\S* constant\((\d+)\)")
-# Groups of devices: the first one's members; rows of numbers counted up, in a shape and an order of its axes; or a mesh
-# and the axes that a group spans.
+# Groups of devices: the first one's members; rows of numbers counted up in a shape and an order of its axes; or a mesh,
+# which of the numbers lies where in it, and the axes or parts of axes that a group spans.
+_COUNTED = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
 _GROUPS = re.compile(
-    r"replica_groups=(?:\{\{([\d,]*)\}|\[(\d+,\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?|mesh\[(.*?)\] \{(.*?)\})"
+    rf"replica_groups=(?:\{{\{{([\d,]*)\}}|\[(\d+,\d+)\]<={_COUNTED}"
+    rf"|mesh\[([^\]]*)\](?:, device_ids=\({_COUNTED}\))? \{{([^}}]*)\}})"
 )
 # What a TPU's compiler makes of an exchange between slices: the host sends and receives it.
 _NETWORK = re.compile(r'= \((.*?), token\[\]\) send\(.*channel_id=(\d+).*_xla_megascale_transfer_type="(\w+)"')
@@ -57,16 +59,28 @@ def _group(line: str) -> tuple[int, ...]:
     found = _GROUPS.search(line)
     if found is None:
         return ()
-    members, shape, counted, order, mesh, axes = found.groups()
+    members, shape, *rows, mesh = found.groups()[:5]
     if members is not None:
         return tuple(_numbers(members))
     if shape is not None:
-        places = np.arange(math.prod(_numbers(counted))).reshape(_numbers(counted))
-        places = places.transpose(_numbers(order)) if order else places
-        return tuple(places.reshape(_numbers(shape))[0].tolist())
-    names, sizes = zip(*re.findall(r"('\w+')=(\d+)", mesh), strict=True)
-    places = np.arange(math.prod(map(int, sizes))).reshape([int(size) for size in sizes])
-    return tuple(places[tuple(slice(None) if name in axes.split(",") else 0 for name in names)].ravel().tolist())
+        return tuple(_counted(*rows).reshape(_numbers(shape))[0].tolist())
+    *ids, axes = found.groups()[5:]
+    sizes, spanned = [], []
+    for name, size in re.findall(r"('\w+')=(\d+)", mesh):
+        if part := re.search(rf"{name}:\((\d+)\)(\d+)", axes):  # of so many, behind so many
+            before, own = int(part[1]), int(part[2])
+            sizes += [before, own, int(size) // before // own]
+            spanned += [0, slice(None), 0]
+        else:
+            sizes.append(int(size))
+            spanned.append(slice(None) if name in axes else 0)
+    places = _counted(*ids) if ids[0] else np.arange(math.prod(sizes))
+    return tuple(places.reshape(sizes)[tuple(spanned)].ravel().tolist())
+
+
+def _counted(shape: str, order: str | None) -> np.ndarray:
+    places = np.arange(math.prod(_numbers(shape))).reshape(_numbers(shape))
+    return places.transpose(_numbers(order)) if order else places
 
 
 def _arrays(text: str) -> list[tuple[int, int]]:
