@@ -54,7 +54,7 @@ def test_a_missing_package_would_fail(monkeypatch):
     assert "grain missing, expected >=" in found()["packages"].wrong
 
 
-@pytest.mark.parametrize(("device", "extra"), [("nvidia0", "cuda"), ("accel0", "tpu")])
+@pytest.mark.parametrize(("device", "extra"), [("nvidia0", "cuda13"), ("accel0", "tpu")])
 def test_a_device_that_jax_does_not_see(monkeypatch, device, extra):
     monkeypatch.setattr(Path, "exists", lambda self: self.name == device)
     monkeypatch.setattr(Path, "glob", lambda self, pattern: [self / device] if pattern[:5] == device[:5] else [])

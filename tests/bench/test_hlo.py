@@ -91,6 +91,49 @@ ENTRY %main (x: f32[2]) -> f32[2] {
     assert (found.kind, found.elements, found.sizes) == ("reduce-scatter", (64,), (128,))
 
 
+@pytest.mark.parametrize(
+    ("groups", "first"),
+    [
+        ("{{2,5},{0,1}}", (2, 5)),
+        ("[4,2]<=[8]", (0, 1)),
+        ("[2,4]<=[4,2]T(1,0)", (0, 2, 4, 6)),
+        ("mesh['a'=2,'b'=4] {'b'}", (0, 1, 2, 3)),
+        ("mesh['a'=2,'b'=4] {'a'}", (0, 4)),
+        ("mesh['a'=1,'b'=4,'c'=1,'d'=2], device_ids=([2,4]T(1,0)) {'b'}", (0, 1, 2, 3)),
+        ("mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'b'}", (0, 4)),
+        ("mesh['a'=8] {'a':(2)2}", (0, 2)),
+        ("mesh['a'=2,'b'=2,'c'=2] {'a','c'}", (0, 1, 4, 5)),
+    ],
+)
+def test_the_devices_of_a_group(groups, first):
+    """As Shardy's documentation of meshes and sub-axes, and XLA's of iota tile assignments, count them."""
+    line = f"  %ar = f32[8]{{0}} all-reduce(%p), channel_id=1, replica_groups={groups}, to_apply=%add"
+    [found] = hlo.collectives(f"ENTRY %main (x: f32[2]) -> f32[2] {{\n{line}\n}}")
+    assert found.group == first
+
+
+def test_what_crosses_from_slice_to_slice():
+    """Of 8 devices in 2 slices: the groups that have devices of both, and what a TPU's hosts exchange."""
+    send = (
+        '%s = (f32[4,8]{1,0}, u32[], token[]) send(%x, %t), channel_id=3, is_host_transfer=true, frontend_attributes='
+        '{_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_transfer_type="ALL_REDUCE"}'
+    )
+    found = hlo.collectives(f"""
+%body (t: (s32[], f32[8])) -> (s32[], f32[8]) {{
+  {send}
+  %r = (f32[4,8]{{1,0}}, u32[], token[]) recv(%t), channel_id=4, is_host_transfer=true
+}}
+
+ENTRY %main (x: f32[2]) -> f32[2] {{
+  %while.1 = (s32[], f32[8]) while(%x), condition=%c, body=%body, backend_config={{"known_trip_count":{{"n":"5"}}}}
+  %a = f32[100]{{0}} all-reduce(%p), channel_id=1, replica_groups={{{{0,4}},{{1,5}},{{2,6}},{{3,7}}}}, to_apply=%add
+  %b = f32[7]{{0}} all-reduce(%p), channel_id=2, replica_groups=[2,4]<=[8], to_apply=%add
+}}
+""")
+    assert hlo.between_slices(found, 8, 2) == 5 * 32 * 4 + 400
+    assert hlo.totals(found, set())["all-reduce"] == {"parameters": 0, "activations": 428, "instructions": 2}
+
+
 @pytest.mark.parametrize("text", ["", "ENTRY %main (x: f32[2]) -> f32[2] {\n  %y = f32[2] add(%x, %x)\n}"])
 def test_a_program_without_any(text):
     assert hlo.collectives(text) == []

@@ -16,27 +16,32 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
-    ("name", "chip", "count", "shape"),
+    ("name", "chip", "count", "shape", "slices"),
     [
-        ("1xH200", "H200", 1, ()),
-        ("8xH100", "H100", 8, ()),
-        ("v5e-256", "v5e", 256, (16, 16)),
-        ("v5p-128", "v5p", 64, (4, 4, 4)),  # named by TensorCores
-        ("v6e-8", "v6e", 8, (2, 4)),
+        ("1xH200", "H200", 1, (), 1),
+        ("8xH100", "H100", 8, (), 1),
+        ("4xA100-40GB", "A100-40GB", 4, (), 1),
+        ("24xB200", "B200", 24, (), 3),  # machines
+        ("v5e-256", "v5e", 256, (16, 16), 1),
+        ("2xv5e-256", "v5e", 512, (16, 16), 2),
+        ("v5p-128", "v5p", 64, (4, 4, 4), 1),  # named by TensorCores
+        ("3xv7x-128", "v7x", 384, (4, 4, 4), 3),  # which are JAX's devices there
+        ("v6e-8", "v6e", 8, (2, 4), 1),
     ],
 )
-def test_a_name_says_chip_and_count(name, chip, count, shape):
+def test_a_name_says_chip_and_count(name, chip, count, shape, slices):
     target = targets.parse(name)
     assert target.chip is CHIPS[chip]
-    assert (target.count, target.shape) == (count, shape)
+    assert (target.count, target.shape, target.slices) == (count, shape, slices)
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("16xH200", "1 to 8 GPUs"),
+        ("12xH200", "1 to 8 GPUs, or machines of 8"),
         ("0xH200", "1 to 8 GPUs"),
-        ("8xA100", "such as 8xH200"),
+        ("8xV100", "such as 8xH200"),
+        ("0xv5e-8", "v5e- and one of 1, 4, 8, 16"),
         ("v5e-24", "v5e- and one of 1, 4, 8, 16"),
         ("v5p-7", "v5p- and one of 8, 16, 32"),
         ("v5p-4", "v5p- and one of 8, 16, 32"),
@@ -70,12 +75,13 @@ def test_a_missing_compiler_is_one_line_that_says_what_to_install(monkeypatch):
 PROGRAM = """
 import json, sys
 from tga_jax.bench import hlo, targets
+from tga_jax.models import sharding
 target = targets.parse(sys.argv[1])
 targets.prepare(target)
 import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
 devices = targets.devices(target)
-mesh = jax.make_mesh((len(devices),), ("x",), devices=devices, axis_types=(jax.sharding.AxisType.Auto,))
+mesh = sharding.make_mesh(target.slices, -1, 1, target.slices, devices)
 
 def shape(sizes, spec):
     return jax.ShapeDtypeStruct(sizes, jnp.float32, sharding=NamedSharding(mesh, spec))
@@ -86,10 +92,12 @@ def loss(weights, x):  # seven layers of 512 x 256 and back, sharded as FSDP doe
         return jnp.tanh(x @ whole) @ whole.T, None
     return jnp.sum(jax.lax.scan(layer, x, weights)[0])
 
-weights, x = shape((7, 512, 256), P(None, "x")), shape((16 * len(devices), 512), P("x"))
+weights, x = shape((7, 512, 256), P(None, "fsdp")), shape((16 * len(devices), 512), P(("data", "fsdp")))
 made = jax.jit(jax.grad(loss), out_shardings=weights.sharding).lower(weights, x).compile()
-found = hlo.totals(hlo.collectives(made.as_text()), {512 * 256})
-print(json.dumps({"devices": len(devices), "kind": devices[0].device_kind, **found}))
+found = hlo.collectives(made.as_text())
+between = hlo.between_slices(found, target.count, target.slices)
+sums = hlo.totals(found, {512 * 256})
+print(json.dumps({"devices": len(devices), "kind": devices[0].device_kind, "between": between, **sums}))
 """
 
 
@@ -127,7 +135,13 @@ def test_gpus(name, kind):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kind", "count"),
-    [("v5e-8", "v5 lite", 8), ("v5e-256", "v5 lite", 256), ("v5p-128", "v5", 64), ("v6e-16", "v6 lite", 16)],
+    [
+        ("v5e-8", "v5 lite", 8),
+        ("v5e-256", "v5 lite", 256),
+        ("v5p-128", "v5", 64),
+        ("v6e-16", "v6 lite", 16),
+        ("v7x-16", "TPU7x", 16),
+    ],
 )
 def test_tpu_slices(name, kind, count):
     found = compiled(name)
@@ -135,3 +149,12 @@ def test_tpu_slices(name, kind, count):
     assert kind in found["kind"]
     moved = sum(found[k]["parameters"] for k in ("all-gather", "reduce-scatter", "all-reduce"))
     assert moved == 7 * (LAYER + LAYER // 2)  # gathered as bfloat16, in which a TPU multiplies
+    assert found["between"] == 0
+
+
+@pytest.mark.slow
+def test_between_two_slices_go_gradients_alone():
+    """Each device's part of the gradients of a layer's two uses."""
+    found = compiled("2xv5e-16")
+    assert found["devices"] == 32
+    assert found["between"] == 7 * 2 * LAYER // 16

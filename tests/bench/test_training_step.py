@@ -94,7 +94,7 @@ def test_stage_2_of_a_7b_model_fits(target, batch, fsdp, tmp_path):
     ("arguments", "expected"),
     [
         ((), "--target: missing"),
-        (("--target=3xA100",), "such as 8xH200"),
+        (("--target=3xV100",), "such as 8xH200"),
         (("--target=8xcpu", "--pictures=-1"), "expected at least 0"),
         (("--target=4xcpu",), "does not fit 4 device(s)"),
     ],
@@ -139,6 +139,48 @@ def test_plan_counts_every_byte_of_the_state():
     assert found.gradients == 4 * trained
     assert found.parameters == pytest.approx(12 * trained + 4 * sizes["clip"], rel=1e-6)  # and counters
     assert found.gathered == found.reduced == found.sending_seconds == 0
+
+
+PLANS = """
+import dataclasses, json, sys
+from tga_jax import config
+from tga_jax.bench import plan, targets
+from tga_jax.errors import UserError
+from tga_jax.train.config import TrainConfig
+from configs import bench_small
+
+for name, mesh in json.loads(sys.argv[1]):
+    made = bench_small.get_config()
+    made.update({"batch_size": 32, "mesh": mesh})
+    try:
+        print(json.dumps(dataclasses.asdict(plan.make(config.build(TrainConfig, made), targets.parse(name), 0.5))))
+    except UserError as error:
+        print(json.dumps(str(error)))
+"""
+
+
+def test_plan_of_machines_and_of_slices():
+    """Parameters gathered within a machine or slice cost the network nothing; what crosses it, once for all devices."""
+    asked = [
+        ("8xH200", {"data": 1, "fsdp": 8}),
+        ("32xH200", {"data": 4, "fsdp": 8, "num_slices": 4}),
+        ("32xH200", {"data": 1, "fsdp": 32}),
+        ("2xv5e-16", {"data": 4, "fsdp": 8, "num_slices": 2}),
+        ("2xv5e-16", {"data": 4, "fsdp": 8}),
+    ]
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=32", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", PLANS, json.dumps(asked)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    within, by_data, by_fsdp, slices, refused = map(json.loads, done.stdout.splitlines())
+    elements = by_data["gradients"] // 4
+    assert within["between_slices"] == 0
+    assert by_data["between_slices"] == pytest.approx(2 * 4 * elements * 3 / 4)  # an all-reduce among four
+    moved = by_fsdp["gathered"] + by_fsdp["reduced"]
+    assert by_fsdp["between_slices"] == pytest.approx(moved * 3 / 32)
+    assert by_fsdp["sending_seconds"] == pytest.approx(moved * (28 / 32 / 450e9 + 3 / 32 / 50e9))
+    assert slices["between_slices"] == pytest.approx(2 * 4 * elements / 4)  # half of the data axis in each
+    assert refused == "mesh.num_slices: 1, expected 2 on 2xv5e-16"
 
 
 def test_plan_knows_which_attention_writes_its_scores():

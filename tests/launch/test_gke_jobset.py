@@ -1,7 +1,10 @@
 """launch/gke_jobset.yaml against Kubernetes' schemas, and its values against each other."""
 
+import base64
 import json
 import math
+import os
+import subprocess
 from pathlib import Path
 
 import jsonschema
@@ -105,6 +108,56 @@ def test_the_processes_of_gpu_nodes_find_each_other():
     host, port = env["JAX_COORDINATOR_ADDRESS"]["value"].split(":")
     assert host == f"{name}-{replicated}-0-0.{name}"  # the first pod, by JobSet's headless service
     assert int(port) in {one["containerPort"] for one in container(jobset)["ports"]}
+
+
+def test_the_secret_is_the_one_that_the_script_makes(jobset):
+    [source] = container(jobset)["envFrom"]
+    assert source == {"secretRef": {"name": "tga-env", "optional": True}}
+
+
+KUBECTL = """#!/bin/sh
+echo "$*" >>"$LOG.calls"
+tr '\\0' ' ' </proc/$PPID/cmdline >>"$LOG.calls"
+cat >"$LOG.stdin"
+"""
+
+
+@pytest.fixture
+def secret(tmp_path):
+    """Runs gke_secret.sh; (what it did, kubectl's arguments and standard input)."""
+    (tmp_path / "kubectl").write_text(KUBECTL)
+    (tmp_path / "kubectl").chmod(0o755)
+
+    def run(*names, **env):
+        full = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "LOG": str(tmp_path / "log")} | env
+        script = ["bash", str(FILE.parent / "gke_secret.sh"), *names]
+        done = subprocess.run(script, env=full, capture_output=True, text=True)
+        files = [tmp_path / "log.calls", tmp_path / "log.stdin"]
+        return done, *(file.read_text() if file.exists() else "" for file in files)
+
+    return run
+
+
+def test_variables_go_to_the_cluster_by_standard_input_alone(secret):
+    odd = "it's $HOME; a\n\"second\" line"
+    done, calls, given = secret("ODD", HF_TOKEN="hf_secret", ODD=odd)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "in the Secret tga-env: HF_TOKEN ODD\n"
+    assert calls.startswith("apply --server-side --force-conflicts -f -\n")
+    assert not any(word in calls + done.stderr for word in ("secret ", "hf_", "second", base64.b64encode(b"hf_").decode()))
+    made = yaml.safe_load(given)
+    kubernetes_validate.validate(made, KUBERNETES, strict=True)
+    values = {name: base64.b64decode(value).decode() for name, value in made["data"].items()}
+    assert values == {"HF_TOKEN": "hf_secret", "ODD": odd}
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [((), "neither HF_TOKEN nor"), (("MINE",), "MINE is not set"), (("a=b",), "'a=b' is no name")]
+)
+def test_what_is_no_variable_is_one_line(secret, names, said):
+    done, calls, _ = secret(*names)
+    assert (done.returncode, calls, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith(f"launch/gke_secret.sh: {said}")
 
 
 def test_the_hosts_make_up_the_slice():

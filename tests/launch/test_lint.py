@@ -46,14 +46,14 @@ def test_the_image_is_made_of_what_exists():
     ignored = (LAUNCH / "Dockerfile.dockerignore").read_text().splitlines()
     assert {f"!{source}" for source in copied} == {line for line in ignored if line.startswith("!")}
     extras = tomllib.loads((LAUNCH.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert set(re.findall(r"EXTRA=(\w+)", text)) == {"cuda", "tpu"} <= set(extras)
+    assert set(re.findall(r"EXTRA=(\w+)", text)) == {"cuda12", "cuda13", "tpu"} <= set(extras)
 
 
 def test_what_the_scripts_install_exists():
     extras = tomllib.loads((LAUNCH.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     texts = [path.read_text() for path in SCRIPTS]
     named = {extra for text in texts for extra in re.findall(r"(?:'\.\[|local\.sh install )(\w+)", text)}
-    assert named == {"cuda", "tpu"} <= set(extras)
+    assert named == {"cuda13", "tpu"} <= set(extras)
     known = re.search(r'known="(.*)"', (LAUNCH / "local.sh").read_text())
     assert known is not None
     assert {*known[1].split(), "test"} == set(extras)

@@ -136,8 +136,10 @@ def test_extras(copy):
     assert installs(copy.calls()) == [".", ".[gguf,gcs]"]
     done = copy.run("install", "gguf", "ggml")
     assert done.returncode == 2
-    assert done.stderr.startswith("launch/local.sh: install: unknown extra 'ggml', expected some of: cuda")
+    assert done.stderr.startswith("launch/local.sh: install: unknown extra 'ggml', expected some of: cuda13 cuda12")
     assert copy.run("install").returncode == 2
+    done = copy.run("install", "cuda13", "cuda12")
+    assert (done.returncode, done.stderr) == (2, "launch/local.sh: install: cuda12 and cuda13, expected one of them\n")
     assert installs(copy.calls()) == []
 
 

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 JOB = {"SLURM_JOB_ID": "17", "SLURM_CPUS_PER_TASK": "8", "SLURM_NTASKS_PER_NODE": "8", "SLURM_GPUS_ON_NODE": "8"}
 PROGRAMS = {
-    "srun": 'echo "srun $* devices=${JAX_LOCAL_DEVICE_IDS:-} cpus=$SRUN_CPUS_PER_TASK" >>"$LOG"; exit "${STATUS:-0}"',
+    "srun": 'echo "srun $* devices=${JAX_LOCAL_DEVICE_IDS:-} cpus=$SRUN_CPUS_PER_TASK" >>"$LOG"; env >"$LOG.env"; exit "${STATUS:-0}"',
     "squeue": 'echo "${STATE:-RUNNING}"',
     "scontrol": 'echo "scontrol $*" >>"$LOG"',
 }
@@ -45,7 +45,7 @@ def cluster(tmp_path) -> Cluster:
     return Cluster(tmp_path)
 
 
-STEP = "srun --kill-on-bad-exit=0 --wait=60 .venv/bin/tga train --distributed --config=c.py"
+STEP = "srun --export=ALL --kill-on-bad-exit=0 --wait=60 .venv/bin/tga train --distributed --config=c.py"
 
 
 def test_a_task_per_gpu(cluster):
@@ -57,6 +57,14 @@ def test_a_task_per_gpu(cluster):
 def test_a_task_per_node_takes_all_of_its_gpus(cluster):
     cluster.run("--config=c.py", SLURM_NTASKS_PER_NODE="1", SLURM_GPUS_ON_NODE="4")
     assert cluster.calls() == [f"{STEP} devices=0,1,2,3 cpus=8"]
+
+
+def test_variables_reach_the_tasks_and_no_argument_shows_them(cluster):
+    done = cluster.run("--config=c.py", PASS_ENV="HF_TOKEN MINE", HF_TOKEN="hf_secret", MINE="a secret")
+    assert done.returncode == 0, done.stderr
+    seen = (cluster.log.parent / "log.env").read_text().splitlines()
+    assert {"HF_TOKEN=hf_secret", "MINE=a secret"} <= set(seen)
+    assert "secret" not in "".join([*cluster.calls(), done.stdout, done.stderr])
 
 
 @pytest.mark.parametrize(
@@ -74,10 +82,12 @@ def test_queued_again_if_the_training_was_told_to_end_and_the_job_was_not(cluste
         ({"SLURM_JOB_ID": ""}, "no job of SLURM's, expected `sbatch launch/slurm.sbatch FLAGS`"),
         ({"SLURM_SUBMIT_DIR": "/"}, ".venv/bin/tga: no such program"),
         ({}, "expected the flags of `tga train`"),
+        ({"PASS_ENV": "MINE"}, "PASS_ENV: MINE is not set in the job"),
+        ({"PASS_ENV": "a-b"}, "PASS_ENV: 'a-b' is no name of a variable"),
     ],
 )
 def test_errors_are_one_line(cluster, env, said):
-    done = cluster.run(**env)
+    done = cluster.run(*(["--config=c.py"] if "PASS_ENV" in env else []), **env)
     assert done.returncode == 2
     assert said in done.stderr
     assert done.stderr.count("\n") == 1

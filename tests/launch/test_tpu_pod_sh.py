@@ -18,9 +18,11 @@ ROOT = Path(__file__).resolve().parents[2]
 GCLOUD = """#!/usr/bin/env bash
 printf '%s\\0' "$@" >>"$LOG"
 printf '\\n' >>"$LOG"
+kept=() # of the environment: sshd takes LC_ variables alone, if ssh sends them
 for argument in "$@"; do
   case $argument in
-    --command=*) cd "$HOST" && exec bash -c "${argument#--command=}" ;;
+    --ssh-flag=-oSendEnv=LC_*) [[ -n ${REFUSED:-} ]] || kept+=("LC_TGA_ENV=$LC_TGA_ENV") ;;
+    --command=*) cd "$HOST" && exec env -i "PATH=$PATH" "HOST=$HOST" "${kept[@]}" bash -c "${argument#--command=}" ;;
     *tga_jax-*) [[ $4 != scp ]] || cp "$argument" "$HOST/tga_jax.tar.gz" ;;
   esac
 done
@@ -30,6 +32,7 @@ TGA = """#!/usr/bin/env bash
 trap 'echo saved; exit 130' TERM
 printf '<%s>' "$@"
 echo
+printf '%s' "${HF_TOKEN+<HF_TOKEN=$HF_TOKEN>}${WANDB_API_KEY+<WANDB>}${ODD+<ODD=$ODD>}${LC_TGA_ENV+<packed>}" >env.seen
 [[ $* != *wait* ]] || for _ in {1..6000}; do sleep 0.1; done
 exit 3
 """
@@ -119,7 +122,7 @@ def test_setup_copies_what_git_tracks_and_installs_it(pod):
     assert (ROOT / locked).exists()
     assert (pod.host / "python3.log").read_text().splitlines()[-1] == (
         f"{pod.host}/tga_jax -m uv pip install --quiet --python .venv/bin/python --constraints {locked} "
-        f"--build-constraints {locked} -e .[tpu]"
+        f"--build-constraints {locked} -e .[tpu,gcs]"
     )
 
 
@@ -163,6 +166,38 @@ def test_a_training_outlives_its_connection_and_can_be_seen_again_and_stopped(po
             os.kill(int(pid_file.read_text()), signal.SIGKILL)
 
 
+SECRETS = {"HF_TOKEN": "hf_secret", "ODD": "it's $HOME; a\n\"second\" line"}
+
+
+def test_chosen_variables_reach_the_training_and_nothing_else_sees_them(pod):
+    status, out, err = pod.run("run", "--config=c.py", PASS_ENV="ODD", **SECRETS)
+    assert status == 3, err
+    assert out.splitlines() == ["passed to all hosts: HF_TOKEN ODD", "<train><--distributed><--config=c.py>"]
+    home = pod.host / "tga_jax"
+    assert (home / "env.seen").read_text() == f"<HF_TOKEN={SECRETS['HF_TOKEN']}><ODD={SECRETS['ODD']}>"
+    (home / "env.seen").unlink()
+    places = [out, err, pod.calls_file.read_text(), *(f.read_text() for f in home.rglob("*") if f.is_file())]
+    assert not any("secret" in text or "second" in text or "aGZfc2VjcmV0" in text for text in places)
+    assert "--ssh-flag=-oSendEnv=LC_TGA_ENV" in pod.calls()[0]
+
+
+def test_a_host_that_takes_no_variables_says_so(pod):
+    status, _, err = pod.run("run", "--config=c.py", HF_TOKEN="hf_secret", REFUSED="1")
+    assert (status, err) == (2, "HF_TOKEN did not come: sshd here takes no LC_ variables\n")
+
+
+def test_several_slices(pod):
+    slices = {"QUEUED": "1", "NUM_SLICES": "2"}
+    assert pod.run("create", **slices, ACCELERATOR_TYPE="v5litepod-256")[0] == 0
+    nodes = ["--node-count=2", "--node-prefix=mine", "--accelerator-type=v5litepod-256"]
+    expected = ["compute", "tpus", "queued-resources", "create", "mine", *nodes]
+    assert pod.calls() == [[*expected, "--runtime-version=v2-alpha-tpuv5-lite", *ENDS]]
+    assert pod.run("run", "--config.mesh.num_slices=2", **slices)[1] == (
+        "<train><--distributed><--config.mesh.num_slices=2>\n"
+    )
+    assert pod.calls()[0][2:7] == ["queued-resources", "ssh", "mine", "--node=all", "--worker=all"]
+
+
 def test_dry_run_prints_and_runs_nothing(pod):
     status, out, _ = pod.run("create", DRY_RUN="1")
     assert status == 0
@@ -178,6 +213,10 @@ def test_dry_run_prints_and_runs_nothing(pod):
         (("begin",), {}, "unknown command 'begin'"),
         (("stop", "now"), {}, "stop: unknown argument 'now'"),
         (("run",), {}, "run: expected the flags of `tga train`"),
+        (("run", "--x"), {"PASS_ENV": "NOT_THERE"}, "PASS_ENV: NOT_THERE is not set"),
+        (("run", "--x"), {"PASS_ENV": "a=b"}, "PASS_ENV: 'a=b' is no name of a variable"),
+        (("create",), {"NUM_SLICES": "2"}, "NUM_SLICES=2: several slices need QUEUED=1"),
+        (("create",), {"NUM_SLICES": "0"}, "NUM_SLICES is '0', expected a number from 1"),
     ],
 )
 def test_errors_are_one_line(pod, args, env, said):

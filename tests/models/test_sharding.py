@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import quick_support
 from flax.traverse_util import flatten_dict
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
@@ -78,7 +79,8 @@ for sizes in (None, *meshes):
         mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
         one = dataclasses.replace(optimizer, accumulate=1)
     else:
-        mesh, one = sharding.make_mesh(*sizes), optimizer
+        # Slices lie as two machines would: a mesh's first half is one of them.
+        mesh, one = sharding.make_mesh(*sizes, num_slices=2 if sizes[0] == 2 else 1), optimizer
     state = step.init_state(jax.tree.map(jnp.copy, params), one, 4)
     run = partial(step.train_step, model, loss, one, 4)
     if sizes is None:
@@ -231,9 +233,51 @@ def test_axes_that_do_not_divide_are_dropped():
 
 @pytest.mark.parametrize("sizes", [{"tensor": 3}, {"data": -1, "fsdp": -1}, {"data": 0}, {"fsdp": 0}, {"tensor": -2}])
 def test_a_mesh_that_does_not_fit_is_refused(sizes, monkeypatch):
-    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    monkeypatch.setattr(jax, "devices", lambda: [None] * 8)
     with pytest.raises(UserError, match=r"mesh: data=.* does not fit 8 device"):
         sharding.make_mesh(**sizes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """What a mesh asks of a device that is not there."""
+
+    id: int
+    slice_index: int
+    process_index: int = 0
+    platform: str = "gpu"
+    device_kind: str = "made up"
+
+
+def test_slices_divide_the_data_axis_as_jax_divides_it():
+    devices = [Device(i, i // 8, i // 4) for i in range(24)]
+    mesh = sharding.make_mesh(-1, 2, 2, num_slices=3, devices=devices[::-1])
+    assert dict(mesh.shape) == {"data": 6, "fsdp": 2, "tensor": 2}
+    hybrid = mesh_utils.create_hybrid_device_mesh((2, 2, 2), (3, 1, 1), devices[::-1])
+    assert (mesh.devices == hybrid).all()
+    assert [{d.slice_index for d in mesh.devices[i : i + 2].flat} for i in (0, 2, 4)] == [{0}, {1}, {2}]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "platform", "said"),
+    [
+        ({"data": 3, "fsdp": 8, "num_slices": 2}, "gpu", "mesh: data=3, expected a multiple of num_slices=2"),
+        ({"num_slices": 0}, "gpu", "mesh: data=24, expected a multiple of num_slices=0"),
+        ({}, "tpu", "mesh.num_slices: 1, expected the TPU's number of slices, 3"),
+        ({"num_slices": 2}, "tpu", "mesh.num_slices: 2, expected the TPU's number of slices, 3"),
+    ],
+)
+def test_slices_that_do_not_fit_are_refused(sizes, platform, said):
+    devices = [Device(i, i // 8, platform=platform) for i in range(24)]
+    with pytest.raises(UserError) as raised:
+        sharding.make_mesh(**sizes, devices=devices)
+    assert str(raised.value) == said
+
+
+def test_machines_with_gpus_need_no_slices():
+    devices = [Device(i, i // 8) for i in range(16)]
+    mesh = sharding.make_mesh(1, -1, 1, devices=devices)
+    assert [d.id for d in mesh.devices.flat] == list(range(16))
 
 
 def test_the_free_axis_takes_what_the_others_leave():

@@ -22,7 +22,11 @@ _WARNING = "involuntary full rematerialization"
 
 @dataclasses.dataclass(frozen=True)
 class AotFigures:
-    """Bytes are of one device and step. gathered_formula: what FSDP should gather; None where nothing is divided."""
+    """Bytes are of one device and step. gathered_formula: what FSDP should gather; None where nothing is divided.
+
+    between_slices: of the arrays that it exchanges with other slices or machines; and by the formula, the gradients of
+    its parameters in float32. None for one slice.
+    """
 
     config: str
     target: str
@@ -40,6 +44,8 @@ class AotFigures:
     collectives: dict[str, dict[str, int]]
     gathered: int
     gathered_formula: float | None
+    between_slices: int | None
+    between_slices_formula: int | None
     warnings: list[str]
 
 
@@ -68,6 +74,7 @@ def compile_for(config: TrainConfig, target: targets.Target, length: int = 0, pi
     "blocks" stands in for it: somewhat more memory, the same collectives. Raises UserError for a config that does not
     fit the target.
     """
+    targets.check(target, config.mesh.num_slices)
     if target.chip is not None and target.chip.platform == "cuda":
         config = dataclasses.replace(config, attention="blocks")
     with _standard_error():  # a TPU's compiler tells at length that there is no TPU
@@ -82,7 +89,9 @@ def compile_for(config: TrainConfig, target: targets.Target, length: int = 0, pi
     memory = compiled.memory_analysis()
     arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     peak = arguments + temporary + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    collectives = hlo.totals(hlo.collectives(compiled.as_text()), prepared.parameter_sizes(made))
+    exchanged = hlo.collectives(compiled.as_text())
+    collectives = hlo.totals(exchanged, prepared.parameter_sizes(made))
+    slices = max(target.slices, config.mesh.num_slices)
     capacity = None if target.chip is None else target.chip.memory
     return AotFigures(
         config.name, target.name, dict(made.mesh.shape), config.batch_size, made.length, made.attention,
@@ -96,6 +105,8 @@ def compile_for(config: TrainConfig, target: targets.Target, length: int = 0, pi
         collectives=collectives,
         gathered=collectives["all-gather"]["parameters"],
         gathered_formula=made.gathered,
+        between_slices=hlo.between_slices(exchanged, target.count, slices) if slices > 1 else None,
+        between_slices_formula=4 * prepared.trained_elements(made) if slices > 1 else None,
         warnings=[line for line in errors if _WARNING in line.lower()],
     )  # fmt: skip
 
@@ -125,6 +136,12 @@ def show(console: rich.console.Console, found: AotFigures) -> None:
         console.print(
             f"parameters gathered: {found.gathered / 1e9:.4g} GB; by the formula "
             f"{found.gathered_formula / 1e9:.4g} GB, {found.gathered / found.gathered_formula - 1:+.1%}"
+        )
+    if found.between_slices is not None and found.between_slices_formula:
+        console.print(
+            f"exchanged between slices: {found.between_slices / 1e9:.4g} GB; by the formula "
+            f"{found.between_slices_formula / 1e9:.4g} GB, "
+            f"{found.between_slices / found.between_slices_formula - 1:+.1%}"
         )
     for line in found.warnings:
         console.print(line, style="red", markup=False)

@@ -79,7 +79,7 @@ def _devices() -> Iterator[Finding]:
     size = f", {memory / 2**30:.0f} GiB each for JAX" if memory else ""
     wrong = ""
     if backend == "cpu" and Path("/dev/nvidia0").exists():
-        wrong = "an NVIDIA GPU is here and JAX does not see it: bash launch/local.sh install cuda"
+        wrong = "an NVIDIA GPU is here and JAX does not see it: bash launch/local.sh install cuda13"
     elif backend == "cpu" and any(Path("/dev").glob("accel*")):
         wrong = "a TPU is here and JAX does not see it: bash launch/local.sh install tpu"
     yield Finding("devices", f"{len(devices)} x {devices[0].device_kind}{size}", wrong)

@@ -6,6 +6,8 @@ import math
 import re
 from collections.abc import Iterable
 
+import numpy as np
+
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
@@ -15,8 +17,15 @@ _TRIPS = re.compile(r'known_trip_count"?:\s*\{"?n"?:\s*"?(\d+)')
 _COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\(")
 _ARRAY = re.compile(r"\b(pred|bf16|[suf]\d+\w*)\[([\d,]*)\]")
 _LIMIT = re.compile(r" = s32\[\]\S* constant\((\d+)\)")
-# The size of a group, its members, or a mesh and the axes that a group spans.
-_GROUPS = re.compile(r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]*)\}|mesh\[(.*?)\] \{(.*?)\})")
+# Groups of devices: the first one's members; rows of numbers counted up in a shape and an order of its axes; or a mesh,
+# which of the numbers lies where in it, and the axes or parts of axes that a group spans.
+_COUNTED = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
+_GROUPS = re.compile(
+    rf"replica_groups=(?:\{{\{{([\d,]*)\}}|\[(\d+,\d+)\]<={_COUNTED}"
+    rf"|mesh\[([^\]]*)\](?:, device_ids=\({_COUNTED}\))? \{{([^}}]*)\}})"
+)
+# What a TPU's compiler makes of an exchange between slices: the host sends and receives it.
+_NETWORK = re.compile(r'= \((.*?), token\[\]\) send\(.*channel_id=(\d+).*_xla_megascale_transfer_type="(\w+)"')
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 # TPU's compiler has no reduce-scatter: it fuses an all-reduce with the slice of its result that a device keeps.
 _SCATTER = "all-reduce-scatter"
@@ -33,29 +42,67 @@ class Collective:
     times: int  # how often a run of the program comes here
     op_name: str  # where it is from in the program's source
     channel: int | None  # the number of the exchange
+    group: tuple[int, ...] = ()  # devices of the first group, by their places in the mesh
+    network: bool = False  # between the slices of a TPU, by their hosts
 
 
 def _bits(dtype: str) -> int:
     return 8 if dtype == "pred" else int(re.findall(r"\d+", dtype)[0])
 
 
-def _group_size(line: str) -> int:
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",") if number]
+
+
+def _group(line: str) -> tuple[int, ...]:
+    """The first group of devices, as all others are; () where the line names none."""
     found = _GROUPS.search(line)
     if found is None:
-        return 1
-    size, members, mesh, axes = found.groups()
-    if mesh:
-        sizes = dict(re.findall(r"('\w+')=(\d+)", mesh))
-        return math.prod(int(sizes[axis]) for axis in axes.split(","))
-    return int(size) if size else len(members.split(","))
+        return ()
+    members, shape, *rows, mesh = found.groups()[:5]
+    if members is not None:
+        return tuple(_numbers(members))
+    if shape is not None:
+        return tuple(_counted(*rows).reshape(_numbers(shape))[0].tolist())
+    *ids, axes = found.groups()[5:]
+    sizes, spanned = [], []
+    for name, size in re.findall(r"('\w+')=(\d+)", mesh):
+        if part := re.search(rf"{name}:\((\d+)\)(\d+)", axes):  # of so many, behind so many
+            before, own = int(part[1]), int(part[2])
+            sizes += [before, own, int(size) // before // own]
+            spanned += [0, slice(None), 0]
+        else:
+            sizes.append(int(size))
+            spanned.append(slice(None) if name in axes else 0)
+    places = _counted(*ids) if ids[0] else np.arange(math.prod(sizes))
+    return tuple(places.reshape(sizes)[tuple(spanned)].ravel().tolist())
+
+
+def _counted(shape: str, order: str | None) -> np.ndarray:
+    places = np.arange(math.prod(_numbers(shape))).reshape(_numbers(shape))
+    return places.transpose(_numbers(order)) if order else places
+
+
+def _arrays(text: str) -> list[tuple[int, int]]:
+    """(bits of an element, elements) of each."""
+    return [(_bits(d), math.prod(_numbers(dims))) for d, dims in _ARRAY.findall(text)]
+
+
+def _over_network(line: str) -> Collective | None:
+    found = _NETWORK.search(line)
+    if found is None:
+        return None
+    ((bits, count), *_) = _arrays(found[1])  # behind it a counter
+    kind = found[3].lower().replace("_", "-")
+    return Collective(kind, (count,), (math.ceil(count * bits / 8),), 1, "", int(found[2]), network=True)
 
 
 def _instruction(line: str) -> Collective | None:
     found = _COLLECTIVE.search(line)
     if found is None:
-        return None
+        return _over_network(line)
     kind, start = found[2], bool(found[3])
-    arrays = [(_bits(d), math.prod(int(n) for n in dims.split(",") if n)) for d, dims in _ARRAY.findall(found[1])]
+    arrays, group = _arrays(found[1]), _group(line)
     if start and kind == "all-gather":
         arrays = arrays[len(arrays) // 2 :]  # the operands come first
     elif start and kind == "reduce-scatter":
@@ -63,12 +110,12 @@ def _instruction(line: str) -> Collective | None:
     elif start and kind == "collective-permute":
         arrays = arrays[:1]  # then the result and two counters
     # The result of a reduce-scatter is one device's part of what it takes.
-    size = _group_size(line) if kind == "reduce-scatter" and not start else 1
+    size = max(1, len(group)) if kind == "reduce-scatter" and not start else 1
     name = _NAME.search(line)
     elements = tuple(size * count for _, count in arrays)
     sizes = tuple(math.ceil(size * count * bits / 8) for bits, count in arrays)
     channel = _CHANNEL.search(line)
-    return Collective(kind, elements, sizes, 1, name[1] if name else "", int(channel[1]) if channel else None)
+    return Collective(kind, elements, sizes, 1, name[1] if name else "", int(channel[1]) if channel else None, group)
 
 
 def collectives(text: str) -> list[Collective]:
@@ -123,15 +170,24 @@ def collectives(text: str) -> list[Collective]:
 
 
 def totals(found: Iterable[Collective], parameters: set[int]) -> dict[str, dict[str, int]]:
-    """Bytes of one run by kind, of "parameters" and of "activations".
+    """Bytes of one run by kind, of "parameters" and of "activations", without what hosts exchange for their slices.
 
     parameters: how many elements arrays of parameters, or of one layer of them, have: an array of such a size counts as
     one of them. Bytes are of the whole array at every device: gathered, or before it is scattered or reduced.
     """
     sums = {kind: {"parameters": 0, "activations": 0, "instructions": 0} for kind in KINDS}
     for c in found:
+        if c.network:
+            continue
         for elements, size in zip(c.elements, c.sizes, strict=True):
             what = "parameters" if elements in parameters else "activations"
             sums[c.kind][what] += size * c.times
         sums[c.kind]["instructions"] += c.times
     return sums
+
+
+def between_slices(found: Iterable[Collective], devices: int, num_slices: int) -> int:
+    """Bytes of the arrays of one device that one run exchanges between slices, each a consecutive share of the
+    devices: the parts of a hierarchical exchange that the network carries, and, where there is none, all of it."""
+    each = devices // num_slices
+    return sum(sum(c.sizes) * c.times for c in found if c.network or len({place // each for place in c.group}) > 1)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -89,6 +90,11 @@ def prepare(config: TrainConfig, devices: Sequence[Any] | None = None, length: i
 def bytes_per_device(tree: Any) -> int:
     """Of abstract arrays with shardings, on the device that has most (all have as much)."""
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def trained_elements(setup: Setup) -> int:
+    """Of trained parameters, on one device."""
+    return bytes_per_device(setup.state.trainable) // jnp.dtype(setup.config.optim.param_dtype).itemsize
 
 
 def parameter_sizes(setup: Setup) -> set[int]:

@@ -30,7 +30,8 @@ USAGE = """\
             annotations, VLGuard's train.json and test.json, as in their repositories
           bench aot: the same step compiled for machines that are not here: memory, and what devices send
             --config=FILE, --config.FIELD=V, --length=T, --pictures=N
-            --target=T          such as 8xH200, v5e-256, v5p-128 (64 chips), or 8xcpu to try
+            --target=T          GPUs such as 8xH200 or 16xB200; TPUs such as v5e-256, v5p-128 (64 chips) or, of two
+                                slices, 2xv5e-256 with --config.mesh.num_slices=2; 8xcpu to try
           bench plan: memory, step time and hours by the formulas
             --config=FILE, --config.FIELD=V, --length=T, --pictures=N, --target=T
             --mfu=F             the share of the peak that the step reaches (default: 0.5)
@@ -100,7 +101,7 @@ def _bench_flags(arguments: list[str], counts: dict[str, int], others: dict[str,
 def _target(name: str | None, compiles: bool = True) -> Any:
     """The target, its environment set: before JAX is imported."""
     if not name:
-        raise UserError("--target: missing, expected one such as 8xH200, v5e-256 or v5p-128")
+        raise UserError("--target: missing, expected one such as 8xH200, v5e-256 or 2xv5p-128")
     from tga_jax.bench import targets
 
     target = targets.parse(name)

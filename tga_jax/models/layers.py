@@ -29,18 +29,35 @@ REMAT = ("none", "names", "full")
 SAVED = ("query", "key", "value", "context", "out")
 
 
+def _ambient(*names: str) -> dict[str, int]:
+    """The sizes of those axes of the ambient mesh that the compiler divides arrays along."""
+    mesh = jax.sharding.get_abstract_mesh()
+    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    return {name: mesh.shape[name] for name in names if types.get(name) == AxisType.Auto}
+
+
 def by_rows(x: Array) -> Array:
     """x [B, ...], its rows along the `data` and `fsdp` axes of the ambient mesh, if that has such and they divide B.
 
     Parameters are divided along `fsdp` too. Left alone, the compiler may move activations, which are far larger,
     instead of gathering parameters.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    axes = tuple(name for name in ("data", "fsdp") if types.get(name) == AxisType.Auto)
-    if not axes or x.shape[0] % math.prod(mesh.shape[name] for name in axes):
+    axes = _ambient("data", "fsdp")
+    if not axes or x.shape[0] % math.prod(axes.values()):
         return x
-    return jax.lax.with_sharding_constraint(x, P(axes))
+    return jax.lax.with_sharding_constraint(x, P(tuple(axes)))
+
+
+def looked_up(x: Array) -> Array:
+    """`by_rows` of x [B, T, D] that was looked up in a table whose D lies along `fsdp`.
+
+    It is placed as the lookup gives it before, rows along `data` and D along `fsdp`: between the two the devices of an
+    `fsdp` group exchange their parts. Left alone, the compiler would replicate x on all devices of both axes.
+    """
+    axes = _ambient("data", "fsdp")
+    if len(axes) < 2 or x.shape[0] % axes["data"] or x.shape[2] % axes["fsdp"]:
+        return by_rows(x)
+    return by_rows(jax.lax.with_sharding_constraint(x, P("data", None, "fsdp")))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -184,7 +184,7 @@ class Decoder(nn.Module):
 
     def embed(self, tokens: Array) -> Array:
         """int32 tokens [B, T] -> [B, T, D]."""
-        return self.embedding(tokens)
+        return layers.looked_up(self.embedding(tokens))
 
     def logits(self, hidden: Array) -> Array:
         """States after the final norm [..., D] -> float32 [..., V]."""

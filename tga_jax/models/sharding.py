@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -47,19 +48,42 @@ RULES: tuple[tuple[str, P], ...] = (
 _PARAMETER = re.compile(r"(?:.*/)?((?:clip|projector|llm)/.+)")
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
+def _slice(device: Any) -> int:
+    return getattr(device, "slice_index", None) or 0
+
+
+def make_mesh(
+    data: int = -1, fsdp: int = 1, tensor: int = 1, num_slices: int = 1, devices: Sequence[Any] | None = None
+) -> Mesh:
     """A mesh over all devices, or over `devices`, which need not be there; one axis may be -1: what the others leave.
 
-    Raises UserError if sizes do not fit.
+    num_slices: of a TPU, or groups of machines with GPUs, between which there is only the data centre's network. The
+    `data` axis is divided among them, so that nothing but its sums of gradients crosses that network; within a slice
+    the axes lie as `mesh_utils.create_hybrid_device_mesh` lays them. Raises UserError if sizes do not fit, and for a
+    TPU of another number of slices.
     """
     sizes = [data, fsdp, tensor]
-    count = jax.device_count() if devices is None else len(devices)
+    devices = jax.devices() if devices is None else list(devices)
+    count = len(devices)
     known = int(np.prod([s for s in sizes if s != -1]))
     if sizes.count(-1) == 1 and known > 0:
         sizes[sizes.index(-1)] = count // known
     if min(sizes) < 1 or int(np.prod(sizes)) != count:
         raise UserError(f"mesh: data={data} fsdp={fsdp} tensor={tensor} does not fit {count} device(s)")
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    if num_slices < 1 or sizes[0] % num_slices:
+        raise UserError(f"mesh: data={sizes[0]}, expected a multiple of num_slices={num_slices}")
+    types = (AxisType.Auto,) * len(AXES)
+    there = len({_slice(device) for device in devices})
+    if devices[0].platform == "tpu" and there != num_slices:
+        raise UserError(f"mesh.num_slices: {num_slices}, expected the TPU's number of slices, {there}")
+    if there == num_slices == 1:
+        return jax.make_mesh((sizes[0], sizes[1], sizes[2]), AXES, axis_types=types, devices=devices)
+    devices = sorted(devices, key=_slice)
+    parts = [devices[i : i + count // num_slices] for i in range(0, count, count // num_slices)]
+    splits = devices[0].device_kind == "TPU v5 lite"  # as `jax.make_mesh` does it
+    shape = (sizes[0] // num_slices, *sizes[1:])
+    laid = [mesh_utils.create_device_mesh(shape, part, allow_split_physical_axes=splits) for part in parts]
+    return Mesh(np.concatenate(laid), AXES, axis_types=types)
 
 
 def _fit(spec: P, shape: tuple[int, ...], mesh: Mesh) -> P:

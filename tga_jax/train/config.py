@@ -13,11 +13,13 @@ PARTS = ("clip", "projector", "llm")
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
     """data: copies of the model; fsdp: parameters, their moments and the batch are divided; tensor: each matrix product
-    is. -1, at one of them: what the other axes leave."""
+    is. -1, at one of them: what the other axes leave. num_slices: of a TPU, or groups of machines with GPUs, among
+    which the `data` axis is divided; only sums of gradients cross the data centre's network between them."""
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    num_slices: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
