@@ -30,6 +30,22 @@ hypothesis.settings.register_profile("tests", deadline=None, suppress_health_che
 hypothesis.settings.load_profile("tests")
 
 
+_WITHOUT_TORCH = str(Path(__file__).parent / "without_torch")
+
+
+def pytest_configure(config):
+    """What tests start has no torch. Not in the process that starts pytest-xdist's workers, which need it."""
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        places = [_WITHOUT_TORCH, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(places))
+
+
+@pytest.fixture
+def processes_have_torch(monkeypatch):
+    places = os.environ["PYTHONPATH"].split(os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(place for place in places if place != _WITHOUT_TORCH))
+
+
 def pytest_unconfigure():
     if _OWNED:
         shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)

@@ -120,7 +120,7 @@ def test_the_installed_program_in_a_process_of_its_own(elsewhere):
         capture_output=True,
         text=True,
         cwd=elsewhere,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=dict(os.environ),
     )
     assert (run.returncode, run.stdout) == (2, "")
     assert run.stderr.count("\n") == 1
@@ -274,7 +274,7 @@ def test_fields_that_a_config_file_leaves_out_can_be_changed(elsewhere, capsys):
 
 def started(*arguments: str, **environment: str) -> subprocess.Popen:
     command = [sys.executable, "-c", "from tga_jax.cli import main; main()", *arguments]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", **environment}
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", **environment}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
 
 
@@ -293,7 +293,7 @@ def test_a_reader_that_goes_away_is_no_error(elsewhere, arguments):
 @pytest.mark.parametrize(("arguments", "status"), [("evaluate --list", 0), ("validate-data none.jsonl", 2)])
 def test_a_stream_that_is_closed_from_the_start_is_no_error(elsewhere, closed, arguments, status):
     program = f"{sys.executable} -c 'from tga_jax.cli import main; main()' {arguments}"
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    env = {**os.environ, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(["sh", "-c", f"{program} {closed}"], env=env, capture_output=True, text=True)
     assert done.returncode == status
     assert "Traceback" not in done.stdout + done.stderr

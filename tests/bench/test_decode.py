@@ -29,7 +29,7 @@ def _words():
     return tokenizers.Tokenizer(tokenizers.models.WordLevel({"<unk>": 0, "a": 1}, unk_token="<unk>"))
 
 
-def test_figures_and_pairs_with_the_peer(folder, tmp_path, capsys):
+def test_figures_and_pairs_with_the_peer(folder, tmp_path, capsys, processes_have_torch):
     path, model = folder
     target = tmp_path / "figures.json"
     assert cli.run(["bench", "decode", f"--checkpoint={path}", *SMALL, "--peer", f"--json={target}"]) == 0

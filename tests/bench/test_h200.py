@@ -15,7 +15,7 @@ import test_train_peer
 
 
 @pytest.mark.slow  # two benches, each in a process of its own
-def test_parts_are_limited_one_by_one(tmp_path, monkeypatch, capsys):
+def test_parts_are_limited_one_by_one(tmp_path, monkeypatch, capsys, processes_have_torch):
     small = ["--model=clip-emoji", "--dtype=bf16", "--batch=2", "--repeats=2"]
     shape = json.dumps(test_train_peer.SHAPE)
     peer = [sys.executable, str(h200.HERE / "train.py"), "--mode", "strong", "--shape", shape]

@@ -40,6 +40,8 @@ SHAPE = {
     "remat": False,
 }
 
+pytestmark = pytest.mark.usefixtures("processes_have_torch")
+
 
 def loss(mode: str, **changed) -> float:
     """Of the third step, after two updates."""

@@ -241,7 +241,7 @@ def test_a_fill_that_leaves_no_text_is_said():
 
 
 @pytest.mark.slow
-def test_train_and_its_report(tmp_path, capsys):
+def test_train_and_its_report(tmp_path, capsys, processes_have_torch):
     target = tmp_path / "train.json"
     flags = ("--config.batch_size=1", "--steps=3", "--warmup=1", "--peer=strong", "--pairs=1")
     assert cli.run(["bench", "train", "--config=configs/bench_small.py", *flags, f"--json={target}"]) == 0

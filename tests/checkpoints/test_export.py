@@ -87,7 +87,7 @@ def test_the_processor_of_an_exported_llava(tmp_path):
         image_token_id=hub_support.VOCAB,
         hub_fields={"bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 64},
     )
-    params = llava.init(model.config, jax.random.key(0))  # pyright: ignore[reportArgumentType]
+    params = jax.jit(lambda: llava.init(model.config, jax.random.key(0)))()
     companions = tmp_path / "companions"
     hub_support.tokenizer(image="w61").save_pretrained(companions)
     hub.save(tmp_path / "ours", model, params, companions)
@@ -197,7 +197,7 @@ def llama_configs(draw):
     )
 
 
-@hypothesis.settings(max_examples=25)
+@hypothesis.settings(max_examples=12)
 @hypothesis.given(model=llama_configs(), seed=st.integers(0, 99))
 def test_any_config_and_its_weights_survive_the_round_trip(model, seed, tmp_path_factory):
     folder = Path(tmp_path_factory.mktemp("trip"))

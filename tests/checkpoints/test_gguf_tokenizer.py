@@ -357,6 +357,7 @@ for model in (tga_jax.load(folder), tga_jax.load(source, dtype="float32")):
 """
 
 
+@pytest.mark.slow  # smoke.py has no torch either
 def test_without_torch(tmp_path):
     command = [sys.executable, "-c", WITHOUT_TORCH, write(tmp_path / "a.gguf", PIECES), tmp_path / "ours"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})

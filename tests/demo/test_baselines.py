@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 def asked(world) -> Any:
     world = dataclasses.replace(world, config=dataclasses.replace(world.config, new_tokens=3))
     spec = models.described(world, "", pictures=True)
-    params = llava.init(world.model(), jax.random.key(5))
+    params = jax.jit(lambda: llava.init(world.model(), jax.random.key(5)))()
     model = Model(spec, params, hub.processor(world.tokens.folder, spec))
 
     def items(split: str, most: int):

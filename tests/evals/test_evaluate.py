@@ -134,7 +134,7 @@ def test_the_reports_have_over_refusal_beside_dsr(place, whole, tmp_path):
     assert "Over-refusal was not measured" in run(place, tmp_path / "out", benchmarks=[harmful])
 
 
-@pytest.mark.parametrize("batch", [1, 16])
+@pytest.mark.parametrize("batch", [1, pytest.param(16, marks=pytest.mark.slow)])
 def test_the_batch_does_not_matter(place, whole, tmp_path, batch):
     run(place, tmp_path / "out", batch=batch)
     assert files(tmp_path / "out") == files(whole)

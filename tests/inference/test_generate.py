@@ -116,7 +116,14 @@ def step_by_step(name: str, batch: Batch, new_tokens: int = NEW) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("name", "media"),
-    [*(("tied", media) for media in MEDIA), ("untied", "features"), ("window 3", "none"), ("window 3", "features")],
+    [
+        ("tied", "images"),
+        ("window 3", "none"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (*(("tied", m) for m in MEDIA[:-1]), ("untied", "features"), ("window 3", "features"))
+        ),
+    ],
 )
 def test_equals_the_whole_forward_token_by_token(name, media):
     batch = prompts(media)

@@ -36,7 +36,7 @@ def fixture_folder(tmp_path_factory):
 @contextlib.contextmanager
 def process(*arguments: str, cwd: Path):
     command = [sys.executable, "-c", "from tga_jax.cli import main; main()", "serve", *arguments]
-    env = {**os.environ, **quick_support.ENVIRONMENT, "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, **quick_support.ENVIRONMENT}
     running = subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         yield running

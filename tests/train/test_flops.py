@@ -86,10 +86,15 @@ def test_the_step_as_xla_counts_it(trains, policy, b, t, c, m, caption):
     ("trains", "policy", "targets"),
     [
         ("lora", "none", layers.LoraConfig.targets),
-        ("lora", "full", layers.LoraConfig.targets),
-        ("projector and lora", "none", ("query", "down")),
         ("projector and lora", "names", ("value", "up", "down")),
-        ("projector and lora", "full", layers.LoraConfig.targets),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("lora", "full", layers.LoraConfig.targets),
+                ("projector and lora", "none", ("query", "down")),
+                ("projector and lora", "full", layers.LoraConfig.targets),
+            )
+        ),
     ],
 )
 def test_lora(trains, policy, targets):
@@ -161,6 +166,7 @@ def test_flops_grow_with_the_blocks(blocks):
         assert found == pytest.approx(expected, rel=0.01)
 
 
+@pytest.mark.slow
 def test_the_compiled_program_is_the_lowered_one():
     """What XLA's optimisations leave has as many FLOPs: they neither merge the recomputed blocks nor drop products."""
     small = llama.LlamaConfig(448, 256, 1, 6, 2, 32, 640, 1e4, 1e-5, None, False, remat="full")
