@@ -24,6 +24,7 @@ from tga_jax import cli
 from tga_jax.checkpoints import orbax_files
 from tga_jax.errors import UserError
 from tga_jax.evals import asking, attacks, compare, evaluate, store
+from tga_jax.evals.benchmark import BenchmarkSample
 from tga_jax.evals.evaluate import Settings
 from tga_jax.evals.judges.phrases import PhraseJudge
 from tga_jax.inference.model import Model
@@ -208,6 +209,16 @@ def test_an_attack_is_stored_reported_and_continued(place, whole, tmp_path, monk
         run(place, whole, benchmarks=[TOYS], attack=noise)
     run(place, tmp_path / "out", benchmarks=[TOYS], attack=noise)
     assert files(tmp_path / "out") == files(tmp_path / "whole")
+
+
+def test_how_many_samples_an_attack_leaves_is_said(place, tmp_path):
+    def samples(folder):
+        shown = [sample for sample in TOYS.samples(folder) if sample.text]
+        return [shown[0], *(BenchmarkSample(s.id, s.text, harmful=s.harmful) for s in shown[1:])]
+
+    words = dataclasses.replace(TOYS, samples=samples)
+    said = run(place, tmp_path / "out", benchmarks=[words], attack=attacks.describe("jpeg"))
+    assert "toys: asked are 1 of 7 samples, as jpeg (quality 10), without questions without a picture" in said
 
 
 def test_an_attack_on_words_needs_a_benchmark_that_it_can_change(place, tmp_path):

@@ -141,10 +141,9 @@ def _has_glyph(character: str) -> bool:
     return character.isspace() or own != none
 
 
-def _check_glyphs(text: str, name: str) -> None:
-    """Raises UserError naming the question, if one of its characters would be drawn as an empty box."""
-    if missing := next((c for c in text if not _has_glyph(c)), None):
-        raise UserError(f"sample {name!r}: {missing!r} can not be drawn, it is no character of DejaVu Sans Mono")
+def _can_be_drawn(text: str) -> bool:
+    """Whether none of its characters would be an empty box."""
+    return all(map(_has_glyph, set(text)))
 
 
 def _typeset(text: str) -> Image.Image:
@@ -184,9 +183,8 @@ def _in_context(sample: BenchmarkSample, strength: float, seed: tuple[int, ...])
 
 def _typographic(sample: BenchmarkSample, _strength: float, _seed: tuple[int, ...]) -> BenchmarkSample | None:
     text = sample.question if not sample.images else sample.text
-    if text is None:
+    if text is None or not _can_be_drawn(text):
         return None
-    _check_glyphs(text, sample.id)
     picture = partial(_typeset, f"{text.rstrip()}\n{_LIST}")
     return dataclasses.replace(sample, question=figstep.QUESTION, images=(picture,), text=None)
 
@@ -205,9 +203,8 @@ def _below(load: Callable[[], Image.Image], text: str) -> Image.Image:
 def _caption(sample: BenchmarkSample, _strength: float, _seed: tuple[int, ...]) -> BenchmarkSample | None:
     _, words = _parted(sample.question)
     # A picture among the words could not be put below itself.
-    if len(sample.images) != 1 or IMAGE in words or not words.strip():
+    if len(sample.images) != 1 or IMAGE in words or not words.strip() or not _can_be_drawn(words):
         return None
-    _check_glyphs(words, sample.id)
     picture = partial(_below, sample.images[0], words)
     return dataclasses.replace(sample, question=about_picture(BELOW), images=(picture,), text=None)
 
@@ -229,11 +226,12 @@ def _jpeg(sample: BenchmarkSample, strength: float, _seed: tuple[int, ...]) -> B
     return dataclasses.replace(sample, images=pictures, text=None) if pictures else None
 
 
+_DRAWN = "in characters that DejaVu Sans Mono has"
 ATTACKS = {
     "role-play": Attack(_role_play),
     "in-context": Attack(_in_context, strength=("demonstrations", 1, 2, len(DEMONSTRATIONS))),
-    "typographic": Attack(_typographic, "questions about pictures that have no form in text alone"),
-    "caption": Attack(_caption, "questions that are not words behind one picture"),
+    "typographic": Attack(_typographic, f"questions without a form in text alone, {_DRAWN}"),
+    "caption": Attack(_caption, f"questions that are not words, {_DRAWN}, behind one picture"),
     "noise": Attack(_noise, "questions without a picture", ("standard deviation", 0, 30, 255)),
     "jpeg": Attack(_jpeg, "questions without a picture", ("quality", 1, 10, 95)),
 }
@@ -270,7 +268,7 @@ def attacked(
 ) -> list[BenchmarkSample]:
     """The samples that the attack can change, changed. described: of `describe`; benchmark: its name.
 
-    Raises UserError naming the benchmark if there is none, or the sample whose words can not be drawn.
+    Raises UserError naming the benchmark if there is none.
     """
     attack = ATTACKS[described["name"]]
     changed = (
