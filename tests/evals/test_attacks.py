@@ -158,7 +158,7 @@ def test_words_that_the_font_lacks_are_left_out(name):
         BenchmarkSample(words, f"<image>\n{words}", (picture(0),), text=words) for words in ("哪个?", "One 🌈", "हम")
     ]
     assert list(attacked(name, [*foreign, SHOWN])) == ["shown"]
-    with pytest.raises(UserError, match="toys has only .* in characters that DejaVu Sans Mono has"):
+    with pytest.raises(UserError, match=r"toys has only .* in characters that DejaVu Sans Mono has"):
         attacked(name, foreign)
     latin = BenchmarkSample("latin", "<image>\n“Où?” – ßя\n\t€", (picture(0),), text="“Où?” – ßя\n\t€")
     assert list(attacked(name, [latin])) == ["latin"]
