@@ -17,7 +17,7 @@ def row(number, answers, kind, answerable):
     """answers: (answer, how many of the ten)."""
     said = [{"answer": a, "answer_confidence": "maybe"} for a, count in answers for _ in range(count)]
     image = f"VizWiz_val_0000000{number}.jpg"
-    asked = {"image": image, "question": f"What is {number}?", "answers": said}
+    asked = {"image": image, "question": f"what is {number}, on the CD?", "answers": said}
     return asked | {"answer_type": kind, "answerable": answerable}
 
 
@@ -39,7 +39,8 @@ def folder(tmp_path):
 def test_vizwiz_val(folder):
     samples = load(vizwiz, folder)
     assert [(s.id, s.question, s.groups) for s in samples] == [
-        (r["image"], f"<image>\n{r['question']}\n{INSTRUCTION}", {"answer_type": r["answer_type"]}) for r in ROWS
+        (r["image"], f"<image>\nWhat is {n}, on the cd?\n{INSTRUCTION}", {"answer_type": r["answer_type"]})
+        for n, r in enumerate(ROWS)
     ]
     assert samples[0].images[0]().size == (2, 2)
 
@@ -98,7 +99,7 @@ def test_vizwiz_test_split(tmp_path):
             "",
             "[1]: `answers` has 9 entries, expected 10 answers",
         ),
-        ('"question": "What is 1?"', '"question": ""', "[1]: '' as `question`"),
+        ('"question": "what is 1, on the CD?"', '"question": ""', "[1]: '' as `question`"),
         ('"answer_type": "unanswerable"', '"kind": "unanswerable"', "[1]: no `answer_type`, expected a string"),
     ],
 )
