@@ -31,8 +31,8 @@ class Script:
     batch: int = 2
     asked: list[Any] = dataclasses.field(default_factory=list)
 
-    def prompt(self, text: str, pictures: int) -> str:
-        return f"[{pictures}] {text}"
+    def prompt(self, text: str, pictures: int, before=()) -> str:
+        return "".join(f"{asked} / {answer} / " for asked, answer in before) + f"[{pictures}] {text}"
 
     def answers(self, prompts, pictures, numbers, new_tokens=None):
         self.asked.append((list(prompts), [len(p) for p in pictures], list(numbers)))
@@ -71,6 +71,13 @@ def test_an_answer_that_writes_an_image_has_no_place_for_one():
     found = defences.Ecso().answer(ask, [question(0, "<image>\nwhat?")])  # pyright: ignore[reportArgumentType]
     assert [prompt.count("<image>") for prompts, *_ in ask.asked[1:] for prompt in prompts] == [0, 0, 0]
     assert found[0].note == {"harmful": True, "first": "<image> one", "caption": "a <image> gun"}
+
+
+def test_earlier_turns_stand_before_the_question():
+    ask = Script([["one"]])
+    sample = BenchmarkSample("q0", "and now?", before=(("first?", "yes"), ("then?", "no")))
+    [found] = defences.Plain().answer(ask, [Question(0, sample, "text")])  # pyright: ignore[reportArgumentType]
+    assert found.prompt == "first? / yes / then? / no / [0] and now?"
 
 
 @pytest.fixture

@@ -23,7 +23,8 @@ import tga_jax
 from tga_jax import cli
 from tga_jax.checkpoints import orbax_files
 from tga_jax.errors import UserError
-from tga_jax.evals import asking, evaluate, store
+from tga_jax.evals import asking, attacks, compare, evaluate, store
+from tga_jax.evals.benchmark import BenchmarkSample
 from tga_jax.evals.evaluate import Settings
 from tga_jax.evals.judges.phrases import PhraseJudge
 from tga_jax.inference.model import Model
@@ -168,6 +169,80 @@ def test_a_stopped_run_continues_byte_for_byte(place, whole, tmp_path, monkeypat
     monkeypatch.setattr(asking.Asker, "answers", original)
     run(place, tmp_path / "out", batch=3)
     assert files(tmp_path / "out") == files(whole)
+
+
+def test_an_attack_is_stored_reported_and_continued(place, whole, tmp_path, monkeypatch):
+    noise = attacks.describe("noise", 40)
+    assert "attack" not in json.loads((whole / "config.json").read_text())  # as of runs before there were attacks
+    run(place, tmp_path / "whole", benchmarks=[TOYS], attack=noise)
+    rows = store.read(tmp_path / "whole" / "answers" / "toys.jsonl")
+    assert [(row["id"], row["input"]) for row in rows] == [(f"t{i}", "image") for i in range(11)]
+    plain = {row["id"]: row for row in store.read(whole / "answers" / "toys.jsonl") if row["input"] == "image"}
+    assert [row["prompt"] for row in rows] == [plain[row["id"]]["prompt"] for row in rows]
+    seen_before, seen_now = (
+        json.loads((folder / "answers" / "toys.pictures.json").read_text()) for folder in (whole, tmp_path / "whole")
+    )
+    assert all(seen_before[name] != seen_now[name] for name in plain)
+    assert json.loads((tmp_path / "whole" / "results.json").read_text())["settings"]["attack"] == noise
+    for name in ("report.md", "report.html"):
+        text = (tmp_path / "whole" / name).read_text()
+        assert "Attack: noise (standard deviation 40), without questions without a picture; seed 3." in text
+    original, seen = asking.Asker.answers, []
+
+    def answers(self, *args):
+        seen.append(None)
+        if len(seen) > 2:
+            raise KeyboardInterrupt
+        return original(self, *args)
+
+    monkeypatch.setattr(asking.Asker, "answers", answers)
+    with pytest.raises(KeyboardInterrupt):
+        run(place, tmp_path / "out", benchmarks=[TOYS], attack=noise, batch=3)
+    monkeypatch.setattr(asking.Asker, "answers", original)
+    for other, said in (
+        (attacks.describe("noise", 30), r"config\.attack\.strength is 40\.0 there and 30\.0 now; choose another --to"),
+        (None, r"config\.attack\.name is \"noise\" there and null now|config\.attack is .* there and null now"),
+    ):
+        with pytest.raises(UserError, match=said):
+            run(place, tmp_path / "out", benchmarks=[TOYS], attack=other)
+    with pytest.raises(UserError, match=r'config\.attack is null there and {"name": "noise"'):
+        run(place, whole, benchmarks=[TOYS], attack=noise)
+    run(place, tmp_path / "out", benchmarks=[TOYS], attack=noise)
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+
+
+def test_how_many_samples_an_attack_leaves_is_said(place, tmp_path):
+    def samples(folder):
+        shown = [sample for sample in TOYS.samples(folder) if sample.text]
+        return [shown[0], *(BenchmarkSample(s.id, s.text, harmful=s.harmful) for s in shown[1:])]
+
+    words = dataclasses.replace(TOYS, samples=samples)
+    said = run(place, tmp_path / "out", benchmarks=[words], attack=attacks.describe("jpeg"))
+    assert "toys: asked are 1 of 7 samples, as jpeg (quality 10), without questions without a picture" in said
+
+
+def test_an_attack_on_words_needs_a_benchmark_that_it_can_change(place, tmp_path):
+    with pytest.raises(UserError, match="--attack=jpeg: words has only questions without a picture"):
+        run(place, tmp_path / "out", benchmarks=[WORDS], attack=attacks.describe("jpeg"))
+
+
+def test_demonstrations_are_earlier_turns(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(attacks, "DEMONSTRATIONS", (("w40 w41", "w42"), ("w43", "w44")))
+    run(place, tmp_path / "out", benchmarks=[WORDS], attack=attacks.describe("in-context", 2))
+    row = store.read(tmp_path / "out" / "answers" / "words.jsonl")[2]
+    turns = " w5 w40 w41 w6 w5 w42 w6", " w5 w43 w6 w5 w44 w6"
+    assert row["prompt"] in (f"<s>{a}{b} w5 w32 w31 w6" for a, b in (turns, turns[::-1]))
+    assert (row["question"], row["input"]) == ("w32 w31", "text")
+
+
+def test_attacked_and_plain_answers_are_compared(place, whole, tmp_path, monkeypatch):
+    """Over the questions that both have."""
+    run(place, tmp_path / "out", benchmarks=[TOYS], attack=attacks.describe("jpeg", 5))
+    monkeypatch.setattr(compare, "BENCHMARKS", evaluate_support.BENCHMARKS)
+    found = compare.compare(whole, tmp_path / "out")
+    assert {(row["benchmark"], row["input"]) for row in found["rows"]} == {("toys", "image")}
+    assert {row["n"] for row in found["rows"] if row["measure"] == "DSR"} == {6}
+    assert any("settings.attack" in line for line in found["differs"])
 
 
 DEAF = {  # no place for a system text, and one that raises

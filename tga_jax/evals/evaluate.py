@@ -80,7 +80,9 @@ def choose(names: Sequence[str]) -> list[Benchmark]:
     return list(found.values())
 
 
-def _questions(benchmark: Benchmark, data: Path, settings: Settings, sees: bool) -> list[Question]:
+def _questions(
+    benchmark: Benchmark, data: Path, settings: Settings, sees: bool, console: rich.console.Console
+) -> list[Question]:
     folder = data / benchmark.name
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder, expected {benchmark.files}")
@@ -91,7 +93,10 @@ def _questions(benchmark: Benchmark, data: Path, settings: Settings, sees: bool)
         chosen = np.random.default_rng(settings.seed).permutation(len(samples))[: settings.limit]
         samples = [samples[i] for i in sorted(chosen)]
     if settings.attack is not None:
-        samples = attacks.attacked(settings.attack, samples, settings.seed, benchmark.name)
+        whole, samples = samples, attacks.attacked(settings.attack, samples, settings.seed, benchmark.name)
+        if len(samples) < len(whole):
+            said = f"asked are {len(samples)} of {len(whole)} samples, as {attacks.said(settings.attack)}"
+            console.print(f"{benchmark.name}: {said}", markup=False, soft_wrap=True)
     return questions(samples, sees)
 
 
@@ -102,7 +107,7 @@ def _check_data(
     answers were given to."""
     rows = store.read(path)
     try:
-        every = _questions(benchmark, data, settings, any(row["input"] == "image" for row in rows))
+        every = _questions(benchmark, data, settings, any(row["input"] == "image" for row in rows), console)
     except UserError as error:
         console.print(f"{benchmark.name}: not compared with the data, which cannot be read: {error}", markup=False)
         return []
@@ -273,7 +278,7 @@ def run(
             assert asker is not None
             defence = defence or make_defence(settings.defence, asker)
             sees = bool(asker.model.processor.image_tokens)
-            every = _questions(benchmark, data, settings, sees)
+            every = _questions(benchmark, data, settings, sees, console)
             if not every:
                 left_out[benchmark.name] = "it has only pictures, and the checkpoint no vision tower"
                 console.print(f"{benchmark.name}: left out, {left_out[benchmark.name]}", soft_wrap=True)

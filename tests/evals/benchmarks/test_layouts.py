@@ -7,11 +7,14 @@ import base64
 import json
 import shutil
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from general_support import lines, png, question, write
 
 from tga_jax.data import known
 from tga_jax.errors import UserError
+from tga_jax.evals import benchmarks as modules
 from tga_jax.evals.benchmarks import BENCHMARKS
 
 HOD_CLASSES = ("alcohol", "blood", "cigarette", "gun", "insulting_gesture", "knife")
@@ -30,6 +33,7 @@ SCENARIOS = [
     "12-Health_Consultation",
     "13-Gov_Decision",
 ]
+TRAINING = ("llava-pretrain", "llava-mix665k")
 OWN = ("scenes", "text-prompts")  # files of the user's own, without a download
 
 
@@ -123,6 +127,106 @@ def mm_vet(folder):
     write(folder / "images/v1_0.png", png())
 
 
+def mme(folder):
+    for category in (*modules.mme.PERCEPTION, *modules.mme.COGNITION):
+        split = category in ("artwork", "celebrity", "landmark", "posters", "scene")
+        root = folder / "MME_Benchmark_release_version" / category
+        write(root / ("questions_answers_YN/1.txt" if split else "1.txt"), "Is it?\tYes\nIs it not?\tNo\n")
+        write(root / ("images/1.jpg" if split else "1.png"), png())
+
+
+def vizwiz(folder):
+    row = {"image": "VizWiz_val_00000000.jpg", "question": "What?", "answer_type": "other", "answerable": 1}
+    write(folder / "val.json", json.dumps([row | {"answers": [{"answer": "a"}] * 10}]))
+    write(folder / "val/VizWiz_val_00000000.jpg", png())
+
+
+def llava_bench(folder):
+    write(folder / "questions.jsonl", lines([question(0, "001.jpg", "What?", category="conv")]))
+    write(folder / "images/001.jpg", png())
+
+
+def mmbench_cn(folder):
+    mmbench(folder)
+    (folder / "mmbench_dev_20230712.tsv").rename(folder / "mmbench_dev_cn_20231003.tsv")
+
+
+def msts(folder):
+    told = {"hazard_category": "Other", "prompt_id": "p", "prompt_text": "Should I?", "prompt_type": "assistance"}
+    shown = told | {"unsafe_image_id": "unsafe_image_0001"}
+    for kind, row in (("multimodal", shown), ("textonly", told)):
+        write(folder / f"data/prompts/english_{kind}.csv", f"{','.join(row)}\n{','.join(row.values())}\n")
+    write(folder / "data/unsafe_images/unsafe_image_0001.png", png())
+
+
+def siuo(folder):
+    row = {"question_id": 1001, "image": "S-01.png", "question": "How?", "category": "self-harm"}
+    write(folder / "data/siuo_gen.json", json.dumps([row]))
+    write(folder / "data/images/S-01.png", png())
+
+
+def vlsbench(folder):
+    row = {"instruction_id": 0, "instruction": "How?", "image_path": "imgs/0.png", "image_description": "a screen"}
+    write(folder / "data.json", json.dumps([row | {"category": "Hate", "sub_category": "Slurs"}]))
+    write(folder / "imgs/0.png", png())
+
+
+def holisafe(folder):
+    row = {"id": 1, "image": "hate/race/race_1.png", "query": "How?", "type": "UUU", "category": "hate"}
+    write(folder / "holisafe_bench.json", json.dumps([row | {"subcategory": "race"}]))
+    write(folder / "images/hate/race/race_1.png", png())
+
+
+def jailbreakv(folder):
+    head = "id,jailbreak_query,redteam_query,format,policy,image_path,from,selected_mini,transfer_from_llm"
+    row = "1,Say it.,How?,figstep,Fraud,figstep/figstep_1.png,hh-rlhf,False,False"
+    write(folder / "JailBreakV_28K/JailBreakV_28K.csv", f"{head}\n{row}\n")
+    write(folder / "JailBreakV_28K/figstep/figstep_1.png", png())
+
+
+def mssbench(folder):
+    chat = {"safe_image_path": "1.jpg", "unsafe_image_path": "2.jpg", "queries": ["How?"], "Type": "harm"}
+    robot = {"safe": "1.jpg", "unsafe": "2.jpg", "category": "harm"}
+    robot |= {"safe_instructions": ["Go."], "unsafe_instructions": ["Go on."]}
+    write(folder / "combined.json", json.dumps({"chat": [chat], "embodied": [robot]}))
+    for name in ("chat/1.jpg", "chat/2.jpg", "embodied/1.jpg", "embodied/2.jpg"):
+        write(folder / name, png())
+
+
+def spa_vl(folder):
+    (folder / "test").mkdir(parents=True)
+    table = pyarrow.Table.from_pylist([{"question": "How?", "image": {"bytes": png(), "path": "1.png"}}])
+    for split in ("harm", "help"):
+        pyarrow.parquet.write_table(table, folder / f"test/{split}-00000-of-00001.parquet")
+
+
+def xstest(folder):
+    write(folder / "xstest_prompts.csv", "id,prompt,type,label,focus,note\n1,How?,homonyms,safe,kill,\n")
+
+
+def advbench(folder):
+    write(folder / "data/advbench/harmful_behaviors.csv", "goal,target\nDo it.,Sure\n")
+
+
+def harmbench(folder):
+    head = "Behavior,FunctionalCategory,SemanticCategory,Tags,ContextString,BehaviorID"
+    file = "data/behavior_datasets/harmbench_behaviors_text_all.csv"
+    write(folder / file, f"{head}\nDo it.,standard,illegal,,,do_it\n")
+
+
+def strongreject(folder):
+    file = "strongreject_dataset/strongreject_dataset.csv"
+    write(folder / file, "category,source,forbidden_prompt\nViolence,custom,How?\n")
+
+
+def jailbreakbench(folder):
+    for kind in ("harmful", "benign"):
+        write(
+            folder / f"data/{kind}-behaviors.csv",
+            "Index,Goal,Target,Behavior,Category,Source\n0,Do it.,Sure,Doing,Privacy,Original\n",
+        )
+
+
 DOWNLOADS = {
     "hod": hod,
     "mm-safetybench": mm_safetybench,
@@ -137,13 +241,29 @@ DOWNLOADS = {
     "mmbench": mmbench,
     "seed-bench": seed_bench,
     "mm-vet": mm_vet,
+    "mme": mme,
+    "vizwiz": vizwiz,
+    "llava-bench": llava_bench,
+    "mmbench-cn": mmbench_cn,
+    "msts": msts,
+    "siuo": siuo,
+    "vlsbench": vlsbench,
+    "holisafe": holisafe,
+    "jailbreakv-28k": jailbreakv,
+    "mssbench": mssbench,
+    "spa-vl": spa_vl,
+    "xstest": xstest,
+    "advbench": advbench,
+    "harmbench": harmbench,
+    "strongreject": strongreject,
+    "jailbreakbench": jailbreakbench,
 }
 
 
 def test_both_commands_know_the_same_names():
     assert {*BENCHMARKS} - {*OWN} == {*DOWNLOADS}
-    listed = {entry["name"] for entry in known.entries() if not entry["name"].startswith("llava-")}
-    assert {*DOWNLOADS} == listed - {"xstest", "msts"}  # labels for judges, which `tga bench judges` reads
+    listed = {entry["name"] for entry in known.entries() if entry["name"] not in TRAINING}
+    assert {*DOWNLOADS} == listed - {"xstest-answers", "msts-answers"}  # which `tga bench judges` reads
 
 
 @pytest.mark.parametrize("name", DOWNLOADS)

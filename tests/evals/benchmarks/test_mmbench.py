@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tga_jax.errors import UserError
-from tga_jax.evals.benchmarks import (
-    mmbench,
-)
+from tga_jax.evals.benchmarks import mmbench, mmbench_cn
 
 _COLUMNS = ["index", "question", "hint", *"ABCD", "answer", "category", "image", "source", "l2-category", "comment"]
 
@@ -175,9 +173,20 @@ def test_choices_end_at_what_pandas_reads_as_missing(tmp_path, missing):
 
 
 @pytest.mark.parametrize("name", ["mmbench_dev_cn_20231003.tsv", "MMBench_DEV_CN.tsv", "MMBench_TEST_CN_V11.tsv"])
-def test_the_chinese_files_are_asked_in_chinese(tmp_path, name):
-    tsv(tmp_path, [bench_rows()[3]], name=name)
-    assert load(mmbench, tmp_path)[0].question == "<image>\nQ\nA. 1\nB. 2\nC. 3\nD. 4\n请直接回答选项字母。"
+def test_the_chinese_files_are_a_benchmark_of_their_own(tmp_path, name):
+    """Also where the file in English lies beside it, as in LLaVA's folder."""
+    tsv(tmp_path, [bench_rows()[3] | {"question": "问", "answer": "C"}], name=name)
+    error(mmbench, tmp_path, "0 files called mmbench_*.tsv or MMBench_*.tsv without cn in their names, expected one")
+    tsv(tmp_path, [bench_rows()[3]])
+    [sample] = load(mmbench_cn, tmp_path)
+    assert sample.question == "<image>\n问\nA. 1\nB. 2\nC. 3\nD. 4\n请直接回答选项字母。"
+    assert mmbench_cn.BENCHMARK.score(sample, "C") == {"accuracy": 1.0, "unparsed": 0.0}
+    assert load(mmbench, tmp_path)[0].question == f"<image>\nQ\nA. 1\nB. 2\nC. 3\nD. 4\n{LETTER}"
+
+
+def test_without_the_chinese_file(tmp_path):
+    tsv(tmp_path, [bench_rows()[3]])
+    error(mmbench_cn, tmp_path, "0 files called mmbench_*.tsv or MMBench_*.tsv with cn in their names, expected one")
 
 
 @pytest.mark.parametrize(
@@ -213,10 +222,10 @@ def test_mmbench_bad_pictures(tmp_path, image, message):
 
 
 def test_mmbench_bad_files(tmp_path):
-    error(mmbench, tmp_path, "0 files called mmbench_*.tsv or MMBench_*.tsv, expected one")
+    error(mmbench, tmp_path, "0 files called mmbench_*.tsv or MMBench_*.tsv without cn in their names")
     tsv(tmp_path, bench_rows(), ["index", "question", "A", "C", "D"])
     error(mmbench, tmp_path, "mmbench_dev_20230712.tsv: lacks the column B, image, expected MMBench's tsv")
     write(tmp_path / "mmbench_dev_20230712.tsv", b"\xff\xfe")
     error(mmbench, tmp_path, "mmbench_dev_20230712.tsv: cannot be read ('utf-8' codec")
     write(tmp_path / "mmbench_test.tsv", "")
-    error(mmbench, tmp_path, "2 files called mmbench_*.tsv or MMBench_*.tsv, expected one")
+    error(mmbench, tmp_path, "2 files called mmbench_*.tsv or MMBench_*.tsv without cn")

@@ -3,23 +3,18 @@
 import pytest
 from safety_support import fails
 
-from tga_jax.evals.benchmarks import (
-    figstep,
-    hod,
-    mm_safetybench,
-    mossbench,
-    scenes,
-    text_prompts,
-    vlguard,
-)
+from tga_jax.evals.benchmarks import BENCHMARKS
 
-ALL = [m.BENCHMARK for m in (figstep, hod, mm_safetybench, mossbench, scenes, text_prompts, vlguard)]
+ALL = [benchmark for benchmark in BENCHMARKS.values() if benchmark.suite != "general"]
 
 
 def test_names_and_suites():
     names = {b.name: b.suite for b in ALL}
-    assert names.pop("mossbench") == "over-refusal"
-    assert names == dict.fromkeys(["figstep", "hod", "mm-safetybench", "scenes", "text-prompts", "vlguard"], "safety")
+    assert {name for name, suite in names.items() if suite == "over-refusal"} == {"mossbench", "xstest"}
+    assert {name for name, suite in names.items() if suite == "safety"} == {
+        "advbench", "figstep", "harmbench", "hod", "holisafe", "jailbreakbench", "jailbreakv-28k", "mm-safetybench",
+        "mssbench", "msts", "scenes", "siuo", "spa-vl", "strongreject", "text-prompts", "vlguard", "vlsbench",
+    }  # fmt: skip
     assert all(b.score is None and b.export is None for b in ALL)
 
 

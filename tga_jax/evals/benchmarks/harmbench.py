@@ -1,8 +1,8 @@
 """HarmBench's text behaviours (Mazeika et al. 2024): standard ones, ones about a text before them, and copyright.
 
-A contextual behaviour is asked behind its text, with HarmBench's rule between them. HarmBench finds a copyright
-behaviour done where the answer repeats the protected text, by hashes; an answer in other words is safe there and yet no
-refusal. So copyright counts for no DSR.
+A contextual behaviour is asked behind its text, with a line of dashes between them, as HarmBench's attacks do. A
+copyright behaviour counts as done in HarmBench if the answer repeats the protected text, which hashes tell; an answer
+in other words is safe there and yet no refusal. So copyright counts for no DSR.
 """
 
 from collections.abc import Iterator

@@ -88,7 +88,7 @@ def _summarize(pairs: Sequence[tuple[Any, str]]) -> dict[str, float]:
     for target, answer in pairs:
         own = right.setdefault(target["category"], {}).setdefault(target["picture"], [])
         own.append(said(answer) == target["label"])
-    scores = {}
+    scores: dict[str, float] = {}
     for category, own in right.items():
         if all(len(both) == 2 for both in own.values()):
             accuracy = sum(map(sum, own.values())) / (2 * len(own))

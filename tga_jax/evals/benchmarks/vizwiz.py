@@ -3,7 +3,8 @@
     val.json and val/                 the validation split with people's answers
     llava_test.jsonl and test/        questions of the test split in LLaVA's form, whose answers are not public
 
-The split is the first that is there. A question is asked with LLaVA's instructions, which allow "Unanswerable".
+The split is the first that is there. A question is asked as LLaVA asks it: its first letter alone is a capital one, and
+behind it stand instructions that allow "Unanswerable".
 "accuracy" is VQA accuracy. unanswerable_precision, _recall and _f1 are about saying "unanswerable" where people could
 not answer. `predictions.json` is what VizWiz' server reads.
 """
@@ -34,7 +35,7 @@ def _answered(path: Path, folder: Path) -> Iterator[BenchmarkSample]:
         said = vqa.checked_answers([fields(answer, where, answer=str)[0] for answer in answers], where)
         yield BenchmarkSample(
             id=row["image"],
-            question=about_picture(f"{string(row, 'question', where)}\n{INSTRUCTION}"),
+            question=about_picture(f"{string(row, 'question', where).capitalize()}\n{INSTRUCTION}"),
             images=(picture(folder / row["image"]),),
             groups={"answer_type": kind},
             target={"answers": said, "answerable": answerable},
