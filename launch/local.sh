@@ -127,6 +127,9 @@ case ${1:-} in
     ;;
   *)
     ensure base
+    if [[ $* == *gs://* ]] && ! ls -d .venv/lib/python*/site-packages/gcsfs >/dev/null 2>&1; then
+      pip_install ".[gcs]"
+    fi
     # Without huge pages a fifth of a training's CPU time goes to page faults: buffers are freed and made at every step.
     export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
     exec .venv/bin/tga "$@"

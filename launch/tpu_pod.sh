@@ -24,7 +24,7 @@ usage: [VARIABLE=VALUE ...] bash launch/tpu_pod.sh COMMAND
 
   create              the slice, or the request for it (QUEUED=1)
   setup               copies the files that git tracks here to ~/tga_jax on every host, and installs them
-  run FLAGS           `tga train --distributed FLAGS` on every host, and shows what they write; the training goes on
+  run [COMMAND] FLAGS `tga train --distributed FLAGS` on every host, or evaluate, caption or sweep, and shows what they write; the training goes on
                       if the connection breaks, and the same command shows it again. HF_TOKEN, WANDB_API_KEY and the
                       variables of PASS_ENV are passed on where they are set
   stop                tells the training to save its state and end; `run` with the same flags resumes
@@ -137,7 +137,12 @@ python3 -m uv pip install --quiet --python .venv/bin/python --constraints \$lock
 run() {
   local training names
   local -a passed flags=()
-  training=$(printf '%q ' .venv/bin/tga train --distributed "$@")
+  local command=train
+  if [[ $1 != -* ]]; then
+    command=$1
+    shift
+  fi
+  training=$(printf '%q ' .venv/bin/tga "$command" --distributed "$@")
   names=$(names_to_pass)
   mapfile -t passed < <(printf '%s' "${names:+$names$'\n'}")
   if ((${#passed[@]})); then
@@ -197,7 +202,11 @@ case $command in
     usage
     exit
     ;;
-  run) (($# > 1)) || fail "run: expected the flags of \`tga train\`, such as --config=FILE --workdir=DIR" ;;
+  run)
+    (($# > 1)) || fail "run: expected the flags of \`tga train\`, such as --config=FILE --workdir=DIR"
+    [[ $2 == -* || " train sweep evaluate caption " == *" $2 "* ]] ||
+      fail "run: '$2', expected train, sweep, evaluate or caption"
+    ;;
   create | setup | stop | status | delete) (($# == 1)) || fail "$command: unknown argument '$2'" ;;
   *) fail "unknown command '$command', expected create, setup, run, stop, status or delete" ;;
 esac

@@ -38,9 +38,16 @@ def located(text: str) -> AnyPath:
         return Path(text)
     if not text.startswith("gs://"):
         raise UserError(f"{text}: expected a path or gs://bucket/folder")
-    if not any(importlib.util.find_spec(name) for name in ("gcsfs", "tensorflow")):
-        raise UserError(f"{text}: needs gcsfs; install it: pip install gcsfs")
+    if importlib.util.find_spec("gcsfs") is None:
+        raise UserError(f"{text}: needs gcsfs; install it: bash launch/local.sh install gcs")
     return epath.Path(text)
+
+
+def local(text: str, name: str) -> Path:
+    """A path of this machine. name: of the flag that says it. Raises UserError for a bucket's."""
+    if "://" in text:
+        raise UserError(f"{name}: {text}, expected a path of this machine")
+    return Path(text)
 
 
 def is_remote(path: AnyPath) -> bool:

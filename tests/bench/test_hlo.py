@@ -115,7 +115,7 @@ def test_the_devices_of_a_group(groups, first):
 def test_what_crosses_from_slice_to_slice():
     """Of 8 devices in 2 slices: the groups that have devices of both, and what a TPU's hosts exchange."""
     send = (
-        '%s = (f32[4,8]{1,0}, u32[], token[]) send(%x, %t), channel_id=3, is_host_transfer=true, frontend_attributes='
+        "%s = (f32[4,8]{1,0}, u32[], token[]) send(%x, %t), channel_id=3, is_host_transfer=true, frontend_attributes="
         '{_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_transfer_type="ALL_REDUCE"}'
     )
     found = hlo.collectives(f"""

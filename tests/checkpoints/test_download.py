@@ -235,35 +235,46 @@ def config_of(tokenizer: str, **init: str) -> TrainConfig:
 def test_a_training_takes_names(hub):
     said = io.StringIO()
     config = config_of("org/llava", clip="", llm="org/llava@v1")
-    found = fetch.fetched(config, rich.console.Console(file=said))
+    found = fetch.fetched(config, rich.console.Console(file=said), Path("runs/x"))
     cache = Path(constants.HF_HUB_CACHE) / "models--org--llava" / "snapshots"
     assert found.init == {"clip": "", "llm": str(cache / OLD)}
     assert found.data.tokenizer == str(cache / SHA)
     assert (cache / OLD / "model.safetensors.index.json").exists()
     assert not list((cache / SHA).glob("*.safetensors"))
     assert "init.llm: org/llava@v1, of the hub" in said.getvalue()
-    assert fetch.fetched(found, rich.console.Console()) is found
+    assert fetch.fetched(found, rich.console.Console(), Path("runs/x")) is found
 
 
-def test_of_several_processes_the_first_downloads(hub, monkeypatch):
-    config, console, order = config_of("org/llava", llm="org/llava"), rich.console.Console(quiet=True), []
+@pytest.mark.parametrize("shared", [True, False])
+def test_of_several_processes_the_first_downloads(hub, monkeypatch, tmp_path, shared):
+    """And the others read the same cache, or what it put beside the work folder."""
+    config, said, order = config_of("org/llava", llm="org/llava@v1"), io.StringIO(), []
+    console, workdir = rich.console.Console(file=said, width=500), tmp_path / "runs" / "mine"
     monkeypatch.setattr(orbax_files, "wait_for_all", order.append)
-    monkeypatch.setattr(jax, "process_index", lambda: 1)
-    with pytest.raises(tga_jax.UserError, match="org/llava: not in this machine's cache, expected HF_HOME in a folder"):
-        fetch.fetched(config, console)
-    assert hub.asked == []
-    monkeypatch.setattr(jax, "process_index", lambda: 0)
-    first = fetch.fetched(config, console)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(fetch.multihost_utils, "process_allgather", lambda own: np.array([False, not shared]))
+    first = fetch.fetched(config, console, workdir)
     asked = list(hub.asked)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    assert fetch.fetched(config, console) == first
+    second = fetch.fetched(config, rich.console.Console(quiet=True), workdir)
     assert hub.asked == asked
-    assert order == ["checkpoints are downloaded"] * 3
+    if shared:
+        assert second == first
+        assert "of the hub: in a cache that all processes share" in said.getvalue()
+        return
+    assert order == ["checkpoints are downloaded", "checkpoints are staged"] * 2
+    assert f"so all read what the first one puts into {workdir.parent / 'weights'}" in said.getvalue()
+    assert second.init["llm"] == str(workdir.parent / "weights" / "org--llava--v1")
+    for one, other in ((first.init["llm"], second.init["llm"]), (first.data.tokenizer, second.data.tokenizer)):
+        files = {path.name: path.read_bytes() for path in Path(one).iterdir()}
+        staged = {path.name: path.read_bytes() for path in Path(other).iterdir()}
+        assert staged.pop("staged.json")
+        assert staged == files
 
 
 def test_a_failed_download_leaves_nobody_waiting(hub, monkeypatch):
     waited = []
     monkeypatch.setattr(orbax_files, "wait_for_all", waited.append)
     with pytest.raises(tga_jax.UserError, match="org/gated: gated"):
-        fetch.fetched(config_of("", llm="org/gated"), rich.console.Console(quiet=True))
+        fetch.fetched(config_of("", llm="org/gated"), rich.console.Console(quiet=True), Path("runs/x"))
     assert waited

@@ -1,6 +1,8 @@
 """A file of samples written anew: continued after a stop or a kill, refused where it would mix runs."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,42 @@ def test_all_rows_in_their_order_and_nothing_beside(file, tmp_path, batch):
     rewrite(file, target, "image_caption", {}, {}, Make(file), batch, CONSOLE)
     assert written(target) == EXPECTED
     assert [p.name for p in target.parent.iterdir()] == ["out.jsonl"]
+
+
+@pytest.mark.parametrize(("batch", "processes"), [(1, 2), (3, 2), (2, 3), (20, 2)])
+def test_several_processes_write_the_bytes_of_one(file, tmp_path, batch, processes):
+    """Threads stand for them. In the second turn the last one is stopped and started again with the others."""
+    rewrite(file, tmp_path / "one.jsonl", "image_caption", {}, {}, Make(file), batch, CONSOLE)
+    for until in (None, 10):
+        target, meeting = tmp_path / f"several-{until}.jsonl", threading.Barrier(processes)
+
+        def work(process, make, target=target, meeting=meeting):
+            def wait(what):
+                meeting.wait(60)
+
+            place = (process, processes, wait)
+            try:
+                rewrite(file, target, "image_caption", {"a": 1}, {}, make, batch, CONSOLE, *place)
+            except BaseException:
+                meeting.abort()
+                raise
+
+        def together(until, work=work):
+            makes = [Make(file, until, UserError("stopped")) for _ in range(processes)]
+            with ThreadPoolExecutor(processes) as pool:
+                return makes, [pool.submit(work, i, make) for i, make in enumerate(makes)]
+
+        if until is not None:
+            _, futures = together(until)
+            assert any(isinstance(future.exception(), UserError) for future in futures)
+            assert not target.exists()
+            meeting.reset()
+        makes, futures = together(None)
+        assert [future.exception() for future in futures] == [None] * processes
+        made = sorted(n for make in makes for n in make.made)
+        assert made == list(range(11)) if until is None or batch > 10 else len(made) < 11
+        assert target.read_bytes() == (tmp_path / "one.jsonl").read_bytes()
+        assert not list(tmp_path.glob(".*"))
 
 
 def test_a_stopped_run_goes_on_where_it_stopped(file, tmp_path):

@@ -139,12 +139,14 @@ def secret(tmp_path):
 
 
 def test_variables_go_to_the_cluster_by_standard_input_alone(secret):
-    odd = "it's $HOME; a\n\"second\" line"
+    odd = 'it\'s $HOME; a\n"second" line'
     done, calls, given = secret("ODD", HF_TOKEN="hf_secret", ODD=odd)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "in the Secret tga-env: HF_TOKEN ODD\n"
     assert calls.startswith("apply --server-side --force-conflicts -f -\n")
-    assert not any(word in calls + done.stderr for word in ("secret ", "hf_", "second", base64.b64encode(b"hf_").decode()))
+    assert not any(
+        word in calls + done.stderr for word in ("secret ", "hf_", "second", base64.b64encode(b"hf_").decode())
+    )
     made = yaml.safe_load(given)
     kubernetes_validate.validate(made, KUBERNETES, strict=True)
     values = {name: base64.b64decode(value).decode() for name, value in made["data"].items()}

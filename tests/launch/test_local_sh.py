@@ -143,6 +143,15 @@ def test_extras(copy):
     assert installs(copy.calls()) == []
 
 
+def test_a_bucket_brings_its_extra(copy):
+    arguments = ("train", "--config=c.py", "--workdir=gs://bucket/runs/mine")
+    copy.run(*arguments)
+    assert installs(copy.calls()) == [".", ".[gcs]"]
+    (copy.root / ".venv" / "lib" / "python3.12" / "site-packages" / "gcsfs").mkdir(parents=True)
+    assert copy.run(*arguments).returncode == 0
+    assert installs(copy.calls()) == []
+
+
 @pytest.mark.parametrize("what", ["requirements", "versions", "folder"])
 def test_a_change_installs_again(copy, what):
     copy.run("demo")

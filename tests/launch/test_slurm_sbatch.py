@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 JOB = {"SLURM_JOB_ID": "17", "SLURM_CPUS_PER_TASK": "8", "SLURM_NTASKS_PER_NODE": "8", "SLURM_GPUS_ON_NODE": "8"}
 PROGRAMS = {
-    "srun": 'echo "srun $* devices=${JAX_LOCAL_DEVICE_IDS:-} cpus=$SRUN_CPUS_PER_TASK" >>"$LOG"; env >"$LOG.env"; exit "${STATUS:-0}"',
+    "srun": 'env >"$LOG.env"; echo "srun $* devices=${JAX_LOCAL_DEVICE_IDS:-} cpus=$SRUN_CPUS_PER_TASK" >>"$LOG"\n'
+    'exit "${STATUS:-0}"',
     "squeue": 'echo "${STATE:-RUNNING}"',
     "scontrol": 'echo "scontrol $*" >>"$LOG"',
 }
@@ -57,6 +58,13 @@ def test_a_task_per_gpu(cluster):
 def test_a_task_per_node_takes_all_of_its_gpus(cluster):
     cluster.run("--config=c.py", SLURM_NTASKS_PER_NODE="1", SLURM_GPUS_ON_NODE="4")
     assert cluster.calls() == [f"{STEP} devices=0,1,2,3 cpus=8"]
+
+
+def test_another_command_that_processes_share(cluster):
+    assert cluster.run("caption", "--to=x.jsonl").returncode == 0
+    [call] = cluster.calls()
+    assert ".venv/bin/tga caption --distributed --to=x.jsonl " in call
+    assert "'retrieve': expected train, sweep, evaluate or caption" in cluster.run("retrieve", "--x").stderr
 
 
 def test_variables_reach_the_tasks_and_no_argument_shows_them(cluster):

@@ -166,7 +166,7 @@ def test_a_training_outlives_its_connection_and_can_be_seen_again_and_stopped(po
             os.kill(int(pid_file.read_text()), signal.SIGKILL)
 
 
-SECRETS = {"HF_TOKEN": "hf_secret", "ODD": "it's $HOME; a\n\"second\" line"}
+SECRETS = {"HF_TOKEN": "hf_secret", "ODD": 'it\'s $HOME; a\n"second" line'}
 
 
 def test_chosen_variables_reach_the_training_and_nothing_else_sees_them(pod):
@@ -179,6 +179,10 @@ def test_chosen_variables_reach_the_training_and_nothing_else_sees_them(pod):
     places = [out, err, pod.calls_file.read_text(), *(f.read_text() for f in home.rglob("*") if f.is_file())]
     assert not any("secret" in text or "second" in text or "aGZfc2VjcmV0" in text for text in places)
     assert "--ssh-flag=-oSendEnv=LC_TGA_ENV" in pod.calls()[0]
+
+
+def test_another_command_that_processes_share(pod):
+    assert pod.run("run", "evaluate", "--to=/mnt/shared/x")[1] == "<evaluate><--distributed><--to=/mnt/shared/x>\n"
 
 
 def test_a_host_that_takes_no_variables_says_so(pod):
@@ -213,6 +217,7 @@ def test_dry_run_prints_and_runs_nothing(pod):
         (("begin",), {}, "unknown command 'begin'"),
         (("stop", "now"), {}, "stop: unknown argument 'now'"),
         (("run",), {}, "run: expected the flags of `tga train`"),
+        (("run", "retrieve", "--x"), {}, "run: 'retrieve', expected train, sweep, evaluate or caption"),
         (("run", "--x"), {"PASS_ENV": "NOT_THERE"}, "PASS_ENV: NOT_THERE is not set"),
         (("run", "--x"), {"PASS_ENV": "a=b"}, "PASS_ENV: 'a=b' is no name of a variable"),
         (("create",), {"NUM_SLICES": "2"}, "NUM_SLICES=2: several slices need QUEUED=1"),

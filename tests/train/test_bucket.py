@@ -4,14 +4,13 @@ import io
 import json
 import os
 import signal
-import socket
 from pathlib import Path
 
+import bucket_support
 import pytest
 import rich.console
 import train_support
 from etils import epath
-from gcp_storage_emulator.server import create_server
 
 from tga_jax import workdir
 from tga_jax.checkpoints import orbax_files
@@ -25,16 +24,8 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 @pytest.fixture(scope="module")
 def bucket():
     """A path in an empty bucket."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    server = create_server("localhost", port, in_memory=True, default_bucket="bucket")
-    server.start()
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL"):  # read by gcsfs, and by TensorStore
-            patch.setenv(name, f"http://localhost:{port}")
+    with bucket_support.emulated():
         yield "gs://bucket/runs"
-    server.stop()
 
 
 @pytest.fixture(autouse=True)
@@ -92,5 +83,5 @@ def test_what_is_no_place_is_refused(monkeypatch):
     with pytest.raises(UserError, match="s3://bucket/x: expected a path or gs://bucket/folder"):
         workdir.located("s3://bucket/x")
     monkeypatch.setattr(workdir.importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(UserError, match="gs://bucket/x: needs gcsfs; install it: pip install gcsfs"):
+    with pytest.raises(UserError, match=r"gs://bucket/x: needs gcsfs; install it: bash launch/local\.sh install gcs"):
         workdir.located("gs://bucket/x")

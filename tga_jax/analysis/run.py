@@ -20,13 +20,13 @@ from tga_jax.inference.decode import language_model
 from tga_jax.inference.model import load
 from tga_jax.models import clip
 from tga_jax.report.progress import Progress
-from tga_jax.workdir import Input, claim, disk_errors, holds, write_json
+from tga_jax.workdir import AnyPath, Input, claim, disk_errors, holds, write_json
 
 
 def run(
     checkpoint: Path,
-    data: Path,
-    images: Path | None,
+    data: AnyPath,
+    images: AnyPath | None,
     target: Path,
     console: rich.console.Console,
     *,
@@ -66,7 +66,7 @@ def run(
     }  # fmt: skip
     inputs = {
         "checkpoint": Input(str(checkpoint), fingerprint.of_checkpoint(checkpoint)),
-        "data": Input(str(data), fingerprint.of_samples(data)),
+        "data": fingerprint.of_samples(data),
         "images": fingerprint.of_pictures(file, store),
     }
     holds(target, settings, "--to", inputs=inputs)  # before the checkpoint is read, which may take long

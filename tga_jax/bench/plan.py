@@ -20,8 +20,8 @@ SAMPLES = {"LLaVA's 558K": 558_128, "LLaVA's 665K": 665_298, "100 million": 100_
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Bytes are of one device. between_slices: of `gathered` and `reduced`, what comes over the network from other slices
-    or machines. step_seconds: at the stated MFU; sending_seconds: likewise, were it not hidden."""
+    """Bytes are of one device. between_slices: of `gathered` and `reduced`, what comes over the network from other
+    slices or machines. step_seconds: at the stated MFU; sending_seconds: likewise, were it not hidden."""
 
     config: str
     target: str

@@ -121,7 +121,15 @@ gpu_device_info {{
 platform_name: "CUDA" dnn_version_info {{ major: 9 minor: 15 }} runtime_version {{ major: 13 }}
 device_description_str: "NVIDIA {name}"
 """
-_AMPERE = {"capability": 8, "cores": 108, "fpus": 64, "shared": 167936, "block": 166912, "clock": 1.41, "cache": 40 << 20}
+_AMPERE = {
+    "capability": 8,
+    "cores": 108,
+    "fpus": 64,
+    "shared": 167936,
+    "block": 166912,
+    "clock": 1.41,
+    "cache": 40 << 20,
+}
 _HOPPER = {"capability": 9, "cores": 132, "fpus": 128, "shared": 233472, "block": 232448, "clock": 1.98}
 _GPUS = {
     "A100": _AMPERE,
@@ -144,9 +152,7 @@ def devices(target: Target) -> Sequence[Any]:
         rate = int(chip.memory_rate)
         config = _GPU.format(name=chip.name, rate=rate, memory=chip.memory, **_GPUS[chip.name])
         topology = f"{target.slices}x1x{target.count // target.slices}"
-        made = topologies.get_topology_desc(
-            platform="cuda", topology_name="", target_config=config, topology=topology
-        )
+        made = topologies.get_topology_desc(platform="cuda", topology_name="", target_config=config, topology=topology)
         return made.devices
     # A ring where a side is whole: 16 chips of v5e and v6e, cubes of 4 of v5p and v7x. Without it FSDP's all-gathers
     # become all-reduces.

@@ -48,6 +48,8 @@ EXAMPLES = {
     "bench": "bench decode --preset llm-emoji",
 }
 
+DISTRIBUTED = ("train", "sweep", "evaluate", "caption")  # the commands that several processes run together
+
 
 def _sections() -> dict[str, str]:
     """The flags of each command."""
@@ -98,6 +100,11 @@ def run(arguments: list[str]) -> int:
     logging.set_verbosity(logging.FATAL)  # what libraries log as errors, with tracebacks, they raise too
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it would tell of torch, which is not needed
     try:
+        if os.environ.get("JAX_NUM_PROCESSES", "1") != "1" and arguments[0] not in DISTRIBUTED:
+            raise UserError(
+                f"runs as one process and JAX_NUM_PROCESSES is {os.environ['JAX_NUM_PROCESSES']}; "
+                f"{', '.join(DISTRIBUTED)} share their work among several"
+            )
         return COMMANDS[arguments[0]](arguments[1:]) or 0
     except UserError as error:
         print(f"tga {arguments[0]}: {error}", file=sys.stderr)

@@ -37,6 +37,7 @@ USAGE = """\
             --to=FILE.jsonl     written in the same order; the same command continues an unfinished one
             --question=TEXT, --template=NAME (default: the checkpoint's chat template), --new-tokens=N, --batch=N,
             --dtype=bf16|fp32, --again: replace captions that are there
+            --distributed       one process of several, each with its share of the samples
 """
 
 
@@ -47,6 +48,7 @@ def _validate_data(arguments: list[str]) -> int:
     flags = parse(arguments, {**paths, "decode": False, "known": False}, places=2)
     import rich.console
 
+    from tga_jax import workdir
     from tga_jax.data import known, validate
 
     places, console = flags["places"], rich.console.Console()
@@ -56,10 +58,11 @@ def _validate_data(arguments: list[str]) -> int:
         return known.tell(places[0], Path(places[1]), console) if places else known.tell(None, None, console)
     if len(places) != 1:
         raise UserError("expected a file of samples, such as data.json, or --config")
-    images, report, histogram = (Path(flags[n]) if flags[n] else None for n in ("images", "json", "histogram"))
+    images = workdir.located(flags["images"]) if flags["images"] else None
+    report, histogram = (workdir.local(flags[n], f"--{n}") if flags[n] else None for n in ("json", "histogram"))
     tokenizer = checkpoint(flags["tokenizer"], weights=False) if flags["tokenizer"] else None
     checks = validate.Checks(images, flags["decode"], tokenizer)
-    return validate.run(Path(places[0]), checks, report, histogram, console)
+    return validate.run(workdir.located(places[0]), checks, report, histogram, console)
 
 
 def _validate_training(arguments: list[str]) -> int:
@@ -69,8 +72,9 @@ def _validate_training(arguments: list[str]) -> int:
     from tga_jax import config
     from tga_jax.train import rehearse
     from tga_jax.train.config import TrainConfig
+    from tga_jax.workdir import local
 
-    report = Path(values.json) if values.json else None
+    report = local(values.json, "--json") if values.json else None
     return rehearse.run(config.build(TrainConfig, found), values.decode, report, rich.console.Console())
 
 
@@ -81,10 +85,11 @@ def _build_data(arguments: list[str]) -> None:
     import rich.console
 
     from tga_jax.data import llava_tfds
+    from tga_jax.workdir import local, located
 
-    images = Path(flags["images"]) if flags["images"] else None
+    images, target = located(flags["images"]) if flags["images"] else None, local(flags["to"], "--to")
     console = rich.console.Console()
-    llava_tfds.build(Path(flags["places"][0]), images, Path(flags["to"]), flags["shards"], console)
+    llava_tfds.build(located(flags["places"][0]), images, target, flags["shards"], console)
     console.print(f"written: {flags['to']}")
 
 
@@ -98,7 +103,9 @@ def _retrieve(arguments: list[str]) -> None:
         raise UserError(f"--{missing[0]}: missing, expected --{' and --'.join(needed)}")
     import rich.console
 
-    clip, cache, dtype = checkpoint(flags["clip"]), Path(flags["cache"]), DTYPES[flags["dtype"]]
+    from tga_jax.workdir import local, located
+
+    clip, cache, dtype = checkpoint(flags["clip"]), local(flags["cache"], "--cache"), DTYPES[flags["dtype"]]
     console = rich.console.Console()
     if flags["query"]:
         from tga_jax.retrieval import lookup
@@ -107,9 +114,9 @@ def _retrieve(arguments: list[str]) -> None:
         return
     from tga_jax.retrieval import attach
 
-    data, target = Path(flags["data"]), Path(flags["to"])
-    pictures = Path(flags["images"]) if flags["images"] else None
-    corpora = [Path(path) for path in flags["corpus"]]
+    data, target = located(flags["data"]), local(flags["to"], "--to")
+    pictures = located(flags["images"]) if flags["images"] else None
+    corpora = [located(path) for path in flags["corpus"]]
     how = {"near_duplicate": flags["near_duplicate"], "method": flags["method"], "dtype": dtype}
     attach.run(data, pictures, clip, target, corpora, cache, console, **how)
 
@@ -117,22 +124,29 @@ def _retrieve(arguments: list[str]) -> None:
 def _caption(arguments: list[str]) -> None:
     paths = dict.fromkeys(("data", "images", "checkpoint", "to"))
     others = {"question": None, "template": "chat", "dtype": None, "new-tokens": 64, "batch": 16, "again": False}
+    others["distributed"] = False
     flags = parse(arguments, {**paths, **others}, dtype=tuple(DTYPES))
     for name in ("data", "checkpoint", "to"):
         if not flags[name]:
             raise UserError(f"--{name}: missing")
+    import jax
     import rich.console
 
     from tga_jax.retrieval import captioner
+    from tga_jax.train import distributed
+    from tga_jax.workdir import local, located
 
-    images = Path(value) if (value := flags.pop("images")) else None
-    data, target = (Path(flags.pop(name)) for name in ("data", "to"))
+    distributed.initialize(flags.pop("distributed"))
+
+    images = located(value) if (value := flags.pop("images")) else None
+    data, target = located(flags.pop("data")), local(flags.pop("to"), "--to")
     source = checkpoint(flags.pop("checkpoint"))
     flags["dtype"] = DTYPES[flags["dtype"]] if flags["dtype"] else None
     flags["question"] = flags["question"] or captioner.QUESTION
-    console = rich.console.Console()
+    console = rich.console.Console(quiet=jax.process_index() > 0)
     captioner.run(data, images, source, target, console, **flags)
-    _count_refusals(target, console)
+    if jax.process_index() == 0:
+        _count_refusals(target, console)
 
 
 def _count_refusals(captioned: Path, console: Any) -> None:

@@ -84,10 +84,11 @@ def _analyze(arguments: list[str]) -> None:
 
     from tga_jax.analysis import run
     from tga_jax.analysis.hidden_states import Ranking
+    from tga_jax.workdir import local, located
 
-    data, target = (Path(flags.pop(name)) for name in ("data", "to"))
+    data, target = located(flags.pop("data")), local(flags.pop("to"), "--to")
     source = checkpoint(flags.pop("checkpoint"))
-    images = Path(value) if (value := flags.pop("images")) else None
+    images = located(value) if (value := flags.pop("images")) else None
     flags["dtype"] = DTYPES[flags["dtype"]] if flags["dtype"] else None
     flags["phrases"] = tuple(flags.pop("phrase"))
     flags["benign"] = tuple(flags["benign"])
@@ -174,6 +175,7 @@ def _evaluate(arguments: list[str]) -> int:
 
     from tga_jax.evals import defences, evaluate
     from tga_jax.train import distributed
+    from tga_jax.workdir import local
 
     chosen, dtype = evaluate.choose(flags["suite"]), DTYPES[flags["dtype"]] if flags["dtype"] else None
     distributed.initialize(flags["distributed"])
@@ -187,7 +189,7 @@ def _evaluate(arguments: list[str]) -> int:
     console = rich.console.Console(quiet=jax.process_index() > 0)
     judges, share = _judges(flags, dtype), flags["max_degenerate"]
     weights = checkpoint(flags["judge_checkpoint"]) if "model" in flags["judge"] else None
-    places = Path(flags["data"]), Path(flags["to"])
+    places = local(flags["data"], "--data"), local(flags["to"], "--to")
     command = shlex.join(["tga", "evaluate", *arguments])
     warnings = evaluate.run(settings, chosen, *places, judges, flags["batch"], console, share, weights, command)
     if warnings:

@@ -131,7 +131,7 @@ def _train(arguments: list[str]) -> None:
     built, workdir = config.build(TrainConfig, found), located(values.workdir)
     distributed.initialize(values.distributed)
     with _stopped_in_order("train"):
-        built = fetch.fetched(built, rich.console.Console(quiet=jax.process_index() > 0))
+        built = fetch.fetched(built, rich.console.Console(quiet=jax.process_index() > 0), workdir)
         loop.run(built, workdir, verbose=True)
 
 

@@ -8,10 +8,10 @@ longer than one of 100 MB.
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, Protocol
 
 from tga_jax import workdir
+from tga_jax.data import bucket
 from tga_jax.data.media import Store
 from tga_jax.errors import UserError
 from tga_jax.workdir import AnyPath, Content, Input
@@ -92,13 +92,20 @@ def of_tokenizer(folder: AnyPath) -> Content:
         return _of_files(folder, (f for f in sorted(folder.iterdir()) if f.name.startswith(_TOKENIZER)))
 
 
-def of_samples(path: Path) -> Content:
-    """Of every byte of a file of samples, or of what `tga build-data` wrote; {} if nothing is there. Raises UserError
-    for what cannot be read."""
+def of_samples(path: AnyPath) -> Input:
+    """Of every byte of a file of samples, or of what `tga build-data` wrote; of nothing if nothing is there. Of shards
+    in a bucket the checksums that it tells, which are compared with each other alone. Raises UserError for what cannot
+    be read."""
     with workdir.reading(path):
         if not path.exists():
-            return {}
-        return _of_files(path, _below(path)) if path.is_dir() else {".": _of_file(path, whole=True)}
+            return Input(str(path), {})
+        if not workdir.is_remote(path):
+            found = _of_files(path, _below(path)) if path.is_dir() else {".": _of_file(path, whole=True)}
+            return Input(str(path), found)
+        if not path.is_dir():
+            return Input(str(path), {".": _of_file(bucket.copied(path), whole=True)})
+        names = bucket.below(path)
+        return Input(str(path), {f"{name} in the bucket": bucket.checksum(path / name) for name in names}, some=True)
 
 
 def of_pictures(samples: Rows, store: Store | None) -> Input:

@@ -2,7 +2,6 @@
 
 import dataclasses
 from functools import partial
-from pathlib import Path
 
 import grain
 import numpy as np
@@ -13,7 +12,7 @@ from tga_jax.data.pipeline import endless
 from tga_jax.data.sources import Pictures, Source
 from tga_jax.data.templates import IMAGE, TEMPLATES, Record
 from tga_jax.errors import UserError
-from tga_jax.workdir import Input
+from tga_jax.workdir import Input, located, reading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +20,8 @@ class LlavaSource(Source):
     """A file in LLaVA's JSON. Raises ValueError for an unknown template.
 
     path: `.json` or `.jsonl`, or a folder that `tga build-data` wrote, which holds its images too; images: the folder,
-    `.zip` or `.tar` that they lie in; template: one of `templates.TEMPLATES`, of which `plain` reads nothing but the
-    first answer.
+    `.zip` or `.tar` that they lie in. Either may be in a bucket, "gs://bucket/folder", a `.tar` excepted. template: one
+    of `templates.TEMPLATES`, of which `plain` reads nothing but the first answer.
 
     toxic: TGA's released code takes a sample whose id contains "tox" for toxic text: it blanks the picture and leaves
     the guide out. "text" leaves the picture out of such samples, "picture" keeps it; "" stops at one that has one.
@@ -50,11 +49,14 @@ class LlavaSource(Source):
         return endless(LlavaRecords(self, pictures), seed)
 
     def inputs(self) -> dict[str, Input]:
-        path, images = Path(self.path), Path(self.images)
-        if not self.path or not path.exists():
-            return {}
-        found = {"path": Input(self.path, fingerprint.of_samples(path))}
-        if self.images and images.exists():
+        path, images = located(self.path), located(self.images)
+        with reading(path):
+            if not self.path or not path.exists():
+                return {}
+        found = {"path": fingerprint.of_samples(path)}
+        with reading(images):
+            has_images = bool(self.images) and images.exists()
+        if has_images:
             samples = open_samples(path)
             found["images"] = fingerprint.of_pictures(samples, open_pictures(images, samples))
         return found
@@ -71,8 +73,8 @@ class LlavaRecords:
             raise UserError(
                 "data.source.path: empty, expected a file of samples or a folder that `tga build-data` wrote"
             )
-        self._file = open_samples(Path(source.path))
-        self._store = open_pictures(Path(source.images) if source.images else None, self._file)
+        self._file = open_samples(located(source.path))
+        self._store = open_pictures(located(source.images) if source.images else None, self._file)
         self._source, self._pictures = source, pictures
 
     @property

@@ -12,20 +12,22 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import rich.console
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module  # pyrefly: ignore
 
 from tga_jax import workdir
-from tga_jax.data import fingerprint, llava_json
+from tga_jax.data import bucket, fingerprint, llava_json
 from tga_jax.data.media import Store, open_store
 from tga_jax.data.samples import SampleFile
 from tga_jax.errors import UserError
 from tga_jax.report.progress import Progress
-from tga_jax.workdir import Input
+from tga_jax.workdir import AnyPath
 
 _NAME, _SPLIT = "llava", "train"
 _SHARD_ROWS = 8192  # a gigabyte or so of photographs
+_DESCRIPTION = ("dataset_info.json", "features.json")  # of tensorflow-datasets, beside the shards
 _HELD = 64  # records: a picture is asked for soon after its sample
 
 
@@ -39,7 +41,7 @@ def features() -> tfds.features.FeaturesDict:
 
 
 def build(
-    path: Path, images: Path | None, folder: Path, shards: int = 0, console: rich.console.Console | None = None
+    path: AnyPath, images: AnyPath | None, folder: Path, shards: int = 0, console: rich.console.Console | None = None
 ) -> None:
     """Writes the samples of a file, in their order, and their pictures from a folder or archive, to `folder`.
 
@@ -53,8 +55,9 @@ def build(
     if images:
         store = ArrayRecords(images) if is_build(images) else open_store(images)
     shards = min(shards or -(-len(file) // _SHARD_ROWS), len(file))
-    asked = {"samples": str(path.absolute()), "images": str(images.absolute()) if images else None, "shards": shards}
-    inputs = {"samples": Input(str(path), fingerprint.of_samples(path)), "images": fingerprint.of_pictures(file, store)}
+    asked = {"samples": str(workdir.absolute(path)), "shards": shards}
+    asked["images"] = str(workdir.absolute(images)) if images else None
+    inputs = {"samples": fingerprint.of_samples(path), "images": fingerprint.of_pictures(file, store)}
     workdir.claim(folder, asked, "--to", inputs=inputs)
     for left in folder.glob(f".{_NAME}-*"):  # by a process that was killed
         left.unlink()
@@ -121,29 +124,37 @@ def _describe(folder: Path, starts: list[int], shards: list[Path]) -> None:
         tfds.folder_dataset.write_metadata(data_dir=folder, features=features(), split_infos=[split], check_data=False)
 
 
-def is_build(path: Path) -> bool:
+def is_build(path: AnyPath) -> bool:
     """Whether `build` has finished there."""
-    return (path / "dataset_info.json").is_file()
+    with workdir.reading(path):
+        return (path / _DESCRIPTION[0]).is_file()
 
 
 class ArrayRecords(Store):
     """What `build` wrote: used like a `SampleFile`, and as the store of its pictures.
 
     The value of row 7 names its pictures `7:NAME`, so that they are found without an index. May be pickled and read by
-    several threads. Raises UserError naming the folder if it holds no finished build, or the shard that is missing.
+    several threads. Of a build in a bucket each shard is copied to this machine when something of it is first asked
+    for. Raises UserError naming the folder if it holds no finished build, or the shard that is missing.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: AnyPath):
         super().__init__(path)
         if not is_build(path):
             raise UserError(f"{path}: no finished build, expected a folder that `tga build-data` has written")
+        here = bucket.mirrored(path, _DESCRIPTION) if workdir.is_remote(path) else path
         try:
-            builder = tfds.builder_from_directory(path)
+            builder = tfds.builder_from_directory(here)
         except Exception as error:  # of a damaged description, of many types
             raise UserError(f"{path}: cannot be read ({error}); build the data again") from error
-        for shard in builder.info.splits[_SPLIT].filepaths:
-            if not shard.exists():
-                raise UserError(f"{shard}: no such file, expected a shard; build the data again")
+        split = builder.info.splits[_SPLIT]
+        there = set(bucket.below(path)) if workdir.is_remote(path) else None
+        for shard in split.filepaths:
+            if not (shard.exists() if there is None else shard.name in there):
+                raise UserError(f"{path / shard.name}: no such file, expected a shard; build the data again")
+        # Of a bucket: where each shard goes, and the row behind its last one.
+        self._shards = None if there is None else [Path(shard) for shard in split.filepaths]
+        self._ends = np.cumsum(split.shard_lengths)
         self._source = builder.as_data_source(split=_SPLIT)  # pyrefly: ignore
         self._held = functools.lru_cache(_HELD)(self._read)
 
@@ -151,6 +162,9 @@ class ArrayRecords(Store):
         return ArrayRecords, (self.path,)
 
     def _read(self, row: int) -> dict[str, Any]:
+        if self._shards is not None:
+            shard = self._shards[int(np.searchsorted(self._ends, row, side="right"))]
+            bucket.add(shard.parent, self.path, shard.name)
         try:
             return self._source[row]  # pyrefly: ignore
         except Exception as error:  # of a damaged shard, of many types

@@ -1,4 +1,4 @@
-"""Where pictures lie: a folder, a zip or an uncompressed tar, read by name."""
+"""Where pictures lie: a folder, a zip or an uncompressed tar, here or in a bucket, read by name."""
 
 import abc
 import os
@@ -6,9 +6,13 @@ import tarfile
 import threading
 import zipfile
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from tga_jax.data import bucket
 from tga_jax.errors import UserError
+from tga_jax.workdir import AnyPath, is_remote, reading
 
+_BLOCK = 1 << 18  # bytes read at a time of an archive in a bucket: most pictures at once
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")  # first bytes of gzip, bzip2, xz, zstandard
 
 
@@ -18,7 +22,7 @@ class Store(abc.ABC):
     `read` and `in` raise UserError for an absolute name and for one that leads out of the store.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: AnyPath):
         self.path = path
 
     def __reduce__(self):
@@ -50,6 +54,30 @@ class Store(abc.ABC):
         return UserError(f"{self.path}: {name!r} cannot be read ({reason})")
 
 
+class _Bucket(Store):
+    """A folder of a bucket."""
+
+    def _at(self, name: str) -> str:
+        return f"{os.fspath(self.path).rstrip('/')}/{self._inside(name)}"
+
+    def names(self) -> list[str]:
+        return bucket.below(self.path)
+
+    def __contains__(self, name: str) -> bool:
+        at = self._at(name)
+        with reading(self.path):
+            return bucket.filesystem().isfile(at)
+
+    def read(self, name: str) -> bytes:
+        at = self._at(name)
+        try:
+            return bucket.filesystem().cat_file(at)
+        except (FileNotFoundError, IsADirectoryError) as error:
+            raise self._missing(name) from error
+        except Exception as error:  # whatever the network, the credentials and the service's libraries raise
+            raise self._unreadable(name, error) from error
+
+
 class _Folder(Store):
     """Links are followed: data sets are often put together of links to where they lie."""
 
@@ -72,9 +100,11 @@ class _Folder(Store):
 
 
 class _Zip(Store):
-    def __init__(self, path: Path):
+    def __init__(self, path: AnyPath):
         super().__init__(path)
-        self._file = zipfile.ZipFile(path)
+        # Closed with the archive.
+        opened: Any = bucket.filesystem().open(os.fspath(path), block_size=_BLOCK) if is_remote(path) else path
+        self._file = zipfile.ZipFile(opened)
         self._members = {str(PurePosixPath(m.filename)): m for m in self._file.infolist() if not m.is_dir()}
         self._lock = threading.Lock()  # for opening and closing; members are read at the same time
 
@@ -123,11 +153,26 @@ class _Tar(Store):
         return data
 
 
-def open_store(path: Path) -> Store:
-    """A folder, a zip or an uncompressed tar; an archive's index is read once, here.
+def _open_remote(path: AnyPath) -> Store:
+    with reading(path):
+        files = bucket.filesystem()
+        if not files.isfile(os.fspath(path)):
+            if not files.isdir(os.fspath(path)):
+                raise UserError(f"{path}: no such file or folder, expected a folder or a .zip")
+            return _Bucket(path)
+        if path.suffix != ".zip":
+            raise UserError(f"{path}: in a bucket, where a tar cannot be searched; expected a folder or a .zip")
+        return _Zip(path)
+
+
+def open_store(path: AnyPath) -> Store:
+    """A folder, a zip or an uncompressed tar; an archive's index is read once, here. In a bucket a folder or a zip.
 
     Raises UserError if it is none of these, with advice for a compressed tar.
     """
+    if is_remote(path):
+        return _open_remote(path)
+    assert isinstance(path, Path)
     try:
         if path.is_dir():
             return _Folder(path)

@@ -1,24 +1,25 @@
 """Samples and their pictures, in whichever form they lie on disk: the one door of all that read them."""
 
-from pathlib import Path
-
 from tga_jax.data.llava_tfds import ArrayRecords, is_build
 from tga_jax.data.media import Store, open_store
 from tga_jax.data.samples import SampleFile
 from tga_jax.errors import UserError
+from tga_jax.workdir import AnyPath, reading
 
 Samples = SampleFile | ArrayRecords
 
 
-def open_samples(path: Path) -> Samples:
+def open_samples(path: AnyPath) -> Samples:
     """LLaVA's JSON, a list (`.json`) or a sample a line (`.jsonl`), or a folder that `tga build-data` wrote.
 
     Raises UserError naming the file or folder, and the line.
     """
-    return ArrayRecords(path) if path.is_dir() else SampleFile(path)
+    with reading(path):
+        is_folder = path.is_dir()
+    return ArrayRecords(path) if is_folder else SampleFile(path)
 
 
-def open_pictures(path: Path | None, samples: Samples) -> Store | None:
+def open_pictures(path: AnyPath | None, samples: Samples) -> Store | None:
     """Where the samples' pictures are read from: a folder, a zip, a tar, or a built folder, whose pictures are called
     `7:NAME` in row 7. None: a built folder's own, and None for a file. Raises UserError as `open_store` does, and for a
     path beside a built folder."""

@@ -1,5 +1,7 @@
 """A file of samples written anew with something added to each: in its order, continued where it was stopped."""
 
+import contextlib
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,9 +18,9 @@ from tga_jax.workdir import Input, check_inputs, differences, disk_errors, read_
 Make = Callable[[Sequence[int]], Sequence[dict[str, Any]]]  # numbers of samples -> the samples to write
 
 
-def _kept(aside: Path, file: Samples, field: str) -> int:
-    """Whole lines that an earlier run wrote; the half line of a killed one is cut off. Raises UserError for a line of
-    another sample than is there now."""
+def _kept(aside: Path, file: Samples, field: str, own: Sequence[int]) -> int:
+    """Whole lines that an earlier run wrote; the half line of a killed one is cut off. own: the samples that they are
+    of. Raises UserError for a line of another sample than is there now."""
     if not aside.exists():
         return 0
     lines = whole = 0
@@ -26,8 +28,8 @@ def _kept(aside: Path, file: Samples, field: str) -> int:
         for line in written:
             if not line.endswith(b"\n"):
                 break
-            if lines >= len(file) or _bare(json.loads(line), field) != _bare(file[lines], field):
-                which = file.where(lines) if lines < len(file) else f"{file.path}: sample {lines + 1}"
+            if lines >= len(own) or _bare(json.loads(line), field) != _bare(file[own[lines]], field):
+                which = file.where(own[lines]) if lines < len(own) else f"{file.path}: sample {len(file) + 1}"
                 raise UserError(
                     f"{aside} is unfinished: {which} is not what its line {lines + 1} was made from; put that back, "
                     "remove what is unfinished, or choose another --to"
@@ -63,15 +65,26 @@ def rewrite(
     make: Make,
     batch: int,
     console: rich.console.Console,
+    process: int = 0,
+    processes: int = 1,
+    wait_for_all: Callable[[str], None] = lambda what: None,
 ) -> None:
     """Writes `target` as JSON lines, `batch` samples at a time, aside until it is whole.
 
     field: the text that `make` gives a sample, as `llava_json.with_text`; settings, inputs: what it depends on beside
-    the samples. Raises UserError for an unfinished file of other settings, inputs or samples, a target that is there
-    already or has another ending, a full disk, and what `make` raises; what was made is kept.
+    the samples. Of several processes, with a target that all see, each makes every so-many-th batch, and the first one
+    joins them: the bytes are those of one process. Raises UserError for an unfinished file of other settings, inputs or
+    samples, a target that is there already or has another ending, a full disk, and what `make` raises; what was made
+    is kept.
     """
     check_target(target)
-    aside, beside = (target.with_name(f".{target.name}.{end}") for end in ("unfinished", "settings"))
+    ends = [f"unfinished-{i}-of-{processes}" if processes > 1 else "unfinished" for i in range(processes)]
+    asides, beside = [target.with_name(f".{target.name}.{end}") for end in ends], f".{target.name}.settings"
+    aside, beside = asides[process], target.with_name(beside)
+    parts = [range(start, min(start + batch, len(file))) for start in range(0, len(file), batch)]
+    own = [n for part in parts[process::processes] for n in part]
+    if processes > 1:
+        settings = settings | {"processes": processes, "batch": batch}
     held = {name: given.content for name, given in inputs.items()}
     with disk_errors(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -82,15 +95,36 @@ def rewrite(
             check_inputs(known["inputs"], inputs, f"{aside} is unfinished", "remove it, or choose another --to")
         else:
             aside.unlink(missing_ok=True)
-            write_json(beside, {"settings": settings, "inputs": held})
-        done = _kept(aside, file, field)
+            wait_for_all("what is unfinished is looked for")
+            if process == 0:
+                write_json(beside, {"settings": settings, "inputs": held})
+        wait_for_all("the settings are written")
+        done = _kept(aside, file, field, own)
         with aside.open("a", encoding="utf-8") as out, Progress(console) as progress:
-            task = progress.add_task("samples", total=len(file), completed=done)
-            for start in range(done, len(file), batch):
-                numbers = range(start, min(start + batch, len(file)))
+            task = progress.add_task("samples", total=len(own), completed=done)
+            for start in range(done, len(own), batch):
+                numbers = own[start : start + batch]
                 made = make(numbers)
                 out.write("".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in made))
                 out.flush()
-                progress.update(task, completed=numbers[-1] + 1)
-        aside.rename(target)
-        beside.unlink()
+                progress.update(task, completed=start + len(numbers))
+        wait_for_all("all samples are made")
+        if process == 0:
+            _join(asides, [len(part) for part in parts], target)
+            beside.unlink()
+        wait_for_all("the target is written")
+
+
+def _join(asides: Sequence[Path], sizes: Sequence[int], target: Path) -> None:
+    """Makes one file of the processes' batches, in turns; sizes: lines of each batch."""
+    if len(asides) > 1:
+        whole = target.with_name(f".{target.name}.joined")
+        with contextlib.ExitStack() as stack, whole.open("wb") as out:
+            files = [stack.enter_context(path.open("rb")) for path in asides]
+            for number, size in enumerate(sizes):
+                out.writelines(itertools.islice(files[number % len(files)], size))
+        whole.rename(target)
+        for path in asides:
+            path.unlink()
+    else:
+        asides[0].rename(target)

@@ -9,7 +9,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from tga_jax.data import bucket
 from tga_jax.errors import UserError
+from tga_jax.workdir import AnyPath, is_remote
 
 _CHUNK = 1 << 20  # bytes read at a time
 _NEAR_THE_END = 16  # longer than any word of JSON, such as -Infinity or \ud83d\ude00
@@ -22,18 +24,20 @@ class SampleFile:
 
     Making one reads the file once and keeps 12 bytes a row; a row is parsed when it is asked for. A list is checked
     whole at once, since nothing behind an error in it can be found; a bad line of JSON lines is an error when it is
-    read. A byte order mark in front is skipped. May be pickled and read by several threads.
+    read. A byte order mark in front is skipped. May be pickled and read by several threads. One in a bucket is copied
+    to this machine first.
 
     Raises UserError naming the file and the line: missing, empty, not a list, not JSON, not UTF-8, or cut off.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: AnyPath):
         self.path = path
         if path.suffix not in (".json", ".jsonl"):
             raise UserError(f"{path}: expected a name in .json (a list of samples) or .jsonl (a sample a line)")
         self._is_list = path.suffix == ".json"
+        self._file: Path = bucket.copied(path) if is_remote(path) else path  # pyright: ignore[reportAttributeAccessIssue]
         try:
-            with path.open("rb") as file:
+            with self._file.open("rb") as file:
                 rows = _list_rows(file, path) if self._is_list else _line_rows(file)
                 self._rows = np.fromiter(rows, _ROW)  # and one more: the end of the last
         except OSError as error:
@@ -50,7 +54,7 @@ class SampleFile:
             raise IndexError(index)
         start, end = (int(offset) for offset in self._rows["offset"][index : index + 2])
         try:
-            with self.path.open("rb") as file:
+            with self._file.open("rb") as file:
                 file.seek(start)
                 text = file.read(end - start).decode().rstrip(" \t\r\n")
             return json.loads(text.removesuffix(",") if self._is_list else text)
@@ -85,7 +89,7 @@ def _line_rows(file: BinaryIO) -> Iterator[tuple[int, int]]:
     yield offset, number
 
 
-def _list_rows(file: BinaryIO, path: Path) -> Iterator[tuple[int, int]]:
+def _list_rows(file: BinaryIO, path: AnyPath) -> Iterator[tuple[int, int]]:
     """(offset, line) of every value of the list, and of its end."""
     # Latin-1 makes one character of every byte, so that places in the text are offsets; UTF-8 is checked apart.
     decode = json.JSONDecoder().raw_decode

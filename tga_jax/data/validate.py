@@ -89,7 +89,7 @@ class Checks:
     then those of its rows.
     """
 
-    images: Path | None = None
+    images: workdir.AnyPath | None = None
     decode: bool = False
     tokenizer: Path | None = None
     training: Training | None = None
@@ -149,7 +149,7 @@ class _Report:
             self.named.append(row)
 
 
-def validate(path: Path, checks: Checks, console: rich.console.Console | None = None) -> dict[str, Any]:
+def validate(path: workdir.AnyPath, checks: Checks, console: rich.console.Console | None = None) -> dict[str, Any]:
     """The report on a file or a built folder, as JSON: its counts, the lengths, and of every problem the count (null if
     it was not looked for) and the first places. "guided" counts samples with a picture and a caption.
 
@@ -324,7 +324,9 @@ def _summary(lengths: collections.Counter[int], unit: str) -> dict[str, Any]:
     }
 
 
-def run(path: Path, checks: Checks, report: Path | None, histogram: Path | None, console: rich.console.Console) -> int:
+def run(
+    path: workdir.AnyPath, checks: Checks, report: Path | None, histogram: Path | None, console: rich.console.Console
+) -> int:
     """Prints the report and writes it where asked for; the exit status: 1 if a training would stop at something."""
     found = validate(path, checks, console)
     show(found, console)

@@ -15,6 +15,7 @@ from tga_jax.report.progress import Progress
 from tga_jax.retrieval import corpus
 from tga_jax.retrieval.captions import CaptionIndex
 from tga_jax.retrieval.embedder import Embedder
+from tga_jax.workdir import AnyPath
 
 NEAR_DUPLICATE = 0.95
 _BATCH = 4096  # samples
@@ -22,11 +23,11 @@ _TUNING = 4096  # pictures that the index is tuned with
 
 
 def run(
-    data: Path,
-    pictures: Path | None,
+    data: AnyPath,
+    pictures: AnyPath | None,
     clip: Path,
     target: Path,
-    corpora: Sequence[Path],
+    corpora: Sequence[AnyPath],
     folder: Path,
     console: rich.console.Console,
     *,

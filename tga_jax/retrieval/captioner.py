@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import rich.console
 
+from tga_jax.checkpoints import orbax_files
 from tga_jax.data import fingerprint, images, llava_json, templates
 from tga_jax.data.open_samples import open_pictures, open_samples
 from tga_jax.data.prompt import IMAGE, Prompt
@@ -13,14 +15,14 @@ from tga_jax.data.rewrite import rewrite
 from tga_jax.data.templates import Record, pieces
 from tga_jax.errors import UserError
 from tga_jax.inference.model import load
-from tga_jax.workdir import Input
+from tga_jax.workdir import AnyPath, Input
 
 QUESTION = "Describe this image in one sentence."
 
 
 def run(
-    data: Path,
-    folder: Path | None,
+    data: AnyPath,
+    folder: AnyPath | None,
     checkpoint: Path,
     target: Path,
     console: rich.console.Console,
@@ -35,8 +37,8 @@ def run(
     """Writes the samples of `data`, those with a picture with `image_caption`; of several pictures it is the first's.
 
     folder: where the pictures lie, None for those of a built folder; template: of the prompt, "chat" for the
-    checkpoint's own; again: replace captions that are there. Answers are greedy, one line, without blanks around.
-    Raises UserError naming the sample.
+    checkpoint's own; again: replace captions that are there. Answers are greedy, one line, without blanks around. Of
+    several processes each runs this and asks about its share. Raises UserError naming the sample.
     """
     templates.check_asked(template)
     file = open_samples(data)
@@ -77,4 +79,5 @@ def run(
         "--checkpoint": Input(str(checkpoint), fingerprint.of_checkpoint(checkpoint)),
         "--images": fingerprint.of_pictures(file, store),
     }
-    rewrite(file, target, "image_caption", settings, inputs, make, batch, console)
+    place = (jax.process_index(), jax.process_count(), orbax_files.wait_for_all)
+    rewrite(file, target, "image_caption", settings, inputs, make, batch, console, *place)

@@ -1,12 +1,12 @@
 """What texts are retrieved for and from: a file's samples with their captions, and files of further texts."""
 
 import dataclasses
-from pathlib import Path
 
 from tga_jax.data import llava_json
 from tga_jax.data.open_samples import Samples
 from tga_jax.errors import UserError
 from tga_jax.report.progress import Progress
+from tga_jax.workdir import AnyPath, reading
 
 
 @dataclasses.dataclass
@@ -51,12 +51,10 @@ def read_samples(file: Samples, bar: Progress) -> PicturedSamples:
     return samples
 
 
-def read_texts(path: Path) -> list[str]:
+def read_texts(path: AnyPath) -> list[str]:
     """The lines that are not blank. Raises UserError naming the file, and the line that is not UTF-8."""
-    try:
+    with reading(path):
         data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}), expected one text a line") from error
     try:
         lines = data.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:

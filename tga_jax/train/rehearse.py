@@ -37,9 +37,9 @@ def reports(config: TrainConfig, decode: bool, console: rich.console.Console | N
         skips = config.data.policy.missing == "skip"
         training = validate.Training(records, vocabulary, batches, skips, guide.counts if guide is not None else None)
         # Of a built folder the images are its own.
-        images = Path(source.images) if source.images else None
+        images = workdir.located(source.images) if source.images else None
         checks = validate.Checks(images, decode and records.has_images, training=training)
-        found[name] = validate.validate(Path(source.path), checks, console)
+        found[name] = validate.validate(workdir.located(source.path), checks, console)
     if any(not report["problems"]["guide"]["count"] for report in found.values()):
         for report in found.values():
             report["problems"]["guide"] |= {"stops_training": False}

@@ -72,7 +72,7 @@ def run(
         own, line = workdir / called, {"name": called, "values": values}
         config = dataclasses.replace(config, name=f"{config.name}, {called}")
         try:
-            loop.run(fetch.fetched(config, console), own, console, verbose=True)
+            loop.run(fetch.fetched(config, console, own), own, console, verbose=True)
         except UserError as error:
             # Without a config of its own, it failed before it began, as the others would. Of several processes the
             # others may not have failed, and would wait for this one.
