@@ -13,6 +13,7 @@ from tga_jax.data.batch import Batch
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 LENGTHS = (11, 7, 9)
+NAMES = ["llama", "mistral", "qwen2", "qwen3", "olmo2"]
 
 
 def marked_rows() -> Batch:
@@ -29,7 +30,7 @@ def marked_rows() -> Batch:
     )
 
 
-@pytest.mark.parametrize("name", ["llama", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("name", NAMES)
 def test_it_is_what_transformers_gives_out(name):
     """Grouped heads; with a sliding window of 3, which hides most of a picture; with biases."""
     theirs, batch = hub_support.model(name), marked_rows()
@@ -49,7 +50,7 @@ def test_it_is_what_transformers_gives_out(name):
     assert not ours[:, 2].any()
 
 
-@pytest.mark.parametrize("name", ["llama", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("name", NAMES)
 def test_the_lens_is_transformers_states_through_its_norm_and_head(name):
     theirs, batch = hub_support.model(name), marked_rows()
     config, params = parity_support.converted(theirs)

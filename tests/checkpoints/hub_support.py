@@ -57,6 +57,10 @@ CONFIGS = {
         **LLM, head_dim=8, rope_parameters=rope(88.0), attention_bias=True, tie_word_embeddings=True,
         use_sliding_window=True, sliding_window=3, max_window_layers=0,
     ),
+    "olmo2": lambda: transformers.Olmo2Config(**LLM, rope_parameters=rope(44.0)),
+    "olmo2-biases-llama3": lambda: transformers.Olmo2Config(
+        **LLM, rope_parameters=LLAMA3, attention_bias=True, tie_word_embeddings=True
+    ),
     "clip": lambda: transformers.CLIPConfig(
         text_config={
             **tower(24, 3), "vocab_size": VOCAB, "max_position_embeddings": 11, "eos_token_id": 2, "bos_token_id": 1,
@@ -90,11 +94,12 @@ def llava_config(select: str, layer: int = -2, llm: Any = None) -> transformers.
     )
 
 
-_CLASSES = {
+CLASSES = {
     "llama": transformers.LlamaForCausalLM,
     "mistral": transformers.MistralForCausalLM,
     "qwen2": transformers.Qwen2ForCausalLM,
     "qwen3": transformers.Qwen3ForCausalLM,
+    "olmo2": transformers.Olmo2ForCausalLM,
     "clip": transformers.CLIPModel,
     "llava": transformers.LlavaForConditionalGeneration,
 }
@@ -102,7 +107,7 @@ _CLASSES = {
 
 def model(name: str, seed: int = 5) -> Any:
     config = CONFIGS[name]()
-    made = parity_support.randomize(_CLASSES[config.model_type](config), seed)
+    made = parity_support.randomize(CLASSES[config.model_type](config), seed)
     made.set_attn_implementation("eager")
     return made
 

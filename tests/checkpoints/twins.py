@@ -47,32 +47,36 @@ def _random(shapes: dict[str, tuple[int, ...]], dtype: Any, seed: int) -> Tensor
     return {name: x.astype(dtype) for name, x in made.items()}
 
 
-def llm_shapes(config: dict[str, Any], biases: bool = False, norms: bool = False) -> dict[str, tuple[int, ...]]:
-    """Of a decoder of the hub: names as LlamaForCausalLM's, MistralForCausalLM's, Qwen2ForCausalLM's and
-    Qwen3ForCausalLM's. norms: of query and key."""
+# Norms of a block, where they are not Llama's.
+_SANDWICH = tuple(f"{n}_layernorm" for n in ("input", "post_attention", "pre_feedforward", "post_feedforward"))
+_BLOCK_NORMS = {"olmo2": ("post_attention_layernorm", "post_feedforward_layernorm")}
+_BLOCK_NORMS |= dict.fromkeys(("gemma2", "gemma3_text"), _SANDWICH)
+
+
+def llm_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Of a decoder of the hub: names as those of transformers' class for the model_type."""
     d, f, v = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
+    family = config.get("model_type", "llama")
     width = config.get("head_dim") or d // config["num_attention_heads"]
     q = width * config["num_attention_heads"]
     kv = width * config.get("num_key_value_heads", config["num_attention_heads"])
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (v, d), "model.norm.weight": (d,)}
-    if not config.get("tie_word_embeddings"):
+    if not config.get("tie_word_embeddings", family.startswith("gemma")):
         shapes["lm_head.weight"] = (v, d)
+    first = {"q": q, "k": kv, "v": kv} if family != "phi3" else {"qkv": q + 2 * kv}
+    wide = {"gate": f, "up": f} if family != "phi3" else {"gate_up": 2 * f}
+    norms = {"qwen3": (width, width), "gemma3_text": (width, width), "olmo2": (q, kv)}.get(family, ())
     for i in range(config["num_hidden_layers"]):
         block = f"model.layers.{i}."
-        for name, size in (("q", q), ("k", kv), ("v", kv)):
+        for name, size in first.items():
             shapes[f"{block}self_attn.{name}_proj.weight"] = (size, d)
-            if biases:
+            if family == "qwen2":
                 shapes[f"{block}self_attn.{name}_proj.bias"] = (size,)
-        shapes |= {
-            f"{block}self_attn.o_proj.weight": (d, q),
-            f"{block}mlp.gate_proj.weight": (f, d),
-            f"{block}mlp.up_proj.weight": (f, d),
-            f"{block}mlp.down_proj.weight": (d, f),
-            f"{block}input_layernorm.weight": (d,),
-            f"{block}post_attention_layernorm.weight": (d,),
-        }
-        if norms:
-            shapes |= {f"{block}self_attn.{n}_norm.weight": (width,) for n in "qk"}
+        shapes |= {f"{block}mlp.{name}_proj.weight": (size, d) for name, size in wide.items()}
+        shapes |= {f"{block}self_attn.o_proj.weight": (d, q), f"{block}mlp.down_proj.weight": (d, f)}
+        own = _BLOCK_NORMS.get(family, ("input_layernorm", "post_attention_layernorm"))
+        shapes |= {f"{block}{name}.weight": (d,) for name in own}
+        shapes |= {f"{block}self_attn.{n}_norm.weight": (size,) for n, size in zip("qk", norms, strict=False)}
     return shapes
 
 
@@ -585,7 +589,7 @@ def qwen(version: str) -> Callable[..., Tensors]:
             "bos_token_id": end, "pad_token_id": end, "do_sample": True, "eos_token_id": [end + 2, end],
             "repetition_penalty": 1.1, "temperature": 0.7, "top_p": 0.8, "top_k": 20,
         })  # fmt: skip
-        weights = _random(llm_shapes(config, version != "3", version == "3"), ml_dtypes.bfloat16, seed)
+        weights = _random(llm_shapes(config), ml_dtypes.bfloat16, seed)
         write_safetensors(folder, weights, 1 if tied else 4)
         return weights
 
@@ -618,6 +622,42 @@ def smollm2(folder: Path, seed: int = 0) -> Tensors:
     })  # fmt: skip
     weights = _random(llm_shapes(config), ml_dtypes.bfloat16, seed)
     write_safetensors(folder, weights)
+    return weights
+
+
+_OLMO_2 = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|' + m['role'] + '|>\\n' + m['content'] }}"
+    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
+    "{% if m['role'] != 'assistant' or not loop.last %}{{ '\\n' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+)
+
+
+def olmo_2(folder: Path, seed: int = 0) -> Tensors:
+    """allenai/OLMo-2-1124-13B-Instruct, whose config.json and tokenizer_config.json were read; the smaller ones differ
+    in sizes alone. One token begins and ends texts; marks of the chat are no tokens; norms behind the layers, and of
+    all of query and key. Its generation_config.json is as transformers writes one."""
+    split = [pre_tokenizers.Split(tokenizers.Regex(_WORDS % 3), "isolated")]
+    special = ["<|endoftext|>", "<|fim_prefix|>", "<|im_start|>", "<|im_end|>", "<|endofprompt|>", "<|pad|>"]
+    added = ("<|extra_id_0|>", "|||PHONE_NUMBER|||", "|||EMAIL_ADDRESS|||")
+    vocab = byte_tokenizer(folder, split, special, added=added, fields={
+        "add_prefix_space": False, "bos_token": "<|endoftext|>", "chat_template": _OLMO_2,
+        "eos_token": "<|endoftext|>", "extra_special_tokens": {}, "pad_token": "<|pad|>",
+        "tokenizer_class": "GPT2Tokenizer", "unk_token": "<|endoftext|>",
+    })  # fmt: skip
+    end = vocab - len(added) - len(special)
+    config = _llm(
+        "Olmo2ForCausalLM", vocab + 74, _name_or_path="/weka/oe-adapt-default/olmo2/checkpoints/step_180/",
+        attention_bias=False, attention_dropout=0.0, eos_token_id=end, max_position_embeddings=4096, model_type="olmo2",
+        num_key_value_heads=HEADS, pad_token_id=end + 5, rms_norm_eps=1e-6, rope_scaling=None, rope_theta=500000,
+        tie_word_embeddings=False, torch_dtype="bfloat16", transformers_version="4.47.0.dev0", use_cache=False,
+    )  # fmt: skip
+    write_json(folder / "config.json", config)
+    write_json(folder / "generation_config.json", {
+        "_from_model_config": True, "eos_token_id": end, "pad_token_id": end + 5, "transformers_version": "4.47.0.dev0",
+    })  # fmt: skip
+    weights = _random(llm_shapes(config), ml_dtypes.bfloat16, seed)
+    write_safetensors(folder, weights, 3)
     return weights
 
 
@@ -842,6 +882,7 @@ LLMS: dict[str, Callable[..., Tensors]] = {
     "Qwen/Qwen2.5-0.5B-Instruct": qwen("2.5"),
     "Qwen/Qwen3-0.6B": qwen("3"),
     "HuggingFaceTB/SmolLM2-135M-Instruct": smollm2,
+    "allenai/OLMo-2-1124-13B-Instruct": olmo_2,
 }
 CLIPS: dict[str, Callable[..., Tensors]] = {
     name: clip(name)

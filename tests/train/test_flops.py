@@ -151,7 +151,7 @@ def test_flops_grow_with_the_blocks(blocks):
     def total(params, x, where, valid):
         return jnp.sum(decoder.apply(params, x, where, valid).hidden)
 
-    work = flops.decoder_block(config, 640, causal=False) * (2 * blocks)
+    work = flops.decoder_blocks(config, 640, causal=False, count=blocks) * 2
     for function, expected in (
         (total, work.forward),
         (jax.grad(total, 1), work.forward + work.backward(parameters=False)),

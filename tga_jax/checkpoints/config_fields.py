@@ -69,7 +69,7 @@ def check(
     raw: a file's fields; cls: of transformers, which has parsed them; also: further fields that are known; fixed:
     further ones with the only values that they may have.
     """
-    fixed = FIXED | (fixed or {})
+    fixed = {name: values for name, values in (FIXED | (fixed or {})).items() if name not in also}
     for name in sorted(raw.keys() & fixed.keys()):
         if raw[name] not in fixed[name]:
             raise UserError(f"{where}: {name} is {raw[name]!r}, expected {fixed[name][0]!r}; nothing else is supported")

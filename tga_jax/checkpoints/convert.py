@@ -67,7 +67,8 @@ def _leaves(tree: dict[str, Any]) -> dict[str, Any]:
 
 def _sources(model: Spec, like: dict[str, Any]) -> Iterator[tuple[str, rules.Rule, list[str], tuple[int, ...]]]:
     """For every parameter: (path, rule, hub names within the part, one a layer, shape of one of them)."""
-    by_path = {f"{part}/{rule.ours}": rule for part, own in rules.RULES.items() for rule in own}
+    tables = rules.RULES if model.llm is None else {**rules.RULES, "llm": rules.of_decoder(model.llm.norms)}
+    by_path = {f"{part}/{rule.ours}": rule for part, own in tables.items() for rule in own}
     for path, leaf in like.items():
         rule = by_path.get(path)
         if rule is None:
