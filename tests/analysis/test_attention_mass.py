@@ -13,7 +13,7 @@ from tga_jax.data.batch import Batch
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 LENGTHS = (11, 7, 9)
-NAMES = ["llama", "mistral", "qwen2", "qwen3", "olmo2"]
+NAMES = ["llama", "mistral", "qwen2", "qwen3", "olmo2", "gemma2", "gemma3"]
 
 
 def marked_rows() -> Batch:
@@ -59,6 +59,8 @@ def test_the_lens_is_transformers_states_through_its_norm_and_head(name):
             torch.tensor(batch.tokens), attention_mask=torch.tensor(batch.valid), output_hidden_states=True
         ).hidden_states  # the last one is after the final norm
         logits = [theirs.lm_head(theirs.model.norm(x)) for x in states[:-1]] + [theirs.lm_head(states[-1])]
+        cap = config.logit_cap
+        logits = logits if cap is None else [cap * torch.tanh(x / cap) for x in logits]
     expected = np.stack([torch.log_softmax(x, -1).numpy() for x in logits])
     with jax.default_matmul_precision("highest"):
         found = jax.tree.map(np.asarray, probe(config, params, batch, 5))

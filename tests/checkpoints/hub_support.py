@@ -61,6 +61,28 @@ CONFIGS = {
     "olmo2-biases-llama3": lambda: transformers.Olmo2Config(
         **LLM, rope_parameters=LLAMA3, attention_bias=True, tie_word_embeddings=True
     ),
+    # Caps low enough to bend these scores and logits.
+    "gemma2": lambda: transformers.Gemma2Config(
+        **LLM, head_dim=8, rope_parameters=rope(66.0), sliding_window=3, query_pre_attn_scalar=5,
+        attn_logit_softcapping=1.5, final_logit_softcapping=2.5,
+    ),
+    "gemma2-biases-linear": lambda: transformers.Gemma2Config(
+        **LLM, head_dim=8, rope_parameters={"rope_type": "linear", "rope_theta": 99.0, "factor": 2.5}, sliding_window=4,
+        layer_types=["full_attention", "full_attention", "sliding_attention"], attention_bias=True,
+        tie_word_embeddings=False, attn_logit_softcapping=None, final_logit_softcapping=None,
+    ),
+    "gemma3": lambda: transformers.Gemma3TextConfig(
+        **LLM, head_dim=8, sliding_window=3, sliding_window_pattern=2, query_pre_attn_scalar=5,
+        rope_parameters={
+            "full_attention": {"rope_type": "linear", "rope_theta": 321.0, "factor": 2.5},
+            "sliding_attention": rope(23.0),
+        },
+    ),
+    "gemma3-local": lambda: transformers.Gemma3TextConfig(  # without a global block, as its first ones are
+        **LLM, head_dim=8, sliding_window=4, rope_parameters={
+            "full_attention": rope(321.0), "sliding_attention": rope(23.0),
+        }, final_logit_softcapping=2.5,
+    ),
     "clip": lambda: transformers.CLIPConfig(
         text_config={
             **tower(24, 3), "vocab_size": VOCAB, "max_position_embeddings": 11, "eos_token_id": 2, "bos_token_id": 1,
@@ -100,6 +122,8 @@ CLASSES = {
     "qwen2": transformers.Qwen2ForCausalLM,
     "qwen3": transformers.Qwen3ForCausalLM,
     "olmo2": transformers.Olmo2ForCausalLM,
+    "gemma2": transformers.Gemma2ForCausalLM,
+    "gemma3_text": transformers.Gemma3ForCausalLM,
     "clip": transformers.CLIPModel,
     "llava": transformers.LlavaForConditionalGeneration,
 }

@@ -119,6 +119,26 @@ PUBLIC: dict[str, dict[str, Any]] = {  # as their files have been since they wer
         "tie_word_embeddings": False, "torch_dtype": "bfloat16", "transformers_version": "4.47.0.dev0",
         "use_cache": False, "vocab_size": 100352,
     },
+    "google/gemma-2-2b-it": {
+        "architectures": ["Gemma2ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+        "attn_logit_softcapping": 50.0, "bos_token_id": 2, "cache_implementation": "hybrid", "eos_token_id": [1, 107],
+        "final_logit_softcapping": 30.0, "head_dim": 256, "hidden_act": "gelu_pytorch_tanh",
+        "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 2304, "initializer_range": 0.02,
+        "intermediate_size": 9216, "max_position_embeddings": 8192, "model_type": "gemma2", "num_attention_heads": 8,
+        "num_hidden_layers": 26, "num_key_value_heads": 4, "pad_token_id": 0, "query_pre_attn_scalar": 256,
+        "rms_norm_eps": 1e-06, "rope_theta": 10000.0, "sliding_window": 4096, "torch_dtype": "bfloat16",
+        "transformers_version": "4.42.4", "use_cache": True, "vocab_size": 256000,
+    },
+    "google/gemma-3-1b-it": {
+        "architectures": ["Gemma3ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+        "attn_logit_softcapping": None, "bos_token_id": 2, "cache_implementation": "hybrid", "eos_token_id": [1, 106],
+        "final_logit_softcapping": None, "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh",
+        "hidden_size": 1152, "initializer_range": 0.02, "intermediate_size": 6912, "max_position_embeddings": 32768,
+        "model_type": "gemma3_text", "num_attention_heads": 4, "num_hidden_layers": 26, "num_key_value_heads": 1,
+        "pad_token_id": 0, "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-06, "rope_local_base_freq": 10000,
+        "rope_scaling": None, "rope_theta": 1000000, "sliding_window": 512, "sliding_window_pattern": 6,
+        "torch_dtype": "bfloat16", "transformers_version": "4.52.4", "use_cache": True, "vocab_size": 262144,
+    },
     "liuhaotian/llava-v1.5-7b": {
         "_name_or_path": "llava-v1.5-7b", "architectures": ["LlavaLlamaForCausalLM"], "bos_token_id": 1,
         "eos_token_id": 2, "freeze_mm_mlp_adapter": False, "freeze_mm_vision_resampler": False, "hidden_act": "silu",
@@ -147,9 +167,15 @@ def test_public_configs_are_read_as_transformers_reads_them(name):
         assert found.llm.vocab_size == text.vocab_size
         assert found.llm.num_kv_heads == text.num_key_value_heads
         assert found.llm.head_dim == getattr(text, "head_dim", text.hidden_size // text.num_attention_heads)
-        assert found.llm.rope_theta == text.rope_parameters["rope_theta"]
+        rope = text.rope_parameters
+        local = rope.get("sliding_attention", {})
+        assert found.llm.rope_theta == rope.get("full_attention", rope)["rope_theta"]
+        assert found.llm.local_rope_theta == local.get("rope_theta")
         assert found.llm.rms_norm_eps == text.rms_norm_eps
-        assert found.llm.sliding_window is None
+        window = getattr(text, "sliding_window", None)
+        kinds = getattr(text, "layer_types", None) or ["sliding_attention" if window else ""] * text.num_hidden_layers
+        assert found.llm.windowed == tuple(kind == "sliding_attention" for kind in kinds)
+        assert found.llm.sliding_window == (window if any(found.llm.windowed) else None)
         assert found.llm.tie_embeddings == theirs.tie_word_embeddings
     if found.kind == "clip":
         # 2 is what early files have by mistake, for the largest id of a text.
@@ -226,6 +252,36 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "olmo2"])
 @pytest.mark.parametrize(("name", "fields"), REFUSED)
 def test_what_is_not_computed_is_refused_by_its_field(family, name, fields):
+    check_refused(family, name, fields)
+
+
+_BOTH = {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}
+OF_FAMILIES: list[tuple[str, str, dict[str, Any]]] = [
+    *((family, name, fields) for family in ("gemma2", "gemma3_text") for name, fields in (
+        ("use_bidirectional_attention is True", {"use_bidirectional_attention": True}),
+        ("hidden_activation is 'gelu_new'", {"hidden_activation": "gelu_new"}),
+        ("chunked_attention", {"layer_types": ["chunked_attention", "full_attention"]}),
+        ("layer_types has sliding_attention", {"sliding_window": None}),
+        ("partial_rotary_factor", {"partial_rotary_factor": 0.5}),
+        ("rope_type is 'yarn'", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}),
+        ("qk_norm", {"qk_norm": True}),
+        ("quantization_config", {"quantization_config": {"bits": 4}}),
+    )),
+    ("gemma2", "rope_local_base_freq", {"rope_local_base_freq": 1e4}),
+    ("gemma3_text", "attn_logit_softcapping is 30.0", {"attn_logit_softcapping": 30.0}),
+    ("gemma3_text", "sliding_attention is scaled", {"rope_parameters": {
+        **_BOTH, "sliding_attention": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0},
+    }}),
+    ("gemma3_text", "unknown field rope_theta", {"rope_parameters": {**_BOTH, "rope_theta": 1e4}}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "name", "fields"), OF_FAMILIES)
+def test_what_a_family_of_its_own_does_not_compute_is_refused(family, name, fields):
+    check_refused(family, name, fields)
+
+
+def check_refused(family: str, name: str, fields: dict[str, Any]) -> None:
     inside = {"model_type": "llava", "text_config": {"model_type": family, **SMALL, **fields}}
     for raw in ({"model_type": family, **SMALL, **fields}, inside):
         with pytest.raises(UserError) as error:
@@ -321,11 +377,12 @@ def test_a_window_without_a_size():
 ABSENT = (
     "num_key_value_heads", "rms_norm_eps", "rope_parameters", "hidden_act", "head_dim", "tie_word_embeddings",
     "attention_bias", "mlp_bias", "sliding_window", "use_sliding_window", "max_window_layers", "layer_types",
-    "max_position_embeddings",
+    "max_position_embeddings", "hidden_activation", "query_pre_attn_scalar", "attn_logit_softcapping",
+    "final_logit_softcapping", "original_max_position_embeddings",
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "olmo2"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "olmo2", "gemma2", "gemma3_text"])
 def test_what_a_file_leaves_out_is_transformers_default(tmp_path, family):
     """With 32 heads, so that Mistral's 8 and Qwen2's 32 key and value heads fit."""
     cls = transformers.CONFIG_MAPPING[family]
@@ -338,7 +395,7 @@ def test_what_a_file_leaves_out_is_transformers_default(tmp_path, family):
     raw = {name: value for name, value in json.loads(path.read_text()).items() if name not in ABSENT}
     path.write_text(json.dumps(raw))
     ours = tga_jax.load(folder, "float32")
-    assert ours.config.num_kv_heads == {"llama": 32, "mistral": 8, "qwen2": 32, "qwen3": 32, "olmo2": 32}[family]
+    assert ours.config.num_kv_heads == {"mistral": 8, "gemma2": 4, "gemma3_text": 4}.get(family, 32)
     again = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
     ids = [[1, 5, 6, 7, 8, 9]]
     with torch.no_grad(), jax.default_matmul_precision("highest"):

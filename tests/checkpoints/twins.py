@@ -661,6 +661,89 @@ def olmo_2(folder: Path, seed: int = 0) -> Tensors:
     return weights
 
 
+def gemma_tokenizer(folder: Path, added: list[str], **fields: Any) -> int:
+    """tokenizer.json as Gemma's: BPE over sentencepiece's blanks with bytes to fall back on, its first ids, and marks
+    of turns. added: what follows the vocabulary. The size of the vocabulary."""
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    core = tokenizers.Tokenizer(models.BPE())
+    core.normalizer = normalizers.Replace(" ", "\u2581")
+    trainer = trainers.BpeTrainer(vocab_size=150, show_progress=False)  # pyright: ignore[reportCallIssue]
+    core.train_from_iterator(SENTENCES * 5, trainer)
+    trained = json.loads(core.to_str())["model"]
+    words = [*special, *(f"<0x{i:02X}>" for i in range(256)), *trained["vocab"]]
+    made = transformers.GemmaTokenizer(
+        {word: i for i, word in enumerate(dict.fromkeys(words))}, [tuple(merge) for merge in trained["merges"]]
+    )
+    made.add_tokens([tokenizers.AddedToken(name, normalized=False, special=True) for name in added])
+    made.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    decoder = {str(i): _special(token.content) | {"special": True} for i, token in made.added_tokens_decoder.items()}
+    write_json(folder / "tokenizer_config.json", {
+        "add_bos_token": True, "add_eos_token": False, "added_tokens_decoder": decoder, "bos_token": "<bos>",
+        "clean_up_tokenization_spaces": False, "eos_token": "<eos>", "model_max_length": int(1e30),
+        "pad_token": "<pad>", "sp_model_kwargs": {}, "spaces_between_special_tokens": False,
+        "tokenizer_class": "GemmaTokenizer", "unk_token": "<unk>", "use_default_system_prompt": False, **fields,
+    })  # fmt: skip
+    write_json(folder / "special_tokens_map.json", {
+        f"{name}_token": _special(f"<{name}>") for name in ("bos", "eos", "pad", "unk")
+    })  # fmt: skip
+    return len(made)
+
+
+# The second generation refuses a system's words, the third puts them before the first question.
+_GEMMA = (
+    "{{ bos_token }}{%% if messages[0]['role'] == 'system' %%}%s{%% set rest = messages[1:] %%}{%% else %%}"
+    "{%% set system = '' %%}{%% set rest = messages %%}{%% endif %%}{%% for m in rest %%}"
+    "{%% if (m['role'] == 'user') != (loop.index0 %% 2 == 0) %%}{{ raise_exception('roles must alternate') }}"
+    "{%% endif %%}{{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else m['role']) + '\\n' }}"
+    "{%% if loop.first %%}{{ system }}{%% endif %%}{{ m['content'] | trim }}{{ '<end_of_turn>\\n' }}{%% endfor %%}"
+    "{%% if add_generation_prompt %%}{{ '<start_of_turn>model\\n' }}{%% endif %%}"
+)
+_NO_SYSTEM = "{{ raise_exception('no system role') }}{% set system = '' %}"
+_SYSTEM_FIRST = "{% set system = messages[0]['content'] + '\\n\\n' %}"
+
+
+def gemma(version: int) -> Callable[..., Tensors]:
+    """google/gemma-2-2b-it and gemma-3-1b-it, whose config.json were read: tied tables though no field says so, two end
+    tokens, blocks with a window and without in turns; the third generation has two bases of rotation."""
+
+    def write(folder: Path, seed: int = 0) -> Tensors:
+        template = _GEMMA % (_NO_SYSTEM if version == 2 else _SYSTEM_FIRST)
+        vocab = gemma_tokenizer(folder, ["<start_of_turn>", "<end_of_turn>"], chat_template=template)
+        ends = [1, vocab - 1]
+        shared = {
+            "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 2, "cache_implementation": "hybrid",
+            "eos_token_id": ends, "head_dim": 16, "hidden_activation": "gelu_pytorch_tanh", "pad_token_id": 0,
+            "rms_norm_eps": 1e-6, "torch_dtype": "bfloat16",
+        }  # fmt: skip
+        if version == 2:
+            config = _llm(
+                "Gemma2ForCausalLM", vocab, **shared, attn_logit_softcapping=50.0, final_logit_softcapping=30.0,
+                max_position_embeddings=8192, model_type="gemma2", num_key_value_heads=2, query_pre_attn_scalar=16,
+                rope_theta=10000.0, sliding_window=12, transformers_version="4.42.4",
+            ) | {"hidden_act": "gelu_pytorch_tanh"}  # fmt: skip
+        else:
+            config = _llm(
+                "Gemma3ForCausalLM", vocab, **shared, attn_logit_softcapping=None, final_logit_softcapping=None,
+                max_position_embeddings=32768, model_type="gemma3_text", num_key_value_heads=1,
+                query_pre_attn_scalar=16, rope_local_base_freq=10000, rope_scaling=None, rope_theta=1000000,
+                sliding_window=12, sliding_window_pattern=LAYERS, transformers_version="4.50.0.dev0",
+            )  # fmt: skip
+            del config["hidden_act"]
+        write_json(folder / "config.json", config)
+        write_json(folder / "generation_config.json", {
+            "_from_model_config": True, "bos_token_id": 2, "cache_implementation": "hybrid", "eos_token_id": ends,
+            "pad_token_id": 0, **({"do_sample": True, "top_k": 64, "top_p": 0.95} if version == 3 else {}),
+        })  # fmt: skip
+        # Norms' weights are about zero, and words short: they are scaled up.
+        weights = _random(llm_shapes(config), ml_dtypes.bfloat16, seed)
+        weights |= {name: (x - 1).astype(x.dtype) for name, x in weights.items() if x.ndim == 1}
+        weights["model.embed_tokens.weight"] = (weights["model.embed_tokens.weight"] / 8).astype(ml_dtypes.bfloat16)
+        write_safetensors(folder, weights, 2 if version == 2 else 1)
+        return weights
+
+    return write
+
+
 # ---- CLIP ----------------------------------------------------------------------------------------------------------
 
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
@@ -883,6 +966,8 @@ LLMS: dict[str, Callable[..., Tensors]] = {
     "Qwen/Qwen3-0.6B": qwen("3"),
     "HuggingFaceTB/SmolLM2-135M-Instruct": smollm2,
     "allenai/OLMo-2-1124-13B-Instruct": olmo_2,
+    "google/gemma-2-2b-it": gemma(2),
+    "google/gemma-3-1b-it": gemma(3),
 }
 CLIPS: dict[str, Callable[..., Tensors]] = {
     name: clip(name)

@@ -145,7 +145,38 @@ def _write_olmo2(c: LlamaConfig) -> dict[str, Any]:
     return _write_attention_bias(c)
 
 
+def _read_gemma2(hf: Any) -> dict[str, Any]:
+    if hf.use_bidirectional_attention:
+        raise ValueError("use_bidirectional_attention is True, expected attention to earlier positions alone")
+    return {
+        **_attention_bias(hf),
+        **_windows(hf),
+        "query_pre_attn_scalar": hf.query_pre_attn_scalar,
+        "attention_cap": hf.attn_logit_softcapping,
+        "logit_cap": hf.final_logit_softcapping,
+    }
+
+
+def _write_gemma2(c: LlamaConfig) -> dict[str, Any]:
+    return {
+        **_write_attention_bias(c),
+        **_write_windows(c),
+        "query_pre_attn_scalar": c.head_dim if c.query_pre_attn_scalar is None else c.query_pre_attn_scalar,
+        "attn_logit_softcapping": c.attention_cap,
+        "final_logit_softcapping": c.logit_cap,
+    }
+
+
+def _read_gemma3(hf: Any) -> dict[str, Any]:
+    if hf.attn_logit_softcapping is not None:  # which transformers' class has and does not compute
+        raise ValueError(f"attn_logit_softcapping is {hf.attn_logit_softcapping}, expected None")
+    return _read_gemma2(hf)
+
+
 _ATTENTION_BIAS, _WINDOWS = ("qkv_bias", "out_bias"), ("sliding_window", "window_pattern")
+
+_GEMMA = {"norms": "sandwich", "zero_centered_norms": True, "scaled_embeddings": True}
+_GEMMA_FREE = (*_ATTENTION_BIAS, *_WINDOWS, "query_pre_attn_scalar", "attention_cap", "logit_cap")
 
 FAMILIES: dict[str, Family] = {
     "llama": Family(
@@ -192,6 +223,35 @@ FAMILIES: dict[str, Family] = {
         read=_attention_bias,
         write=_write_olmo2,
         lacks=("head_dim",),
+    ),
+    "gemma2": Family(
+        config=transformers.Gemma2Config,
+        architecture="Gemma2ForCausalLM",
+        traits=_GEMMA,
+        free=_GEMMA_FREE,
+        read=_read_gemma2,
+        write=_write_gemma2,
+        # transformers reads hidden_activation; the second name of the window's size is in files of the first weeks.
+        also=frozenset({"cache_implementation", "hidden_act", "sliding_window_size"}),
+        activation="hidden_activation",
+    ),
+    "gemma3_text": Family(
+        config=transformers.Gemma3TextConfig,
+        architecture="Gemma3ForCausalLM",
+        traits={**_GEMMA, "qk_norm": True},
+        free=(*(name for name in _GEMMA_FREE if name != "attention_cap"), "local_rope_theta"),
+        read=_read_gemma3,
+        write=_write_gemma2,
+        also=frozenset(
+            {
+                "cache_implementation",
+                "rope_local_base_freq",
+                "sliding_window_pattern",
+                "_sliding_window_pattern",
+            }
+        ),
+        activation="hidden_activation",
+        local_rope=True,
     ),
 }
 

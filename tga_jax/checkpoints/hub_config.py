@@ -105,6 +105,22 @@ def _rope(where: str, row: families.Family, parameters: dict[str, Any], longest:
     return {**found, "rope_scaling": RopeScaling(kind, **values) if names else None}
 
 
+_KINDS = ("full_attention", "sliding_attention")
+
+
+def _ropes(where: str, row: families.Family, hf: Any) -> dict[str, Any]:
+    """The same of the whole config, which may have two."""
+    parameters, longest = hf.rope_parameters, hf.max_position_embeddings
+    if not row.local_rope:
+        return _rope(where, row, parameters, longest)
+    if unknown := sorted(parameters.keys() - set(_KINDS)):
+        raise UserError(f"{where}: rotary positions: unknown field {unknown[0]}, expected {' and '.join(_KINDS)}")
+    found, local = (_rope(f"{where}: {kind}", row, parameters[kind], longest) for kind in _KINDS)
+    if local["rope_scaling"] is not None:
+        raise UserError(f"{where}: rotary positions: sliding_attention is scaled, expected rope_type default")
+    return {**found, "local_rope_theta": local["rope_theta"]}
+
+
 def _attention_factor(where: str, parameters: dict[str, Any], longest: int) -> float:
     """Of "longrope", as transformers has it of a config without one: sqrt(1 + ln factor / ln original), where factor
     is by how much the context has grown."""
@@ -133,8 +149,7 @@ def llm_config(where: str, hf: Any) -> LlamaConfig:
     head_dim = getattr(hf, "head_dim", None) or hf.hidden_size // hf.num_attention_heads
     if head_dim < 2 or head_dim % 2:
         raise UserError(f"{where}: head_dim is {head_dim}, expected an even number, of whose halves a rotation is made")
-    parameters = hf.rope_parameters
-    own = _rope(where, row, parameters, hf.max_position_embeddings)
+    own = _ropes(where, row, hf)
     try:
         return LlamaConfig(
             vocab_size=hf.vocab_size,
@@ -358,6 +373,10 @@ def _hub_llm(model: Spec, vocab_size: int) -> Any:
     }
     row = FAMILIES[family]
     fields[row.activation] = c.activation
+    if row.local_rope:
+        theta = c.rope_theta if c.local_rope_theta is None else c.local_rope_theta
+        local = {"rope_type": "default", "rope_theta": theta}
+        fields["rope_parameters"] = dict(zip(_KINDS, (fields["rope_parameters"], local), strict=True))
     try:
         fields |= families.fields(family, c)
     except ValueError as error:
