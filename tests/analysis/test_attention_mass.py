@@ -13,7 +13,8 @@ from tga_jax.data.batch import Batch
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 LENGTHS = (11, 7, 9)
-NAMES = ["llama", "mistral", "qwen2", "qwen3", "olmo2", "gemma2", "gemma3"]
+NAMES = ["llama", "mistral", "qwen2", "qwen3"]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("gemma2", "phi3-window")]
 
 
 def marked_rows() -> Batch:
@@ -30,7 +31,7 @@ def marked_rows() -> Batch:
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "olmo2", "gemma3", *SLOW])
 def test_it_is_what_transformers_gives_out(name):
     """Grouped heads; with a sliding window of 3, which hides most of a picture; with biases."""
     theirs, batch = hub_support.model(name), marked_rows()
@@ -45,12 +46,12 @@ def test_it_is_what_transformers_gives_out(name):
     for row, length in enumerate(LENGTHS):
         expected = [layer[row, :, length - 1].numpy()[:, batch.image_mask[row]].sum(-1).mean() for layer in found]
         np.testing.assert_allclose(ours[:, row], expected, rtol=2e-5, atol=2e-6)
-    assert ours[:, 0].max() > 0 if name != "mistral" else not ours[:, 0].any()
+    assert ours[:, 0].any() == (name not in ("mistral", "phi3-window"))  # whose windows end behind the picture
     assert ours[:, 1].min() > 0
     assert not ours[:, 2].any()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "gemma2"])
 def test_the_lens_is_transformers_states_through_its_norm_and_head(name):
     theirs, batch = hub_support.model(name), marked_rows()
     config, params = parity_support.converted(theirs)

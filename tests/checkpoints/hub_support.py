@@ -83,6 +83,15 @@ CONFIGS = {
             "full_attention": rope(321.0), "sliding_attention": rope(23.0),
         }, final_logit_softcapping=2.5,
     ),
+    "phi3": lambda: transformers.Phi3Config(  # heads of four numbers, of which the first two turn
+        **LLM, rope_parameters={
+            "rope_type": "longrope", "rope_theta": 77.0, "partial_rotary_factor": 0.5, "short_factor": [1.25],
+            "long_factor": [6.5],
+        }, original_max_position_embeddings=8, tie_word_embeddings=True,
+    ),
+    "phi3-window": lambda: transformers.Phi3Config(
+        **LLM, rope_parameters={**rope(77.0), "partial_rotary_factor": 0.5}, sliding_window=4
+    ),
     "clip": lambda: transformers.CLIPConfig(
         text_config={
             **tower(24, 3), "vocab_size": VOCAB, "max_position_embeddings": 11, "eos_token_id": 2, "bos_token_id": 1,
@@ -92,6 +101,8 @@ CONFIGS = {
     ),
     "llava": lambda: llava_config("default"),
     "llava-full": lambda: llava_config("full", layer=-1),
+    "llava-gemma2": lambda: llava_config("default", llm=CONFIGS["gemma2"]()),
+    "llava-phi3": lambda: llava_config("default", llm=CONFIGS["phi3-window"]()),
 }  # fmt: skip
 
 
@@ -124,6 +135,7 @@ CLASSES = {
     "olmo2": transformers.Olmo2ForCausalLM,
     "gemma2": transformers.Gemma2ForCausalLM,
     "gemma3_text": transformers.Gemma3ForCausalLM,
+    "phi3": transformers.Phi3ForCausalLM,
     "clip": transformers.CLIPModel,
     "llava": transformers.LlavaForConditionalGeneration,
 }

@@ -13,10 +13,13 @@ import parity_support
 import pytest
 import torch
 import transformers
+from jax.sharding import AbstractMesh
 
 import tga_jax
-from tga_jax.checkpoints import config_fields, families, hub_config
+from tga_jax.checkpoints import config_fields, convert, families, hub_config
 from tga_jax.errors import UserError
+from tga_jax.models import sharding
+from tga_jax.train import flops
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -41,6 +44,13 @@ DUMP = {
     "tokenizer_class": None, "top_k": 50, "top_p": 1.0, "torch_dtype": None, "torchscript": False,
     "transformers_version": "4.16.0.dev0", "typical_p": 1.0, "use_bfloat16": False,
 }  # fmt: skip
+PHI_4_LONG = [
+    1, 1.118320672, 1.250641126, 1.398617824, 1.564103225, 1.74916897, 1.956131817, 2.187582649, 2.446418898,
+    2.735880826, 3.059592084, 3.421605075, 3.826451687, 4.279200023, 4.785517845, 5.351743533, 5.984965424,
+    6.693110555, 7.485043894, 8.370679318, 9.36110372, 10.4687158, 11.70738129, 13.09260651, 14.64173252, 16.37415215,
+    18.31155283, 20.47818807, 22.90118105, 25.61086418, 28.64115884, 32.03, 32.1, 32.13, 32.23, 32.6, 32.61, 32.64,
+    32.66, 32.7, 32.71, 32.93, 32.97, 33.28, 33.49, 33.5, 44.16, 47.77,
+]  # fmt: skip
 PUBLIC: dict[str, dict[str, Any]] = {  # as their files have been since they were published
     "llava-hf/llava-1.5-7b-hf": {
         "architectures": ["LlavaForConditionalGeneration"], "ignore_index": -100, "image_token_index": 32000,
@@ -139,6 +149,22 @@ PUBLIC: dict[str, dict[str, Any]] = {  # as their files have been since they wer
         "rope_scaling": None, "rope_theta": 1000000, "sliding_window": 512, "sliding_window_pattern": 6,
         "torch_dtype": "bfloat16", "transformers_version": "4.52.4", "use_cache": True, "vocab_size": 262144,
     },
+    "microsoft/Phi-4-mini-instruct": {
+        "_name_or_path": "Phi-4-mini-instruct", "architectures": ["Phi3ForCausalLM"], "attention_bias": False,
+        "attention_dropout": 0.0, "auto_map": {
+            "AutoConfig": "configuration_phi3.Phi3Config", "AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM",
+            "AutoTokenizer": "Xenova/gpt-4o",
+        },
+        "bos_token_id": 199999, "embd_pdrop": 0.0, "eos_token_id": 199999, "full_attn_mod": 1, "hidden_act": "silu",
+        "hidden_size": 3072, "initializer_range": 0.02, "intermediate_size": 8192, "interpolate_factor": 1,
+        "lm_head_bias": False, "max_position_embeddings": 131072, "mlp_bias": False, "model_type": "phi3",
+        "num_attention_heads": 24, "num_hidden_layers": 32, "num_key_value_heads": 8,
+        "original_max_position_embeddings": 4096, "pad_token_id": 199999, "partial_rotary_factor": 0.75,
+        "resid_pdrop": 0.0, "rms_norm_eps": 1e-05,
+        "rope_scaling": {"long_factor": PHI_4_LONG, "short_factor": [1.0] * 48, "type": "longrope"},
+        "rope_theta": 10000.0, "sliding_window": 262144, "tie_word_embeddings": True, "torch_dtype": "bfloat16",
+        "transformers_version": "4.45.0", "use_cache": True, "vocab_size": 200064,
+    },
     "liuhaotian/llava-v1.5-7b": {
         "_name_or_path": "llava-v1.5-7b", "architectures": ["LlavaLlamaForCausalLM"], "bos_token_id": 1,
         "eos_token_id": 2, "freeze_mm_mlp_adapter": False, "freeze_mm_vision_resampler": False, "hidden_act": "silu",
@@ -185,6 +211,22 @@ def test_public_configs_are_read_as_transformers_reads_them(name):
         assert (found.image_token_id, found.llm.vocab_size) == (32000, 32064)
     if name.startswith("liuhaotian"):
         assert (found.image_token_id, found.image_mode) == (32000, "pad")
+
+
+LLMS = [name for name, raw in PUBLIC.items() if raw["model_type"] in families.FAMILIES]
+
+
+@pytest.mark.parametrize("name", LLMS)
+def test_public_models_have_the_parameters_of_transformers(name):
+    """All of them, and those of the matrices that FLOPs are counted of."""
+    found = hub_config.describe("config.json", copy.deepcopy(PUBLIC[name]))
+    config = transformers.CONFIG_MAPPING[PUBLIC[name]["model_type"]].from_dict(copy.deepcopy(PUBLIC[name]))
+    with torch.device("meta"):
+        theirs = transformers.AutoModelForCausalLM.from_config(config)
+    assert sum(x.size for x in jax.tree.leaves(convert.shapes(found))) == theirs.num_parameters()
+    matrices = sum(x.numel() for x in theirs.model.layers.parameters() if x.ndim == 2)
+    assert found.llm.num_layers * sum(i * o for i, o in flops.matrices(found.llm).values()) == matrices
+    sharding.shardings(convert.shapes(found), AbstractMesh((1, 4, 2), sharding.AXES))  # raises without a rule
 
 
 CLASSES = (
@@ -273,6 +315,23 @@ OF_FAMILIES: list[tuple[str, str, dict[str, Any]]] = [
         **_BOTH, "sliding_attention": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0},
     }}),
     ("gemma3_text", "unknown field rope_theta", {"rope_parameters": {**_BOTH, "rope_theta": 1e4}}),
+    *(("phi3", name, {name: value}) for name, value in {
+        "attention_bias": True, "mlp_bias": True, "lm_head_bias": True, "full_attn_mod": 2, "interpolate_factor": 4,
+        "head_dim": 8, "quantization_config": {"bits": 4},
+    }.items()),
+    *(("phi3", name, {"rope_scaling": {"type": "longrope", **fields}}) for name, fields in {
+        "short_factor": {"short_factor": [1.0], "long_factor": [2.0, 2.0]},
+        "long_factor": {"short_factor": [1.0, 1.0], "long_factor": ["2.0", 2.0]},
+        "long_factor is 0": {"short_factor": [1.0, 1.0], "long_factor": [2.0, 0]},
+        "attention_factor is -1": {"short_factor": [1.0, 1.0], "long_factor": [2.0, 2.0], "attention_factor": -1},
+        "unknown field mscale": {"short_factor": [1.0, 1.0], "long_factor": [2.0, 2.0], "mscale": 2.0},
+    }.items()),
+    ("phi3", "original_max_position_embeddings is 1", {
+        "rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.0], "long_factor": [2.0, 2.0]},
+        "original_max_position_embeddings": 1,
+    }),
+    ("phi3", "linear", {"rope_scaling": {"type": "linear", "factor": 2.0}}),
+    ("phi3", "partial_rotary_factor", {"partial_rotary_factor": 0.75}),  # three of a head's four numbers
 ]  # fmt: skip
 
 
@@ -382,11 +441,11 @@ ABSENT = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "olmo2", "gemma2", "gemma3_text"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "olmo2", "gemma2", "gemma3_text", "phi3"])
 def test_what_a_file_leaves_out_is_transformers_default(tmp_path, family):
     """With 32 heads, so that Mistral's 8 and Qwen2's 32 key and value heads fit."""
     cls = transformers.CONFIG_MAPPING[family]
-    sizes = {"vocab_size": 67, "hidden_size": 64, "intermediate_size": 40, "num_hidden_layers": 2}
+    sizes = {"vocab_size": 67, "hidden_size": 64, "intermediate_size": 40, "num_hidden_layers": 2, "pad_token_id": 0}
     theirs = parity_support.randomize(
         transformers.AutoModelForCausalLM.from_config(cls(**sizes, num_attention_heads=32)), 3
     ).eval()

@@ -42,8 +42,22 @@ def inputs(family: str) -> dict:
     return given
 
 
-@pytest.mark.parametrize("name", [n for n in hub_support.CONFIGS if n != "llava-full"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+# Of the newest families in the numbers of their public checkpoints; their configs are drawn below.
+_ONCE = ("olmo2", "gemma2-biases-linear", "gemma3", "phi3", "llava-gemma2")
+_SLOW = ("olmo2-biases-llama3", "gemma2", "gemma3-local", "phi3-window", "llava-phi3")
+
+
+def there_and_back() -> list[Any]:
+    found = []
+    for name in hub_support.CONFIGS:
+        if name != "llava-full":
+            for dtype in ("float32", "bfloat16"):
+                is_slow = name in _SLOW or (name in _ONCE and dtype == "float32")
+                found.append(pytest.param(name, dtype, marks=pytest.mark.slow if is_slow else ()))
+    return found
+
+
+@pytest.mark.parametrize(("name", "dtype"), there_and_back())
 def test_there_and_back(name, dtype, tmp_path):
     theirs = hub_support.model(name)
     family = theirs.config.model_type

@@ -744,6 +744,51 @@ def gemma(version: int) -> Callable[..., Tensors]:
     return write
 
 
+PHI_4 = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% else %}{{ eos_token }}{% endif %}"
+)
+
+
+def phi_4(folder: Path, seed: int = 0) -> Tensors:
+    """microsoft/Phi-4-mini-instruct, whose config.json was read: fused matrices, a part of each head rotated, factors
+    of rotation for short and for long rows, a window longer than any text, a name of code that is not needed. One token
+    begins, ends and pads, and an answer ends with another."""
+    split = [pre_tokenizers.Split(tokenizers.Regex(_WORDS % 3), "isolated")]
+    special = ["<|endoftext|>", "<|endofprompt|>", "<|assistant|>", "<|end|>", "<|user|>", "<|system|>"]
+    vocab = byte_tokenizer(folder, split, special, fields={
+        "add_bos_token": False, "add_eos_token": False, "add_prefix_space": False, "bos_token": "<|endoftext|>",
+        "chat_template": PHI_4, "eos_token": "<|endoftext|>", "extra_special_tokens": {},
+        "pad_token": "<|endoftext|>", "tokenizer_class": "GPT2Tokenizer", "unk_token": "<|endoftext|>",
+    })  # fmt: skip
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    write_json(folder / "vocab.json", model["vocab"])
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *(" ".join(merge) for merge in model["merges"])]))
+    end = vocab - len(special)
+    config = _llm(
+        "Phi3ForCausalLM", vocab + 42, _name_or_path="Phi-4-mini-instruct", attention_bias=False, attention_dropout=0.0,
+        auto_map={
+            "AutoConfig": "configuration_phi3.Phi3Config", "AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM",
+            "AutoTokenizer": "Xenova/gpt-4o",
+        },
+        bos_token_id=end, embd_pdrop=0.0, eos_token_id=end, full_attn_mod=1, interpolate_factor=1, lm_head_bias=False,
+        max_position_embeddings=131072, mlp_bias=False, model_type="phi3", num_key_value_heads=2,
+        original_max_position_embeddings=4096, pad_token_id=end, partial_rotary_factor=0.75, resid_pdrop=0.0,
+        rms_norm_eps=1e-5, rope_scaling={
+            "long_factor": [1, 2.75, 32.5], "short_factor": [1.0, 1.0, 1.0], "type": "longrope",
+        },
+        rope_theta=10000.0, sliding_window=262144, tie_word_embeddings=True, torch_dtype="bfloat16",
+        transformers_version="4.45.0",
+    )  # fmt: skip
+    write_json(folder / "config.json", config)
+    write_json(folder / "generation_config.json", {
+        "_from_model_config": True, "bos_token_id": end, "eos_token_id": [end + 3, end], "pad_token_id": end,
+    })  # fmt: skip
+    weights = _random(llm_shapes(config), ml_dtypes.bfloat16, seed)
+    write_safetensors(folder, weights, 2)
+    return weights
+
+
 # ---- CLIP ----------------------------------------------------------------------------------------------------------
 
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
@@ -968,6 +1013,7 @@ LLMS: dict[str, Callable[..., Tensors]] = {
     "allenai/OLMo-2-1124-13B-Instruct": olmo_2,
     "google/gemma-2-2b-it": gemma(2),
     "google/gemma-3-1b-it": gemma(3),
+    "microsoft/Phi-4-mini-instruct": phi_4,
 }
 CLIPS: dict[str, Callable[..., Tensors]] = {
     name: clip(name)

@@ -173,6 +173,13 @@ def _read_gemma3(hf: Any) -> dict[str, Any]:
     return _read_gemma2(hf)
 
 
+def _write_phi3(c: LlamaConfig) -> dict[str, Any]:
+    """transformers takes the original length from a field beside rope_parameters."""
+    _heads_fill(c)
+    original = None if c.rope_scaling is None else c.rope_scaling.original_length
+    return {**_write_mistral(c), **({} if original is None else {"original_max_position_embeddings": original})}
+
+
 _ATTENTION_BIAS, _WINDOWS = ("qkv_bias", "out_bias"), ("sliding_window", "window_pattern")
 
 _GEMMA = {"norms": "sandwich", "zero_centered_norms": True, "scaled_embeddings": True}
@@ -252,6 +259,25 @@ FAMILIES: dict[str, Family] = {
         ),
         activation="hidden_activation",
         local_rope=True,
+    ),
+    "phi3": Family(
+        config=transformers.Phi3Config,
+        architecture="Phi3ForCausalLM",
+        free=("sliding_window", "rotary_fraction"),
+        read=_read_mistral,
+        write=_write_phi3,
+        lacks=("head_dim",),
+        # auto_map names code for versions of transformers without this class.
+        also=frozenset({"auto_map", "original_max_position_embeddings", "partial_rotary_factor"}),
+        fixed={
+            "attention_bias": (False,),
+            "full_attn_mod": (1,),
+            "interpolate_factor": (1,),
+            "lm_head_bias": (False,),
+            "mlp_bias": (False,),
+        },
+        ropes=("default", "longrope"),
+        fused=True,
     ),
 }
 

@@ -129,6 +129,8 @@ def _attention_factor(where: str, parameters: dict[str, Any], longest: int) -> f
     original = parameters["original_max_position_embeddings"]
     factor = parameters.get("factor")
     factor = longest / original if factor is None else _positive(where, "factor", factor)
+    if original < 2:
+        raise UserError(f"{where}: original_max_position_embeddings is {original}, expected at least 2")
     return 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
 
 

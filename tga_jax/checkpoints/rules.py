@@ -136,6 +136,19 @@ def of_decoder(norms: str) -> tuple[Rule, ...]:
     )
 
 
+# Of families with fused matrices: which ones lie one below the other in one.
+FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+_PIECES = {piece: (whole, i) for whole, pieces in FUSED.items() for i, piece in enumerate(pieces)}
+
+
+def fused(name: str) -> tuple[str, int]:
+    """(the matrix of which a decoder's tensor is a piece, which piece of it); of any other its own name, and 0."""
+    for piece, (whole, i) in _PIECES.items():
+        if f".{piece}." in name:
+            return name.replace(piece, whole), i
+    return name, 0
+
+
 # Where the parts stand in a checkpoint: original LLaVA, its stage-1 file, the hub's older and newer layouts, and plain
 # CLIP and Llama. The first pattern that matches the start of a name decides; the rest of the name is within the part.
 _PLACES: tuple[tuple[str, str, str], ...] = (

@@ -74,7 +74,8 @@ class LlamaConfig:
             raise ValueError("window_pattern: (), expected one entry a block, or fewer that repeat")
         if self.rotary_size < 2 or self.rotary_size % 2 or self.rotary_fraction > 1:
             raise ValueError(
-                f"rotary_fraction: {self.rotary_fraction} of head_dim {self.head_dim}, expected an even part of it"
+                f"rotary_fraction: {self.rotary_fraction} of head_dim {self.head_dim}, expected an even part of it "
+                "(partial_rotary_factor in the hub's configs)"
             )
         if self.rope_scaling is not None and self.rope_scaling.kind == "longrope":
             counts = [len(x or ()) for x in (self.rope_scaling.short_factor, self.rope_scaling.long_factor)]
@@ -92,7 +93,7 @@ class LlamaConfig:
 
     @property
     def windowed(self) -> tuple[bool, ...]:
-        """Of each block, whether it has the sliding window."""
+        """Of each block, whether it has the sliding window; [L]."""
         if self.sliding_window is None:
             return (False,) * self.num_layers
         return tuple(self.window_pattern[i % len(self.window_pattern)] for i in range(self.num_layers))
@@ -255,8 +256,8 @@ class SeparateBlocks(nn.Module):
         for i, has_window in enumerate(c.windowed):
             config, own = c, (rope, visible)
             if windowed is not None:  # each block by its own kind
-                config = dataclasses.replace(c, sliding_window=c.sliding_window if has_window else None)
-                config = dataclasses.replace(config, window_pattern=(True,))
+                window = c.sliding_window if has_window else None
+                config = dataclasses.replace(c, sliding_window=window, window_pattern=(True,))
                 own = (rope[not has_window], visible[not has_window])
             layer_kv = None if kv is None else (kv[0][i], kv[1][i])
             block = DecoderBlock(config, self.emit_states, name=str(i))
