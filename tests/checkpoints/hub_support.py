@@ -57,6 +57,41 @@ CONFIGS = {
         **LLM, head_dim=8, rope_parameters=rope(88.0), attention_bias=True, tie_word_embeddings=True,
         use_sliding_window=True, sliding_window=3, max_window_layers=0,
     ),
+    "olmo2": lambda: transformers.Olmo2Config(**LLM, rope_parameters=rope(44.0)),
+    "olmo2-biases-llama3": lambda: transformers.Olmo2Config(
+        **LLM, rope_parameters=LLAMA3, attention_bias=True, tie_word_embeddings=True
+    ),
+    # Caps low enough to bend these scores and logits.
+    "gemma2": lambda: transformers.Gemma2Config(
+        **LLM, head_dim=8, rope_parameters=rope(66.0), sliding_window=3, query_pre_attn_scalar=5,
+        attn_logit_softcapping=1.5, final_logit_softcapping=2.5,
+    ),
+    "gemma2-biases-linear": lambda: transformers.Gemma2Config(
+        **LLM, head_dim=8, rope_parameters={"rope_type": "linear", "rope_theta": 99.0, "factor": 2.5}, sliding_window=4,
+        layer_types=["full_attention", "full_attention", "sliding_attention"], attention_bias=True,
+        tie_word_embeddings=False, attn_logit_softcapping=None, final_logit_softcapping=None,
+    ),
+    "gemma3": lambda: transformers.Gemma3TextConfig(
+        **LLM, head_dim=8, sliding_window=3, sliding_window_pattern=2, query_pre_attn_scalar=5,
+        rope_parameters={
+            "full_attention": {"rope_type": "linear", "rope_theta": 321.0, "factor": 2.5},
+            "sliding_attention": rope(23.0),
+        },
+    ),
+    "gemma3-local": lambda: transformers.Gemma3TextConfig(  # without a global block, as its first ones are
+        **LLM, head_dim=8, sliding_window=4, rope_parameters={
+            "full_attention": rope(321.0), "sliding_attention": rope(23.0),
+        }, final_logit_softcapping=2.5,
+    ),
+    "phi3": lambda: transformers.Phi3Config(  # heads of four numbers, of which the first two turn
+        **LLM, rope_parameters={
+            "rope_type": "longrope", "rope_theta": 77.0, "partial_rotary_factor": 0.5, "short_factor": [1.25],
+            "long_factor": [6.5],
+        }, original_max_position_embeddings=8, tie_word_embeddings=True,
+    ),
+    "phi3-window": lambda: transformers.Phi3Config(
+        **LLM, rope_parameters={**rope(77.0), "partial_rotary_factor": 0.5}, sliding_window=4
+    ),
     "clip": lambda: transformers.CLIPConfig(
         text_config={
             **tower(24, 3), "vocab_size": VOCAB, "max_position_embeddings": 11, "eos_token_id": 2, "bos_token_id": 1,
@@ -66,6 +101,8 @@ CONFIGS = {
     ),
     "llava": lambda: llava_config("default"),
     "llava-full": lambda: llava_config("full", layer=-1),
+    "llava-gemma2": lambda: llava_config("default", llm=CONFIGS["gemma2"]()),
+    "llava-phi3": lambda: llava_config("default", llm=CONFIGS["phi3-window"]()),
 }  # fmt: skip
 
 
@@ -90,11 +127,15 @@ def llava_config(select: str, layer: int = -2, llm: Any = None) -> transformers.
     )
 
 
-_CLASSES = {
+CLASSES = {
     "llama": transformers.LlamaForCausalLM,
     "mistral": transformers.MistralForCausalLM,
     "qwen2": transformers.Qwen2ForCausalLM,
     "qwen3": transformers.Qwen3ForCausalLM,
+    "olmo2": transformers.Olmo2ForCausalLM,
+    "gemma2": transformers.Gemma2ForCausalLM,
+    "gemma3_text": transformers.Gemma3ForCausalLM,
+    "phi3": transformers.Phi3ForCausalLM,
     "clip": transformers.CLIPModel,
     "llava": transformers.LlavaForConditionalGeneration,
 }
@@ -102,7 +143,7 @@ _CLASSES = {
 
 def model(name: str, seed: int = 5) -> Any:
     config = CONFIGS[name]()
-    made = parity_support.randomize(_CLASSES[config.model_type](config), seed)
+    made = parity_support.randomize(CLASSES[config.model_type](config), seed)
     made.set_attn_implementation("eager")
     return made
 

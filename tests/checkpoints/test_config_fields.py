@@ -13,10 +13,13 @@ import parity_support
 import pytest
 import torch
 import transformers
+from jax.sharding import AbstractMesh
 
 import tga_jax
-from tga_jax.checkpoints import config_fields, hub_config
+from tga_jax.checkpoints import config_fields, convert, families, hub_config
 from tga_jax.errors import UserError
+from tga_jax.models import sharding
+from tga_jax.train import flops
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -41,6 +44,13 @@ DUMP = {
     "tokenizer_class": None, "top_k": 50, "top_p": 1.0, "torch_dtype": None, "torchscript": False,
     "transformers_version": "4.16.0.dev0", "typical_p": 1.0, "use_bfloat16": False,
 }  # fmt: skip
+PHI_4_LONG = [
+    1, 1.118320672, 1.250641126, 1.398617824, 1.564103225, 1.74916897, 1.956131817, 2.187582649, 2.446418898,
+    2.735880826, 3.059592084, 3.421605075, 3.826451687, 4.279200023, 4.785517845, 5.351743533, 5.984965424,
+    6.693110555, 7.485043894, 8.370679318, 9.36110372, 10.4687158, 11.70738129, 13.09260651, 14.64173252, 16.37415215,
+    18.31155283, 20.47818807, 22.90118105, 25.61086418, 28.64115884, 32.03, 32.1, 32.13, 32.23, 32.6, 32.61, 32.64,
+    32.66, 32.7, 32.71, 32.93, 32.97, 33.28, 33.49, 33.5, 44.16, 47.77,
+]  # fmt: skip
 PUBLIC: dict[str, dict[str, Any]] = {  # as their files have been since they were published
     "llava-hf/llava-1.5-7b-hf": {
         "architectures": ["LlavaForConditionalGeneration"], "ignore_index": -100, "image_token_index": 32000,
@@ -110,6 +120,51 @@ PUBLIC: dict[str, dict[str, Any]] = {  # as their files have been since they wer
         "rope_theta": 100000, "tie_word_embeddings": True, "torch_dtype": "bfloat16", "transformers_version": "4.42.3",
         "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}}, "use_cache": True, "vocab_size": 49152,
     },
+    "allenai/OLMo-2-1124-13B-Instruct": {
+        "_name_or_path": "/weka/oe-adapt-default/olmo2/checkpoints/step_180/", "architectures": ["Olmo2ForCausalLM"],
+        "attention_bias": False, "attention_dropout": 0.0, "eos_token_id": 100257, "hidden_act": "silu",
+        "hidden_size": 5120, "initializer_range": 0.02, "intermediate_size": 13824, "max_position_embeddings": 4096,
+        "model_type": "olmo2", "num_attention_heads": 40, "num_hidden_layers": 40, "num_key_value_heads": 40,
+        "pad_token_id": 100277, "rms_norm_eps": 1e-06, "rope_scaling": None, "rope_theta": 500000,
+        "tie_word_embeddings": False, "torch_dtype": "bfloat16", "transformers_version": "4.47.0.dev0",
+        "use_cache": False, "vocab_size": 100352,
+    },
+    "google/gemma-2-2b-it": {
+        "architectures": ["Gemma2ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+        "attn_logit_softcapping": 50.0, "bos_token_id": 2, "cache_implementation": "hybrid", "eos_token_id": [1, 107],
+        "final_logit_softcapping": 30.0, "head_dim": 256, "hidden_act": "gelu_pytorch_tanh",
+        "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 2304, "initializer_range": 0.02,
+        "intermediate_size": 9216, "max_position_embeddings": 8192, "model_type": "gemma2", "num_attention_heads": 8,
+        "num_hidden_layers": 26, "num_key_value_heads": 4, "pad_token_id": 0, "query_pre_attn_scalar": 256,
+        "rms_norm_eps": 1e-06, "rope_theta": 10000.0, "sliding_window": 4096, "torch_dtype": "bfloat16",
+        "transformers_version": "4.42.4", "use_cache": True, "vocab_size": 256000,
+    },
+    "google/gemma-3-1b-it": {
+        "architectures": ["Gemma3ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+        "attn_logit_softcapping": None, "bos_token_id": 2, "cache_implementation": "hybrid", "eos_token_id": [1, 106],
+        "final_logit_softcapping": None, "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh",
+        "hidden_size": 1152, "initializer_range": 0.02, "intermediate_size": 6912, "max_position_embeddings": 32768,
+        "model_type": "gemma3_text", "num_attention_heads": 4, "num_hidden_layers": 26, "num_key_value_heads": 1,
+        "pad_token_id": 0, "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-06, "rope_local_base_freq": 10000,
+        "rope_scaling": None, "rope_theta": 1000000, "sliding_window": 512, "sliding_window_pattern": 6,
+        "torch_dtype": "bfloat16", "transformers_version": "4.52.4", "use_cache": True, "vocab_size": 262144,
+    },
+    "microsoft/Phi-4-mini-instruct": {
+        "_name_or_path": "Phi-4-mini-instruct", "architectures": ["Phi3ForCausalLM"], "attention_bias": False,
+        "attention_dropout": 0.0, "auto_map": {
+            "AutoConfig": "configuration_phi3.Phi3Config", "AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM",
+            "AutoTokenizer": "Xenova/gpt-4o",
+        },
+        "bos_token_id": 199999, "embd_pdrop": 0.0, "eos_token_id": 199999, "full_attn_mod": 1, "hidden_act": "silu",
+        "hidden_size": 3072, "initializer_range": 0.02, "intermediate_size": 8192, "interpolate_factor": 1,
+        "lm_head_bias": False, "max_position_embeddings": 131072, "mlp_bias": False, "model_type": "phi3",
+        "num_attention_heads": 24, "num_hidden_layers": 32, "num_key_value_heads": 8,
+        "original_max_position_embeddings": 4096, "pad_token_id": 199999, "partial_rotary_factor": 0.75,
+        "resid_pdrop": 0.0, "rms_norm_eps": 1e-05,
+        "rope_scaling": {"long_factor": PHI_4_LONG, "short_factor": [1.0] * 48, "type": "longrope"},
+        "rope_theta": 10000.0, "sliding_window": 262144, "tie_word_embeddings": True, "torch_dtype": "bfloat16",
+        "transformers_version": "4.45.0", "use_cache": True, "vocab_size": 200064,
+    },
     "liuhaotian/llava-v1.5-7b": {
         "_name_or_path": "llava-v1.5-7b", "architectures": ["LlavaLlamaForCausalLM"], "bos_token_id": 1,
         "eos_token_id": 2, "freeze_mm_mlp_adapter": False, "freeze_mm_vision_resampler": False, "hidden_act": "silu",
@@ -138,9 +193,15 @@ def test_public_configs_are_read_as_transformers_reads_them(name):
         assert found.llm.vocab_size == text.vocab_size
         assert found.llm.num_kv_heads == text.num_key_value_heads
         assert found.llm.head_dim == getattr(text, "head_dim", text.hidden_size // text.num_attention_heads)
-        assert found.llm.rope_theta == text.rope_parameters["rope_theta"]
+        rope = text.rope_parameters
+        local = rope.get("sliding_attention", {})
+        assert found.llm.rope_theta == rope.get("full_attention", rope)["rope_theta"]
+        assert found.llm.local_rope_theta == local.get("rope_theta")
         assert found.llm.rms_norm_eps == text.rms_norm_eps
-        assert found.llm.sliding_window is None
+        window = getattr(text, "sliding_window", None)
+        kinds = getattr(text, "layer_types", None) or ["sliding_attention" if window else ""] * text.num_hidden_layers
+        assert found.llm.windowed == tuple(kind == "sliding_attention" for kind in kinds)
+        assert found.llm.sliding_window == (window if any(found.llm.windowed) else None)
         assert found.llm.tie_embeddings == theirs.tie_word_embeddings
     if found.kind == "clip":
         # 2 is what early files have by mistake, for the largest id of a text.
@@ -152,9 +213,25 @@ def test_public_configs_are_read_as_transformers_reads_them(name):
         assert (found.image_token_id, found.image_mode) == (32000, "pad")
 
 
+LLMS = [name for name, raw in PUBLIC.items() if raw["model_type"] in families.FAMILIES]
+
+
+@pytest.mark.parametrize("name", LLMS)
+def test_public_models_have_the_parameters_of_transformers(name):
+    """All of them, and those of the matrices that FLOPs are counted of."""
+    found = hub_config.describe("config.json", copy.deepcopy(PUBLIC[name]))
+    config = transformers.CONFIG_MAPPING[PUBLIC[name]["model_type"]].from_dict(copy.deepcopy(PUBLIC[name]))
+    with torch.device("meta"):
+        theirs = transformers.AutoModelForCausalLM.from_config(config)
+    assert sum(x.size for x in jax.tree.leaves(convert.shapes(found))) == theirs.num_parameters()
+    matrices = sum(x.numel() for x in theirs.model.layers.parameters() if x.ndim == 2)
+    assert found.llm.num_layers * sum(i * o for i, o in flops.matrices(found.llm).values()) == matrices
+    sharding.shardings(convert.shapes(found), AbstractMesh((1, 4, 2), sharding.AXES))  # raises without a rule
+
+
 CLASSES = (
-    transformers.LlamaConfig, transformers.MistralConfig, transformers.Qwen2Config, transformers.CLIPTextConfig,
-    transformers.CLIPVisionConfig, transformers.CLIPConfig, transformers.LlavaConfig,
+    *(row.config for row in families.FAMILIES.values()), transformers.CLIPTextConfig, transformers.CLIPVisionConfig,
+    transformers.CLIPConfig, transformers.LlavaConfig,
 )  # fmt: skip
 
 
@@ -164,7 +241,9 @@ def test_every_field_of_transformers_classes_is_known(cls):
     used, harmless, fixed = config_fields.USED, config_fields.HARMLESS, config_fields.FIXED.keys()
     assert not used & harmless
     assert not (used | harmless) & fixed
-    assert {field.name for field in dataclasses.fields(cls)} <= used | harmless | fixed
+    row = next((row for row in families.FAMILIES.values() if row.config is cls), None)
+    own = row.also | row.fixed.keys() if row else set()
+    assert {field.name for field in dataclasses.fields(cls)} <= used | harmless | fixed | own
 
 
 REFUSED: list[tuple[str, dict[str, Any]]] = [
@@ -212,9 +291,56 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "olmo2"])
 @pytest.mark.parametrize(("name", "fields"), REFUSED)
 def test_what_is_not_computed_is_refused_by_its_field(family, name, fields):
+    check_refused(family, name, fields)
+
+
+_BOTH = {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}
+OF_FAMILIES: list[tuple[str, str, dict[str, Any]]] = [
+    *((family, name, fields) for family in ("gemma2", "gemma3_text") for name, fields in (
+        ("use_bidirectional_attention is True", {"use_bidirectional_attention": True}),
+        ("hidden_activation is 'gelu_new'", {"hidden_activation": "gelu_new"}),
+        ("chunked_attention", {"layer_types": ["chunked_attention", "full_attention"]}),
+        ("layer_types has sliding_attention", {"sliding_window": None}),
+        ("partial_rotary_factor", {"partial_rotary_factor": 0.5}),
+        ("rope_type is 'yarn'", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}),
+        ("qk_norm", {"qk_norm": True}),
+        ("quantization_config", {"quantization_config": {"bits": 4}}),
+    )),
+    ("gemma2", "rope_local_base_freq", {"rope_local_base_freq": 1e4}),
+    ("gemma3_text", "attn_logit_softcapping is 30.0", {"attn_logit_softcapping": 30.0}),
+    ("gemma3_text", "sliding_attention is scaled", {"rope_parameters": {
+        **_BOTH, "sliding_attention": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0},
+    }}),
+    ("gemma3_text", "unknown field rope_theta", {"rope_parameters": {**_BOTH, "rope_theta": 1e4}}),
+    *(("phi3", name, {name: value}) for name, value in {
+        "attention_bias": True, "mlp_bias": True, "lm_head_bias": True, "full_attn_mod": 2, "interpolate_factor": 4,
+        "head_dim": 8, "quantization_config": {"bits": 4},
+    }.items()),
+    *(("phi3", name, {"rope_scaling": {"type": "longrope", **fields}}) for name, fields in {
+        "short_factor": {"short_factor": [1.0], "long_factor": [2.0, 2.0]},
+        "long_factor": {"short_factor": [1.0, 1.0], "long_factor": ["2.0", 2.0]},
+        "long_factor is 0": {"short_factor": [1.0, 1.0], "long_factor": [2.0, 0]},
+        "attention_factor is -1": {"short_factor": [1.0, 1.0], "long_factor": [2.0, 2.0], "attention_factor": -1},
+        "unknown field mscale": {"short_factor": [1.0, 1.0], "long_factor": [2.0, 2.0], "mscale": 2.0},
+    }.items()),
+    ("phi3", "original_max_position_embeddings is 1", {
+        "rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.0], "long_factor": [2.0, 2.0]},
+        "original_max_position_embeddings": 1,
+    }),
+    ("phi3", "linear", {"rope_scaling": {"type": "linear", "factor": 2.0}}),
+    ("phi3", "partial_rotary_factor", {"partial_rotary_factor": 0.75}),  # three of a head's four numbers
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "name", "fields"), OF_FAMILIES)
+def test_what_a_family_of_its_own_does_not_compute_is_refused(family, name, fields):
+    check_refused(family, name, fields)
+
+
+def check_refused(family: str, name: str, fields: dict[str, Any]) -> None:
     inside = {"model_type": "llava", "text_config": {"model_type": family, **SMALL, **fields}}
     for raw in ({"model_type": family, **SMALL, **fields}, inside):
         with pytest.raises(UserError) as error:
@@ -235,7 +361,7 @@ def test_what_is_not_computed_is_refused_by_its_field(family, name, fields):
         ({"projector_hidden_act": "relu"}, "projector_hidden_act is 'relu', expected 'gelu'"),
         ({"image_grid_pinpoints": [[336, 672]]}, "unknown field image_grid_pinpoints"),
         ({"vision_config": {"model_type": "siglip_vision_model"}}, "siglip_vision_model"),
-        ({"vision_config": {"hidden_act": "relu"}}, "vision_config: hidden_act is 'relu', expected one of gelu, quick"),
+        ({"vision_config": {"hidden_act": "relu"}}, "vision_config: hidden_act is 'relu', expected one of gelu, "),
         ({"vision_config": {"num_attention_heads": 5}}, r"hidden size \(1024\) is not a multiple"),
         ({"vision_config": {"use_rope": True}}, "vision_config: unknown field use_rope"),
         ({"vision_config": {"image_size": 0}}, "vision_config: image_size is 0, expected at least 1"),
@@ -310,15 +436,16 @@ def test_a_window_without_a_size():
 ABSENT = (
     "num_key_value_heads", "rms_norm_eps", "rope_parameters", "hidden_act", "head_dim", "tie_word_embeddings",
     "attention_bias", "mlp_bias", "sliding_window", "use_sliding_window", "max_window_layers", "layer_types",
-    "max_position_embeddings",
+    "max_position_embeddings", "hidden_activation", "query_pre_attn_scalar", "attn_logit_softcapping",
+    "final_logit_softcapping", "original_max_position_embeddings",
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "olmo2", "gemma2", "gemma3_text", "phi3"])
 def test_what_a_file_leaves_out_is_transformers_default(tmp_path, family):
     """With 32 heads, so that Mistral's 8 and Qwen2's 32 key and value heads fit."""
     cls = transformers.CONFIG_MAPPING[family]
-    sizes = {"vocab_size": 67, "hidden_size": 64, "intermediate_size": 40, "num_hidden_layers": 2}
+    sizes = {"vocab_size": 67, "hidden_size": 64, "intermediate_size": 40, "num_hidden_layers": 2, "pad_token_id": 0}
     theirs = parity_support.randomize(
         transformers.AutoModelForCausalLM.from_config(cls(**sizes, num_attention_heads=32)), 3
     ).eval()
@@ -327,7 +454,7 @@ def test_what_a_file_leaves_out_is_transformers_default(tmp_path, family):
     raw = {name: value for name, value in json.loads(path.read_text()).items() if name not in ABSENT}
     path.write_text(json.dumps(raw))
     ours = tga_jax.load(folder, "float32")
-    assert ours.config.num_kv_heads == {"llama": 32, "mistral": 8, "qwen2": 32, "qwen3": 32}[family]
+    assert ours.config.num_kv_heads == {"mistral": 8, "gemma2": 4, "gemma3_text": 4}.get(family, 32)
     again = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
     ids = [[1, 5, 6, 7, 8, 9]]
     with torch.no_grad(), jax.default_matmul_precision("highest"):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import hub_support
 import hypothesis
@@ -15,18 +16,9 @@ import torch
 import transformers
 
 import tga_jax
-from tga_jax.checkpoints import convert, hub, hub_config
+from tga_jax.checkpoints import convert, families, hub, hub_config
 from tga_jax.checkpoints.spec import Spec
 from tga_jax.models import clip, llama, llava
-
-CLASSES = {
-    "llama": transformers.LlamaForCausalLM,
-    "mistral": transformers.MistralForCausalLM,
-    "qwen2": transformers.Qwen2ForCausalLM,
-    "qwen3": transformers.Qwen3ForCausalLM,
-    "clip": transformers.CLIPModel,
-    "llava": transformers.LlavaForConditionalGeneration,
-}
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -50,16 +42,30 @@ def inputs(family: str) -> dict:
     return given
 
 
-@pytest.mark.parametrize("name", [n for n in hub_support.CONFIGS if n != "llava-full"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+# Of the newest families in the numbers of their public checkpoints; their configs are drawn below.
+_ONCE = ("olmo2", "gemma2-biases-linear", "gemma3", "phi3", "llava-gemma2")
+_SLOW = ("olmo2-biases-llama3", "gemma2", "gemma3-local", "phi3-window", "llava-phi3")
+
+
+def there_and_back() -> list[Any]:
+    found = []
+    for name in hub_support.CONFIGS:
+        if name != "llava-full":
+            for dtype in ("float32", "bfloat16"):
+                is_slow = name in _SLOW or (name in _ONCE and dtype == "float32")
+                found.append(pytest.param(name, dtype, marks=pytest.mark.slow if is_slow else ()))
+    return found
+
+
+@pytest.mark.parametrize(("name", "dtype"), there_and_back())
 def test_there_and_back(name, dtype, tmp_path):
     theirs = hub_support.model(name)
     family = theirs.config.model_type
     source = hub_support.save(theirs.to(getattr(torch, dtype)), tmp_path / "hub")
-    theirs = CLASSES[family].from_pretrained(source, dtype="auto", attn_implementation="eager")
+    theirs = hub_support.CLASSES[family].from_pretrained(source, dtype="auto", attn_implementation="eager")
     first = hub.import_hub(source, tmp_path / "ours", dtype)
     hub.export_hub(tmp_path / "ours", tmp_path / "out")
-    again = CLASSES[family].from_pretrained(tmp_path / "out", dtype="auto", attn_implementation="eager")
+    again = hub_support.CLASSES[family].from_pretrained(tmp_path / "out", dtype="auto", attn_implementation="eager")
     assert again.dtype == getattr(torch, dtype)
     for (n, a), (m, b) in zip(theirs.state_dict().items(), again.state_dict().items(), strict=True):
         assert n == m
@@ -123,9 +129,9 @@ def checkpoint_llm() -> llama.LlamaConfig:
 
 def test_what_the_hub_cannot_hold_is_refused(tmp_path):
     odd = dataclasses.replace(checkpoint_llm(), sliding_window=5)
-    with pytest.raises(tga_jax.UserError, match="Llama has no sliding window"):
+    with pytest.raises(tga_jax.UserError, match="of llama sliding_window is 5, expected None"):
         hub_config.to_hub(Spec(kind="llm", config=odd, family="llama"))
-    with pytest.raises(tga_jax.UserError, match="Mistral has no biases"):
+    with pytest.raises(tga_jax.UserError, match="of mistral qkv_bias is True, expected False"):
         hub_config.to_hub(Spec(kind="llm", config=dataclasses.replace(odd, qkv_bias=True), family="mistral"))
 
 
@@ -165,35 +171,51 @@ def test_shards_of_any_size(limit, tmp_path):
         assert all(f.stat().st_size < 6000 for f in tmp_path.glob("model-*.safetensors"))
 
 
+FREE = {
+    "qkv_bias": st.booleans(),
+    "mlp_bias": st.booleans(),
+    "sliding_window": st.none() | st.integers(1, 8),
+    "query_pre_attn_scalar": st.integers(1, 9),
+    "attention_cap": st.none() | st.just(7.5),
+    "logit_cap": st.none() | st.just(2.5),
+    "local_rope_theta": st.just(70.0),
+    "rotary_fraction": st.sampled_from([0.5, 1.0]),
+}
+
+
 @st.composite
 def llama_configs(draw):
     """Any shape that one of the hub's families can have."""
-    family = draw(st.sampled_from(["llama", "mistral", "qwen2", "qwen3"]))
-    kv, group, head = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.sampled_from([2, 4, 6]))
-    hidden = kv * group * (head if family == "qwen2" else draw(st.integers(1, 4)))
-    bias = family == "qwen2" or (family in ("llama", "qwen3") and draw(st.booleans()))
+    family = draw(st.sampled_from(sorted(families.FAMILIES)))
+    row = families.FAMILIES[family]
+    kv, group, head = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.sampled_from([4, 8, 12]))
+    free: dict[str, Any] = {name: draw(FREE[name]) for name in row.free if name not in ("out_bias", "window_pattern")}
+    if "out_bias" in row.free:
+        free["out_bias"] = free["qkv_bias"]
+    count, window = draw(st.integers(1, 4)), free.get("sliding_window")
+    if "window_pattern" in row.free and window is not None:
+        free["window_pattern"] = draw(
+            st.sampled_from([(True,), (True, False), (False, True, True)][: max(1, count - 1)])
+        )
     config = llama.LlamaConfig(
         vocab_size=draw(st.integers(5, 40)),
-        hidden_size=hidden,
-        num_layers=draw(st.integers(1, 3)),
+        hidden_size=kv * group * (head if "head_dim" in row.lacks else draw(st.integers(1, 4))),
+        num_layers=count,
         num_heads=kv * group,
         num_kv_heads=kv,
         head_dim=head,
         mlp_size=draw(st.integers(1, 20)),
         rope_theta=draw(st.sampled_from([50.0, 1e4, 1e6])),
         rms_norm_eps=draw(st.sampled_from([1e-6, 1e-3])),
-        sliding_window=draw(st.none() | st.integers(1, 8)) if family != "llama" else None,
         tie_embeddings=draw(st.booleans()),
-        qkv_bias=bias,
-        out_bias=bias and family in ("llama", "qwen3"),
-        qk_norm=family == "qwen3",
-        mlp_bias=family == "llama" and draw(st.booleans()),
+        activation=draw(st.sampled_from(["silu", "gelu_pytorch_tanh"])),
+        **{"sliding_window": None, **row.traits, **free},
     )
     return Spec(
         kind="llm",
         config=config,
         family=family,
-        hub_fields={"bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 77},
+        hub_fields={"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "max_position_embeddings": 77},
     )
 
 

@@ -9,7 +9,8 @@ from hub_support import CONFIGS, IMAGE_ID, model, save, token_rows, tokenizer, w
 
 import tga_jax
 
-LANGUAGE = [name for name in CONFIGS if not name.startswith(("clip", "llava"))]
+LONGROPE = "phi3"  # transformers chooses its factors by the longest row of a batch, with its padding
+LANGUAGE = [name for name in CONFIGS if not name.startswith(("clip", "llava")) and name != LONGROPE]
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -48,6 +49,22 @@ def test_language_models_in_padded_batches(pair, left):
     check(ours.forward(ids, mask), found, mask.astype(bool))
 
 
+@pytest.mark.parametrize("left", [False, True])
+def test_longrope_is_chosen_for_each_row_by_its_own_length(tmp_path, left):
+    """Rows at and beyond the original length of 8, each as transformers computes it alone."""
+    theirs = model(LONGROPE)
+    ours = tga_jax.load(save(theirs, tmp_path / LONGROPE), dtype="float32")
+    lengths = [11, 8, 1, 9]
+    ids, mask = token_rows(np.random.default_rng(0), lengths, 11, left)
+    found = ours.forward(ids, mask)
+    for row, valid in enumerate(mask.astype(bool)):
+        with torch.no_grad():
+            alone = theirs(torch.tensor(ids[row : row + 1, valid]), output_hidden_states=True)
+        mine = type(found)(found.logits[row : row + 1], found.hidden_states[:, row : row + 1])
+        cut = jax.tree.map(lambda x, valid=valid: np.asarray(x)[..., valid, :], mine)
+        check(cut, alone, np.ones((1, lengths[row]), bool))
+
+
 def image_rows(count: int) -> tuple[np.ndarray, np.ndarray]:
     """Two images with text around them; one; none."""
     image = [IMAGE_ID] * count
@@ -57,8 +74,12 @@ def image_rows(count: int) -> tuple[np.ndarray, np.ndarray]:
     return ids, (np.arange(width) < np.array([[len(r)] for r in rows])).astype(np.int64)
 
 
-@pytest.mark.parametrize(("name", "count"), [("llava", 4), ("llava-full", 5)])
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("llava", 4), ("llava-full", 5), ("llava-gemma2", 4), pytest.param("llava-phi3", 4, marks=pytest.mark.slow)],
+)
 def test_llava_end_to_end(name, count, tmp_path):
+    """Gemma scales words on their way in, image embeddings not. transformers' Llava leaves out its cap of logits."""
     theirs = model(name)
     ours = tga_jax.load(save(theirs, tmp_path / name), dtype="float32")
     ids, mask = image_rows(count)
@@ -68,6 +89,8 @@ def test_llava_end_to_end(name, count, tmp_path):
             torch.tensor(ids), attention_mask=torch.tensor(mask), pixel_values=torch.tensor(pixels),
             output_hidden_states=True,
         )  # fmt: skip
+    if (cap := ours.config.llm.logit_cap) is not None:
+        found.logits = cap * torch.tanh(found.logits / cap)
     check(ours.forward(ids, mask, pixels), found, mask.astype(bool))
     with pytest.raises(tga_jax.UserError, match=f"{3 * count} image tokens and 2 pictures, expected {count} a picture"):
         ours.forward(ids, mask, pixels[:2])

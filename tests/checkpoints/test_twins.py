@@ -69,10 +69,11 @@ def convert(folder: Path, target: Path, *flags: str) -> None:
     assert cli.run(["convert", f"--from={folder}", f"--to={target}", "--dtype=fp32", *flags]) in (None, 0)
 
 
-# Of the same shape as another one: `pytest -m slow tests/checkpoints/test_twins.py`.
+# Of the same shape as another one, or of layers that others have: `pytest -m slow tests/checkpoints/test_twins.py`.
 _ALIKE = (
     "meta-llama/Llama-2-7b-chat-hf", "meta-llama/Llama-3.2-1B-Instruct", "mistralai/Mistral-7B-Instruct-v0.2",
-    "Qwen/Qwen2-7B-Instruct", "llava-hf/llava-1.5-13b-hf", "Qwen/Qwen2.5-0.5B-Instruct",
+    "Qwen/Qwen2-7B-Instruct", "llava-hf/llava-1.5-13b-hf", "Qwen/Qwen2.5-0.5B-Instruct", "google/gemma-2-2b-it",
+    "allenai/OLMo-2-1124-13B-Instruct",
 )  # fmt: skip
 
 

@@ -83,6 +83,8 @@ _ALIKE = (
     "lmsys/vicuna-7b-v1.5", "mistralai/Mistral-7B-Instruct-v0.1", "mistralai/Mistral-7B-Instruct-v0.2",
     "mistralai/Mistral-7B-Instruct-v0.3", "Qwen/Qwen2-7B-Instruct", "llava-hf/llava-1.5-13b-hf",
     "Qwen/Qwen2.5-0.5B-Instruct",
+    # Trained, evaluated and exported in `tests/train/test_from_checkpoints.py`.
+    "allenai/OLMo-2-1124-13B-Instruct", "google/gemma-2-2b-it", "google/gemma-3-1b-it", "microsoft/Phi-4-mini-instruct",
 )  # fmt: skip
 
 

@@ -47,32 +47,36 @@ def _random(shapes: dict[str, tuple[int, ...]], dtype: Any, seed: int) -> Tensor
     return {name: x.astype(dtype) for name, x in made.items()}
 
 
-def llm_shapes(config: dict[str, Any], biases: bool = False, norms: bool = False) -> dict[str, tuple[int, ...]]:
-    """Of a decoder of the hub: names as LlamaForCausalLM's, MistralForCausalLM's, Qwen2ForCausalLM's and
-    Qwen3ForCausalLM's. norms: of query and key."""
+# Norms of a block, where they are not Llama's.
+_SANDWICH = tuple(f"{n}_layernorm" for n in ("input", "post_attention", "pre_feedforward", "post_feedforward"))
+_BLOCK_NORMS = {"olmo2": ("post_attention_layernorm", "post_feedforward_layernorm")}
+_BLOCK_NORMS |= dict.fromkeys(("gemma2", "gemma3_text"), _SANDWICH)
+
+
+def llm_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Of a decoder of the hub: names as those of transformers' class for the model_type."""
     d, f, v = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
+    family = config.get("model_type", "llama")
     width = config.get("head_dim") or d // config["num_attention_heads"]
     q = width * config["num_attention_heads"]
     kv = width * config.get("num_key_value_heads", config["num_attention_heads"])
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (v, d), "model.norm.weight": (d,)}
-    if not config.get("tie_word_embeddings"):
+    if not config.get("tie_word_embeddings", family.startswith("gemma")):
         shapes["lm_head.weight"] = (v, d)
+    first = {"q": q, "k": kv, "v": kv} if family != "phi3" else {"qkv": q + 2 * kv}
+    wide = {"gate": f, "up": f} if family != "phi3" else {"gate_up": 2 * f}
+    norms = {"qwen3": (width, width), "gemma3_text": (width, width), "olmo2": (q, kv)}.get(family, ())
     for i in range(config["num_hidden_layers"]):
         block = f"model.layers.{i}."
-        for name, size in (("q", q), ("k", kv), ("v", kv)):
+        for name, size in first.items():
             shapes[f"{block}self_attn.{name}_proj.weight"] = (size, d)
-            if biases:
+            if family == "qwen2":
                 shapes[f"{block}self_attn.{name}_proj.bias"] = (size,)
-        shapes |= {
-            f"{block}self_attn.o_proj.weight": (d, q),
-            f"{block}mlp.gate_proj.weight": (f, d),
-            f"{block}mlp.up_proj.weight": (f, d),
-            f"{block}mlp.down_proj.weight": (d, f),
-            f"{block}input_layernorm.weight": (d,),
-            f"{block}post_attention_layernorm.weight": (d,),
-        }
-        if norms:
-            shapes |= {f"{block}self_attn.{n}_norm.weight": (width,) for n in "qk"}
+        shapes |= {f"{block}mlp.{name}_proj.weight": (size, d) for name, size in wide.items()}
+        shapes |= {f"{block}self_attn.o_proj.weight": (d, q), f"{block}mlp.down_proj.weight": (d, f)}
+        own = _BLOCK_NORMS.get(family, ("input_layernorm", "post_attention_layernorm"))
+        shapes |= {f"{block}{name}.weight": (d,) for name in own}
+        shapes |= {f"{block}self_attn.{n}_norm.weight": (size,) for n, size in zip("qk", norms, strict=False)}
     return shapes
 
 
@@ -585,7 +589,7 @@ def qwen(version: str) -> Callable[..., Tensors]:
             "bos_token_id": end, "pad_token_id": end, "do_sample": True, "eos_token_id": [end + 2, end],
             "repetition_penalty": 1.1, "temperature": 0.7, "top_p": 0.8, "top_k": 20,
         })  # fmt: skip
-        weights = _random(llm_shapes(config, version != "3", version == "3"), ml_dtypes.bfloat16, seed)
+        weights = _random(llm_shapes(config), ml_dtypes.bfloat16, seed)
         write_safetensors(folder, weights, 1 if tied else 4)
         return weights
 
@@ -618,6 +622,170 @@ def smollm2(folder: Path, seed: int = 0) -> Tensors:
     })  # fmt: skip
     weights = _random(llm_shapes(config), ml_dtypes.bfloat16, seed)
     write_safetensors(folder, weights)
+    return weights
+
+
+_OLMO_2 = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|' + m['role'] + '|>\\n' + m['content'] }}"
+    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
+    "{% if m['role'] != 'assistant' or not loop.last %}{{ '\\n' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+)
+
+
+def olmo_2(folder: Path, seed: int = 0) -> Tensors:
+    """allenai/OLMo-2-1124-13B-Instruct, whose config.json and tokenizer_config.json were read; the smaller ones differ
+    in sizes alone. One token begins and ends texts; marks of the chat are no tokens; norms behind the layers, and of
+    all of query and key. Its generation_config.json is as transformers writes one."""
+    split = [pre_tokenizers.Split(tokenizers.Regex(_WORDS % 3), "isolated")]
+    special = ["<|endoftext|>", "<|fim_prefix|>", "<|im_start|>", "<|im_end|>", "<|endofprompt|>", "<|pad|>"]
+    added = ("<|extra_id_0|>", "|||PHONE_NUMBER|||", "|||EMAIL_ADDRESS|||")
+    vocab = byte_tokenizer(folder, split, special, added=added, fields={
+        "add_prefix_space": False, "bos_token": "<|endoftext|>", "chat_template": _OLMO_2,
+        "eos_token": "<|endoftext|>", "extra_special_tokens": {}, "pad_token": "<|pad|>",
+        "tokenizer_class": "GPT2Tokenizer", "unk_token": "<|endoftext|>",
+    })  # fmt: skip
+    end = vocab - len(added) - len(special)
+    config = _llm(
+        "Olmo2ForCausalLM", vocab + 74, _name_or_path="/weka/oe-adapt-default/olmo2/checkpoints/step_180/",
+        attention_bias=False, attention_dropout=0.0, eos_token_id=end, max_position_embeddings=4096, model_type="olmo2",
+        num_key_value_heads=HEADS, pad_token_id=end + 5, rms_norm_eps=1e-6, rope_scaling=None, rope_theta=500000,
+        tie_word_embeddings=False, torch_dtype="bfloat16", transformers_version="4.47.0.dev0", use_cache=False,
+    )  # fmt: skip
+    write_json(folder / "config.json", config)
+    write_json(folder / "generation_config.json", {
+        "_from_model_config": True, "eos_token_id": end, "pad_token_id": end + 5, "transformers_version": "4.47.0.dev0",
+    })  # fmt: skip
+    weights = _random(llm_shapes(config), ml_dtypes.bfloat16, seed)
+    write_safetensors(folder, weights, 3)
+    return weights
+
+
+def gemma_tokenizer(folder: Path, added: list[str], **fields: Any) -> int:
+    """tokenizer.json as Gemma's: BPE over sentencepiece's blanks with bytes to fall back on, its first ids, and marks
+    of turns. added: what follows the vocabulary. The size of the vocabulary."""
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    core = tokenizers.Tokenizer(models.BPE())
+    core.normalizer = normalizers.Replace(" ", "\u2581")
+    trainer = trainers.BpeTrainer(vocab_size=150, show_progress=False)  # pyright: ignore[reportCallIssue]
+    core.train_from_iterator(SENTENCES * 5, trainer)
+    trained = json.loads(core.to_str())["model"]
+    words = [*special, *(f"<0x{i:02X}>" for i in range(256)), *trained["vocab"]]
+    made = transformers.GemmaTokenizer(
+        {word: i for i, word in enumerate(dict.fromkeys(words))}, [tuple(merge) for merge in trained["merges"]]
+    )
+    made.add_tokens([tokenizers.AddedToken(name, normalized=False, special=True) for name in added])
+    made.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    decoder = {str(i): _special(token.content) | {"special": True} for i, token in made.added_tokens_decoder.items()}
+    write_json(folder / "tokenizer_config.json", {
+        "add_bos_token": True, "add_eos_token": False, "added_tokens_decoder": decoder, "bos_token": "<bos>",
+        "clean_up_tokenization_spaces": False, "eos_token": "<eos>", "model_max_length": int(1e30),
+        "pad_token": "<pad>", "sp_model_kwargs": {}, "spaces_between_special_tokens": False,
+        "tokenizer_class": "GemmaTokenizer", "unk_token": "<unk>", "use_default_system_prompt": False, **fields,
+    })  # fmt: skip
+    write_json(folder / "special_tokens_map.json", {
+        f"{name}_token": _special(f"<{name}>") for name in ("bos", "eos", "pad", "unk")
+    })  # fmt: skip
+    return len(made)
+
+
+# The second generation refuses a system's words, the third puts them before the first question.
+_GEMMA = (
+    "{{ bos_token }}{%% if messages[0]['role'] == 'system' %%}%s{%% set rest = messages[1:] %%}{%% else %%}"
+    "{%% set system = '' %%}{%% set rest = messages %%}{%% endif %%}{%% for m in rest %%}"
+    "{%% if (m['role'] == 'user') != (loop.index0 %% 2 == 0) %%}{{ raise_exception('roles must alternate') }}"
+    "{%% endif %%}{{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else m['role']) + '\\n' }}"
+    "{%% if loop.first %%}{{ system }}{%% endif %%}{{ m['content'] | trim }}{{ '<end_of_turn>\\n' }}{%% endfor %%}"
+    "{%% if add_generation_prompt %%}{{ '<start_of_turn>model\\n' }}{%% endif %%}"
+)
+_NO_SYSTEM = "{{ raise_exception('no system role') }}{% set system = '' %}"
+_SYSTEM_FIRST = "{% set system = messages[0]['content'] + '\\n\\n' %}"
+
+
+def gemma(version: int) -> Callable[..., Tensors]:
+    """google/gemma-2-2b-it and gemma-3-1b-it, whose config.json were read: tied tables though no field says so, two end
+    tokens, blocks with a window and without in turns; the third generation has two bases of rotation."""
+
+    def write(folder: Path, seed: int = 0) -> Tensors:
+        template = _GEMMA % (_NO_SYSTEM if version == 2 else _SYSTEM_FIRST)
+        vocab = gemma_tokenizer(folder, ["<start_of_turn>", "<end_of_turn>"], chat_template=template)
+        ends = [1, vocab - 1]
+        shared = {
+            "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 2, "cache_implementation": "hybrid",
+            "eos_token_id": ends, "head_dim": 16, "hidden_activation": "gelu_pytorch_tanh", "pad_token_id": 0,
+            "rms_norm_eps": 1e-6, "torch_dtype": "bfloat16",
+        }  # fmt: skip
+        if version == 2:
+            config = _llm(
+                "Gemma2ForCausalLM", vocab, **shared, attn_logit_softcapping=50.0, final_logit_softcapping=30.0,
+                max_position_embeddings=8192, model_type="gemma2", num_key_value_heads=2, query_pre_attn_scalar=16,
+                rope_theta=10000.0, sliding_window=12, transformers_version="4.42.4",
+            ) | {"hidden_act": "gelu_pytorch_tanh"}  # fmt: skip
+        else:
+            config = _llm(
+                "Gemma3ForCausalLM", vocab, **shared, attn_logit_softcapping=None, final_logit_softcapping=None,
+                max_position_embeddings=32768, model_type="gemma3_text", num_key_value_heads=1,
+                query_pre_attn_scalar=16, rope_local_base_freq=10000, rope_scaling=None, rope_theta=1000000,
+                sliding_window=12, sliding_window_pattern=LAYERS, transformers_version="4.50.0.dev0",
+            )  # fmt: skip
+            del config["hidden_act"]
+        write_json(folder / "config.json", config)
+        write_json(folder / "generation_config.json", {
+            "_from_model_config": True, "bos_token_id": 2, "cache_implementation": "hybrid", "eos_token_id": ends,
+            "pad_token_id": 0, **({"do_sample": True, "top_k": 64, "top_p": 0.95} if version == 3 else {}),
+        })  # fmt: skip
+        # Norms' weights are about zero, and words short: they are scaled up.
+        weights = _random(llm_shapes(config), ml_dtypes.bfloat16, seed)
+        weights |= {name: (x - 1).astype(x.dtype) for name, x in weights.items() if x.ndim == 1}
+        weights["model.embed_tokens.weight"] = (weights["model.embed_tokens.weight"] / 8).astype(ml_dtypes.bfloat16)
+        write_safetensors(folder, weights, 2 if version == 2 else 1)
+        return weights
+
+    return write
+
+
+PHI_4 = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% else %}{{ eos_token }}{% endif %}"
+)
+
+
+def phi_4(folder: Path, seed: int = 0) -> Tensors:
+    """microsoft/Phi-4-mini-instruct, whose config.json was read: fused matrices, a part of each head rotated, factors
+    of rotation for short and for long rows, a window longer than any text, a name of code that is not needed. One token
+    begins, ends and pads, and an answer ends with another."""
+    split = [pre_tokenizers.Split(tokenizers.Regex(_WORDS % 3), "isolated")]
+    special = ["<|endoftext|>", "<|endofprompt|>", "<|assistant|>", "<|end|>", "<|user|>", "<|system|>"]
+    vocab = byte_tokenizer(folder, split, special, fields={
+        "add_bos_token": False, "add_eos_token": False, "add_prefix_space": False, "bos_token": "<|endoftext|>",
+        "chat_template": PHI_4, "eos_token": "<|endoftext|>", "extra_special_tokens": {},
+        "pad_token": "<|endoftext|>", "tokenizer_class": "GPT2Tokenizer", "unk_token": "<|endoftext|>",
+    })  # fmt: skip
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    write_json(folder / "vocab.json", model["vocab"])
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *(" ".join(merge) for merge in model["merges"])]))
+    end = vocab - len(special)
+    config = _llm(
+        "Phi3ForCausalLM", vocab + 42, _name_or_path="Phi-4-mini-instruct", attention_bias=False, attention_dropout=0.0,
+        auto_map={
+            "AutoConfig": "configuration_phi3.Phi3Config", "AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM",
+            "AutoTokenizer": "Xenova/gpt-4o",
+        },
+        bos_token_id=end, embd_pdrop=0.0, eos_token_id=end, full_attn_mod=1, interpolate_factor=1, lm_head_bias=False,
+        max_position_embeddings=131072, mlp_bias=False, model_type="phi3", num_key_value_heads=2,
+        original_max_position_embeddings=4096, pad_token_id=end, partial_rotary_factor=0.75, resid_pdrop=0.0,
+        rms_norm_eps=1e-5, rope_scaling={
+            "long_factor": [1, 2.75, 32.5], "short_factor": [1.0, 1.0, 1.0], "type": "longrope",
+        },
+        rope_theta=10000.0, sliding_window=262144, tie_word_embeddings=True, torch_dtype="bfloat16",
+        transformers_version="4.45.0",
+    )  # fmt: skip
+    write_json(folder / "config.json", config)
+    write_json(folder / "generation_config.json", {
+        "_from_model_config": True, "bos_token_id": end, "eos_token_id": [end + 3, end], "pad_token_id": end,
+    })  # fmt: skip
+    weights = _random(llm_shapes(config), ml_dtypes.bfloat16, seed)
+    write_safetensors(folder, weights, 2)
     return weights
 
 
@@ -842,6 +1010,10 @@ LLMS: dict[str, Callable[..., Tensors]] = {
     "Qwen/Qwen2.5-0.5B-Instruct": qwen("2.5"),
     "Qwen/Qwen3-0.6B": qwen("3"),
     "HuggingFaceTB/SmolLM2-135M-Instruct": smollm2,
+    "allenai/OLMo-2-1124-13B-Instruct": olmo_2,
+    "google/gemma-2-2b-it": gemma(2),
+    "google/gemma-3-1b-it": gemma(3),
+    "microsoft/Phi-4-mini-instruct": phi_4,
 }
 CLIPS: dict[str, Callable[..., Tensors]] = {
     name: clip(name)

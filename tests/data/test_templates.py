@@ -184,6 +184,8 @@ CHAT_TEMPLATES = {
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
     # Qwen3's: thoughts, none here, before the last answer alone.
     "qwen3": twins.QWEN3,
+    # Phi-4-mini's: the end token behind the last message alone.
+    "phi4": twins.PHI_4,
 }
 
 
@@ -192,7 +194,7 @@ CHAT_TEMPLATES = {
 @pytest.mark.parametrize("template", CHAT_TEMPLATES)
 def test_a_tokenizers_own_template(chatml, legacy, template, name, retrieved):
     """What is made is what transformers renders, and what is learnt is what a prompt leaves to say."""
-    tokenizer = legacy if template == "mistral" else chatml
+    tokenizer = legacy if template in ("mistral", "phi4") else chatml
     tokenizer.chat_template = CHAT_TEMPLATES[template]
     found = record(name, "chat", retrieved=retrieved, retrieved_in_prompt=bool(retrieved))
     turns = [list(turn) for turn in CONVERSATIONS[name]]
@@ -202,9 +204,11 @@ def test_a_tokenizers_own_template(chatml, legacy, template, name, retrieved):
     made = pieces(found, tokenizer)
     assert text_of(made) == tokenizer.apply_chat_template(messages, tokenize=False)
     learnt = [text_of(group) for target, group in itertools.groupby(made, lambda piece: piece.target) if target]
-    end, blank = ("</s>", " ") if template == "mistral" else ("<|im_end|>", "")
+    end, blank = {"mistral": ("</s>", " "), "phi4": ("<|end|>", "")}.get(template, ("<|im_end|>", ""))
     thoughts = [""] * (len(turns) - 1) + ["<think>\n\n</think>\n\n" if template == "qwen3" else ""]
-    assert learnt == [f"{blank}{own}{answer}{end}" for own, (_, answer) in zip(thoughts, turns, strict=True)]
+    expected = [f"{blank}{own}{answer}{end}" for own, (_, answer) in zip(thoughts, turns, strict=True)]
+    expected[-1] += "</s>" if template == "phi4" else ""
+    assert learnt == expected
     assert "".join(p.text for p in made if p.retrieved) == retrieved
     prompt = text_of(pieces(found, tokenizer, prompt_only=True))
     assert prompt == tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
@@ -248,6 +252,13 @@ def test_a_template_for_another_tokenizer_is_named(tmp_path, template, changed, 
     with pytest.raises(UserError) as error:
         pieces(record("one turn", template), tokenizer)
     assert str(error.value) == named
+
+
+def test_an_end_token_may_be_the_one_for_what_is_unknown(tmp_path):
+    """As OLMo 2 and Phi-4-mini have it."""
+    tokenizer = llama_like(tmp_path)
+    tokenizer.unk_token = tokenizer.eos_token
+    assert text_of(pieces(record("one turn", "vicuna_v1"), tokenizer)).endswith(tokenizer.eos_token)
 
 
 @pytest.mark.parametrize("template", [t for t in TEMPLATES if t not in ("clip", "chat")])

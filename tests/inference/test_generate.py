@@ -37,6 +37,8 @@ MODELS = {
     "untied": dataclasses.replace(MODEL, llm=dataclasses.replace(MODEL.llm, tie_embeddings=False)),
     "window 3": dataclasses.replace(MODEL, llm=dataclasses.replace(MODEL.llm, sliding_window=3)),
 }
+MIXED = {"sliding_window": 3, "window_pattern": (True, False), "local_rope_theta": 50.0, "scaled_embeddings": True}
+MODELS["mixed"] = dataclasses.replace(MODEL, llm=dataclasses.replace(MODEL.llm, **MIXED, norms="sandwich"))
 MEDIA = ("none", "features", "two of features", "images")
 
 
@@ -218,7 +220,17 @@ HF_MODELS = {
     "llama": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**HF)),
     "llama-tied": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**HF, tie_word_embeddings=True)),
     "mistral-window-3": lambda: transformers.MistralForCausalLM(transformers.MistralConfig(**HF, sliding_window=3)),
-}
+    "gemma3-window-3": lambda: transformers.Gemma3ForCausalLM(transformers.Gemma3TextConfig(
+        **{**HF, "rope_parameters": None}, sliding_window=3, sliding_window_pattern=2, query_pre_attn_scalar=5,
+    )),
+    # Prompts longer than its first training was, so that answers are rotated by the long factors from the start.
+    "phi3-long": lambda: transformers.Phi3ForCausalLM(transformers.Phi3Config(
+        **{name: x for name, x in HF.items() if name not in ("head_dim", "rope_parameters")},
+        original_max_position_embeddings=2, rope_parameters={
+            "rope_type": "longrope", "rope_theta": 77.0, "short_factor": [1.0] * 3, "long_factor": [1.5, 2.5, 9.0],
+        },
+    )),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", HF_MODELS)
@@ -306,7 +318,7 @@ def test_a_language_model_alone():
     np.testing.assert_array_equal(found, run("tied", batch))
 
 
-@pytest.mark.parametrize(("name", "media"), [("tied", "none"), ("window 3", "features")])
+@pytest.mark.parametrize(("name", "media"), [("tied", "none"), ("window 3", "features"), ("mixed", "features")])
 def test_separate_blocks_give_the_same_tokens_and_states(name, media):
     config, params = MODELS[name], parameters(name)
     separate = {**params, "llm": llama.separate_blocks(params["llm"])}

@@ -16,15 +16,17 @@ def arrays(seed: int, b: int, t: int, heads: int, group: int, size: int) -> tupl
     return tuple(rng.standard_normal(shape).astype(np.float32) for shape in (q, k, v))
 
 
-def reference(q, k, v, lengths, window) -> np.ndarray:
+def reference(q, k, v, lengths, window, how=attention.PLAIN) -> np.ndarray:
     """float64, a query at a time; queries on padding are left at zero."""
+    scale = q.shape[-1] ** -0.5 if how.scale is None else how.scale
     out = np.zeros(q.shape)
     for b, t, head, group in np.ndindex(q.shape[:4]):
         if lengths is not None and t >= lengths[b]:
             continue
         last = q.shape[1] if lengths is None else t + 1
         first = 0 if window is None else max(0, t + 1 - window)
-        scores = k[b, first:last, head].astype(np.float64) @ q[b, t, head, group] / np.sqrt(q.shape[-1])
+        scores = k[b, first:last, head].astype(np.float64) @ q[b, t, head, group] * scale
+        scores = scores if how.cap is None else how.cap * np.tanh(scores / how.cap)
         p = np.exp(scores - scores.max())
         out[b, t, head, group] = (p / p.sum()) @ v[b, first:last, head]
     return out
@@ -38,6 +40,7 @@ CASES = [
     (2, 37, 2, 2, 16, (20, 37), 9),  # not a multiple of 128: "splash" leaves it to "blocks"
     (2, 50, 1, 1, 16, None, None),
 ]
+CAPPED = attention.Scores(scale=0.4, cap=1.5)  # which bends most of these scores
 
 
 @pytest.mark.parametrize("implementation", ["splash", "blocks"])
@@ -49,6 +52,35 @@ def test_against_float64(b, t, heads, group, size, lengths, window, implementati
     found = attend(*(jnp.array(x) for x in (q, k, v)), given, window)
     valid = np.ones((b, t), bool) if lengths is None else np.arange(t) < np.array(lengths)[:, None]
     np.testing.assert_allclose(np.asarray(found)[valid], reference(q, k, v, lengths, window)[valid], atol=2e-5)
+
+
+@pytest.mark.parametrize(("implementation", "t"), [("splash", 128), ("blocks", 203), ("xla", 37)])
+def test_scaled_and_capped_scores_and_their_gradient(implementation, t):
+    q, k, v = arrays(4, 2, t, 2, 2, 16)
+    lengths, positions = jnp.array([t, t - 20]), jnp.broadcast_to(jnp.arange(t), (2, t))
+    valid = np.arange(t) < np.array(lengths)[:, None]
+    mask = attention.causal_mask(positions, positions, valid, 30)
+    attend = {
+        "splash": lambda *x: attention._splash(*x, lengths, 30, CAPPED, interpret=True),
+        "blocks": lambda *x: attention.attend(*x, lengths, "blocks", 30, CAPPED),
+        "xla": lambda *x: attention.attend(*x, mask, scores=CAPPED),
+    }
+    given = [jnp.array(x) for x in (q, k, v)]
+    wanted = reference(q, k, v, lengths, 30, CAPPED)
+    found = attend[implementation](*given)
+    np.testing.assert_allclose(np.asarray(found)[valid], wanted[valid], atol=2e-5)
+    plain = reference(q, k, v, lengths, 30, attention.Scores(scale=0.4))
+    assert np.abs(wanted - plain)[valid].max() > 0.1
+    if implementation == "xla":
+        return
+
+    def gradients(name: str):
+        return jax.grad(lambda *x: jnp.sum(jnp.sin(attend[name](*x)) * valid[:, :, None, None, None]), (0, 1, 2))(
+            *given
+        )
+
+    for one, other in zip(gradients(implementation), gradients("xla"), strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5)
 
 
 @pytest.mark.parametrize("window", [None, 70])
@@ -74,6 +106,10 @@ def test_an_unknown_one_is_named_and_what_is_not_there_says_why():
     q, k, v = arrays(2, 1, 4, 1, 1, 8)
     with pytest.raises(ValueError, match="attention: 'flash', expected one of xla, blocks, cudnn, splash"):
         attention.attend(q, k, v, None, "flash")
+    with pytest.raises(
+        ValueError, match="attention: 'cudnn' has no soft cap of scores, expected one of xla, blocks, s"
+    ):
+        attention.attend(q, k, v, None, "cudnn", scores=CAPPED)
     if jax.default_backend() == "cpu":
         assert attention.works("cudnn")
 

@@ -59,6 +59,10 @@ trained = {"stage1": ("projector/.*",), "lora": ("projector/.*", ".*_lora/.*")}.
 if stage == "lora":
     lora = layers.LoraConfig(rank=3, alpha=6.0)
     model = dataclasses.replace(model, llm=dataclasses.replace(model.llm, lora=lora))
+if stage == "mixed":  # blocks with a window and without, by turns; norms of whole queries, and behind the layers
+    own = dict(sliding_window=3, window_pattern=(True, False), local_rope_theta=50.0, norms="sandwich", qk_norm=True)
+    own |= dict(whole_qk_norm=True, scaled_embeddings=True, attention_cap=2.0, attention="blocks", remat="names")
+    model = dataclasses.replace(model, llm=dataclasses.replace(model.llm, **own))
 optimizer = optim.OptimConfig(
     1e-3, (*((pattern, 1.0) for pattern in trained), (".*", 0.0)), warmup=0.0, weight_decay=0.1,
     accumulate=2 if stage == "accumulate" else 1,
@@ -154,8 +158,8 @@ def test_eight_devices_compute_what_one_computes(eight):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["lora", "accumulate"])
-def test_so_do_they_with_lora_and_accumulation(stage):
+@pytest.mark.parametrize("stage", ["lora", "accumulate", "mixed"])
+def test_so_do_they_with_lora_and_accumulation_and_blocks_of_two_kinds(stage):
     assert_the_same(run_eight(stage, SOME[:1]))
 
 

@@ -105,6 +105,30 @@ def test_lora(trains, policy, targets):
     assert found.cost_analysis()["flops"] == pytest.approx(expected.hardware, rel=0.004)
 
 
+@pytest.mark.parametrize("policy", ["none", "names", "full"])
+def test_norms_behind_the_layers(policy):
+    """As Gemma has them: their gradients need the last product of a block again."""
+    own = {"norms": "sandwich", "zero_centered_norms": True, "attention_cap": 50.0, "activation": "gelu_pytorch_tanh"}
+    model = remat(one_block(MISTRAL), policy)
+    model = dataclasses.replace(
+        model, llm=dataclasses.replace(model.llm, **own, scaled_embeddings=True, logit_cap=30.0)
+    )
+    found = lowered_step(model, step.LossConfig(), "both", 4, 776, 1, 1).cost_analysis()["flops"]
+    expected = flops.step(model, flops.Step(4, 776, trains=PARTS["both"]), causal=False).hardware
+    assert found == pytest.approx(expected, rel=0.006)
+
+
+def test_scores_of_blocks_with_and_without_a_window():
+    """Gemma 3's: of five blocks the third and no other sees everything."""
+    config = dataclasses.replace(MISTRAL.llm, num_layers=5, sliding_window=4, window_pattern=(True, True, False))
+    places = jnp.arange(13)[None]
+    seen = [attention.causal_mask(places, places, places >= 0, w).sum() for w in (4, 4, None, 4, 4)]
+    for count in (1, 3, 5):
+        work = flops.decoder_blocks(config, 13, True, count)
+        assert work.attention == 4 * sum(map(int, seen[:count])) * config.num_heads * config.head_dim
+        assert work.weights == flops.decoder_blocks(config, 13, False, 1).weights * count
+
+
 def test_features_made_beforehand_need_no_tower():
     shape = flops.Step(4, 704, trains=PARTS["projector"])
     given = flops.step(MISTRAL, dataclasses.replace(shape, tower=False))
@@ -156,7 +180,7 @@ def test_flops_grow_with_the_blocks(blocks):
     def total(params, x, where, valid):
         return jnp.sum(decoder.apply(params, x, where, valid).hidden)
 
-    work = flops.decoder_block(config, 640, causal=False) * (2 * blocks)
+    work = flops.decoder_blocks(config, 640, causal=False, count=blocks) * 2
     for function, expected in (
         (total, work.forward),
         (jax.grad(total, 1), work.forward + work.backward(parameters=False)),

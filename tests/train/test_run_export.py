@@ -123,7 +123,7 @@ def get_config():
         ("rope_theta=500.0, tie_embeddings=False", None),
         pytest.param(
             "mlp_bias=True, qkv_bias=True",
-            "no family has a decoder of this shape: Llama has no sliding window, no norms of query and key, and biases",
+            "no family has a decoder of this shape: of llama out_bias is False, expected True as qkv_bias",
             marks=pytest.mark.slow,
         ),
     ],
@@ -191,6 +191,7 @@ def test_a_decoder_of_its_own_belongs_to_the_family_of_its_shape():
     assert families.of(dataclasses.replace(plain, sliding_window=4)) == "mistral"
     assert families.of(dataclasses.replace(plain, qkv_bias=True)) == "qwen2"
     assert families.of(dataclasses.replace(plain, qkv_bias=True, out_bias=True)) == "llama"
+    assert families.of(dataclasses.replace(plain, norms="post", qk_norm=True, whole_qk_norm=True)) == "olmo2"
 
 
 def test_what_is_no_finished_training_is_named(folders, tmp_path):

@@ -145,20 +145,31 @@ def test_a_folder_without_the_part_is_named(hub, tmp_path):
         ("tpu", {"lengths": (128, 200)}, "blocks", "splash: data.lengths has 200, expected multiples of 128"),
         ("gpu", {}, "cudnn", None),
         ("gpu", {"dtype": "float32"}, "blocks", "cudnn: dtype is float32, expected bfloat16"),
+        (
+            "gpu",
+            {"attention_cap": 30.0},
+            "blocks",
+            "cudnn: the decoder caps its scores softly at 30.0, which it does not",
+        ),
         ("tpu", {"attention": "xla"}, "xla", None),
     ],
 )
 def test_the_devices_choose_the_attention(hub, platform, fields, chosen, said):
-    made = config(hub, **{name: value for name, value in fields.items() if name != "lengths"})
+    llm = dataclasses.replace(open_hub(hub)[0].llm, attention_cap=fields.get("attention_cap"))
+    made = config(hub, **{name: fields[name] for name in fields.keys() & {"dtype", "attention"}})
     if "lengths" in fields:
         made = dataclasses.replace(made, data=dataclasses.replace(made.data, lengths=fields["lengths"]))
     elsewhere = SimpleNamespace(devices=np.array([SimpleNamespace(platform=platform)]))
-    assert setup.choose_attention(made, elsewhere) == (chosen, said)
+    found, reason = setup.choose_attention(made, llm, elsewhere)
+    assert found == chosen
+    assert (reason or "").startswith(said or "")
+    assert (reason is None) == (said is None)
 
 
 def test_what_does_not_work_here_is_not_chosen(hub, monkeypatch):
     device = SimpleNamespace(platform="gpu")
     monkeypatch.setattr(jax, "local_devices", lambda: [device])
-    monkeypatch.setattr(attention, "works", lambda name: f"no {name} here")
+    monkeypatch.setattr(attention, "works", lambda name, head_dim: f"no {name} for heads of {head_dim} here")
     here = SimpleNamespace(devices=np.array([device]))
-    assert setup.choose_attention(config(hub), here) == ("blocks", "cudnn: no cudnn here")
+    llm = open_hub(hub)[0].llm
+    assert setup.choose_attention(config(hub), llm, here) == ("blocks", "cudnn: no cudnn for heads of 8 here")

@@ -4,12 +4,13 @@ Dimension letters: L blocks, B samples, T positions, D hidden, K key/value heads
 H head size.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from tga_jax.models import attention, layers, llama
+from tga_jax.models import layers, llama
 
 Array = jax.Array
 
@@ -20,28 +21,34 @@ def image_attention(config: llama.LlamaConfig, blocks: dict, states: Array, vali
     blocks: the decoder's, stacked; states: their inputs [L, B, T, D]; valid: bool [B, T], padding at the end.
     """
     c = config
-    positions = llama.positions(valid)
-    last = valid.sum(1, dtype=jnp.int32)[:, None] - 1
-    seen = attention.causal_mask(last, positions, valid, c.sliding_window)[:, 0, None, None]
+    positions, lengths = llama.positions(valid), valid.sum(1, dtype=jnp.int32)
+    last = lengths[:, None] - 1
+    seen = llama.masks(c, last, positions, valid)
+    rope_of_last, rope = llama.rotations(c, last, lengths), llama.rotations(c, positions, lengths)
     block = llama.DecoderBlock(c, emit_states=False)
 
-    def projected(name: str, p: dict, x: Array, positions: Array) -> Array:
-        """What the block itself makes of x as its "query" or "key"; the compiler drops the rest of it."""
+    def projected(name: str, p: dict, x: Array, rope: tuple[Array, Array]) -> Array:
+        """What the block itself makes of x as its "query" or "key", [B, T, K, ..., H]; the compiler drops the rest."""
         name = f"{name}_norm" if c.qk_norm else name
-        rope = layers.rope_angles(positions, c.head_dim, c.rope_theta, c.rope_scaling)
         found: Any = block.apply(
-            {"params": p}, x, None, rope, None, 0, None,
+            {"params": p}, x, None, None, rope, None, 0, None,
             capture_intermediates=lambda module, _: module.name == name, mutable=["intermediates"],
         )[1]  # fmt: skip
-        return layers.apply_rope(found["intermediates"][name]["__call__"][0], *rope)
+        made = found["intermediates"][name]["__call__"][0]
+        made = made.reshape(*x.shape[:2], c.num_kv_heads, -1, c.head_dim)  # which `whole_qk_norm` has flat
+        return layers.apply_rope(made, *rope)
 
-    def mass(block_and_input: tuple[dict, Array]) -> Array:
-        p, x = block_and_input
-        query = projected("query", p, jnp.take_along_axis(x, last[..., None], axis=1), last)
-        scores = jnp.einsum(
-            "BKGH,BTKH->BKGT", query[:, 0], projected("key", p, x, positions), preferred_element_type=jnp.float32
-        )
-        weights = jax.nn.softmax(jnp.where(seen, scores * c.head_dim**-0.5, -jnp.inf))
+    def mass(block_and_input: tuple[dict, Array, Array]) -> Array:
+        p, x, windowed = block_and_input
+
+        def own(pair: Any) -> Any:
+            return jax.tree.map(partial(jnp.where, windowed), *pair) if c.is_mixed else pair
+
+        query = projected("query", p, jnp.take_along_axis(x, last[..., None], axis=1), own(rope_of_last))[:, 0]
+        key = projected("key", p, x, own(rope))[:, :, :, 0]
+        products = jnp.einsum("BKGH,BTKH->BKGT", query, key, preferred_element_type=jnp.float32)
+        scores = c.scores.of(products, c.head_dim)
+        weights = jax.nn.softmax(jnp.where(own(seen)[:, 0, None, None], scores, -jnp.inf))
         return (weights * image_mask[:, None, None]).sum(-1).mean((1, 2))
 
-    return jax.lax.map(mass, (blocks, states))
+    return jax.lax.map(mass, (blocks, states, jnp.array(c.windowed)))

@@ -17,7 +17,7 @@ import numpy as np
 
 from tga_jax.data.batch import Batch
 from tga_jax.inference.decode import Config, embed, language_model
-from tga_jax.models import attention, layers, llama, llava
+from tga_jax.models import layers, llama, llava
 
 Array = jax.Array
 
@@ -49,25 +49,29 @@ class _Blocks:
         c = self.config
         self.block = llama.DecoderBlock(c, emit_states=False)
         positions = llama.positions(batch.valid)
-        self.rope = layers.rope_angles(positions, c.head_dim, c.rope_theta, c.rope_scaling)
-        self.causal = attention.causal_mask(positions, positions, batch.valid, c.sliding_window)
+        self.rope = llama.rotations(c, positions, batch.valid.sum(1))
+        self.causal = llama.masks(c, positions, positions, batch.valid)
 
-    def params(self, i: Array) -> dict:
-        """Of block i."""
-        return jax.tree.map(lambda x: x[i], self.stack)
+    def block_at(self, i: Array) -> tuple[dict, Array | None]:
+        """Of block i its parameters, and whether it has the window, as `llama.DecoderBlock` takes it."""
+        windowed = jnp.array(self.config.windowed)[i] if self.config.is_mixed else None
+        return jax.tree.map(lambda x: x[i], self.stack), windowed
 
-    def own(self, p: dict, x: Array) -> tuple[Array, tuple[Array, Array]]:
+    def own(self, at: tuple[dict, Array | None], x: Array) -> tuple[Array, tuple[Array, Array]]:
         """One block as it is: its output, and its keys and values [B, T, K, H]."""
-        c = self.config
+        c, (p, windowed) = self.config, at
         empty = jnp.zeros((*x.shape[:2], c.num_kv_heads, c.head_dim), c.dtype)
-        x, (kv, _, _) = layers.apply(self.block, p, x, (empty, empty), self.rope, self.causal, 0, None)
+        x, (kv, _, _) = layers.apply(self.block, p, x, (empty, empty), windowed, self.rope, self.causal, 0, None)
         return x, kv
 
-    def reading(self, p: dict, x: Array, kv: Sequence[Array], readers: Array) -> Array:
+    def reading(self, at: tuple[dict, Array | None], x: Array, kv: Sequence[Array], readers: Array) -> Array:
         """One block in which the positions `readers` [B, T] read these keys and values, the others their own."""
+        p, windowed = at
         cache = tuple(jnp.concatenate([a, jnp.zeros_like(a)], axis=1) for a in kv)  # its own are written behind
-        mask = [self.causal & readers[..., None], self.causal & ~readers[..., None]]
-        return layers.apply(self.block, p, x, cache, self.rope, jnp.concatenate(mask, -1), x.shape[1], None)[0]
+        mask = jax.tree.map(
+            lambda seen: jnp.concatenate([seen & readers[..., None], seen & ~readers[..., None]], -1), self.causal
+        )
+        return layers.apply(self.block, p, x, cache, windowed, self.rope, mask, x.shape[1], None)[0]
 
 
 def _inputs(config: Config, params: dict, *batches: Batch) -> list[Array]:
@@ -79,7 +83,7 @@ def _inputs(config: Config, params: dict, *batches: Batch) -> list[Array]:
 def _onward(config: Config, params: dict, picture: Batch, x: Array, first: Array | int, last: Array | int) -> Array:
     """From the input x of block `first` to that of block `last`, of a run with `picture`'s positions."""
     blocks = _Blocks(config, params, picture)
-    return jax.lax.fori_loop(first, last, lambda i, x: blocks.own(blocks.params(i), x)[0], x)
+    return jax.lax.fori_loop(first, last, lambda i, x: blocks.own(blocks.block_at(i), x)[0], x)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -94,17 +98,17 @@ def _patched(
 
     def body(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         x, donor = carry
-        p, where = blocks.params(i), jax.tree.map(lambda a: a[i], patch)
+        at, where = blocks.block_at(i), jax.tree.map(lambda a: a[i], patch)
         x = jnp.where(where.residual[..., None], donor, x)
 
         def mixed(x: Array) -> Array:
             masks = (where.key[..., None, None], where.value[..., None, None])
-            kvs = zip(masks, blocks.own(p, donor)[1], blocks.own(p, x)[1], strict=True)
-            return blocks.reading(p, x, [jnp.where(m, d, o) for m, d, o in kvs], ~(where.key | where.value))
+            kvs = zip(masks, blocks.own(at, donor)[1], blocks.own(at, x)[1], strict=True)
+            return blocks.reading(at, x, [jnp.where(m, d, o) for m, d, o in kvs], ~(where.key | where.value))
 
         return (
-            jax.lax.cond(reads[i], mixed, lambda x: blocks.own(p, x)[0], x),
-            jax.lax.cond(needed[i], lambda x: blocks.own(p, x)[0], lambda x: x, donor),
+            jax.lax.cond(reads[i], mixed, lambda x: blocks.own(at, x)[0], x),
+            jax.lax.cond(needed[i], lambda x: blocks.own(at, x)[0], lambda x: x, donor),
         )
 
     x, _ = jax.lax.fori_loop(first, blocks.config.num_layers, body, (x, donor))

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from tga_jax.data.batch import Batch
 from tga_jax.errors import UserError
 from tga_jax.models.llava import LlavaConfig
-from tga_jax.train import flops, setup
+from tga_jax.train import flops, origin, setup
 from tga_jax.train.config import TrainConfig
 from tga_jax.train.step import TrainState
 
@@ -76,8 +76,9 @@ def prepare(config: TrainConfig, devices: Sequence[Any] | None = None, length: i
         raise UserError(f"--length: {length}, expected one of data.lengths, {', '.join(map(str, lengths))}")
     bucket = lengths.index(length) if length else len(lengths) - 1
     mesh = setup.make_mesh(config, devices)
-    attention, reason = setup.choose_attention(config, mesh)
-    model = setup.make_model(config, None, attention)
+    model = origin.model_of(config)
+    attention, reason = setup.choose_attention(config, model.llm, mesh)
+    model = setup.make_model(config, model, attention)
     if pictures * model.image_tokens > lengths[bucket]:
         taken = pictures * model.image_tokens
         raise UserError(f"length {lengths[bucket]}: {pictures} picture(s) take {taken} tokens, expected fewer")

@@ -9,10 +9,11 @@ from tga_jax.errors import UserError
 # Read by `hub_config` and `families` from the config that transformers makes of the file.
 USED = {
     # of language models
-    "attention_bias", "bos_token_id", "eos_token_id", "head_dim", "hidden_act", "hidden_size", "intermediate_size",
-    "layer_types", "max_position_embeddings", "max_window_layers", "mlp_bias", "model_type", "num_attention_heads",
-    "num_hidden_layers", "num_key_value_heads", "pad_token_id", "rms_norm_eps", "rope_parameters", "sliding_window",
-    "tie_word_embeddings", "use_sliding_window", "vocab_size",
+    "attention_bias", "attn_logit_softcapping", "bos_token_id", "eos_token_id", "final_logit_softcapping", "head_dim",
+    "hidden_act", "hidden_activation", "hidden_size", "intermediate_size", "layer_types", "max_position_embeddings",
+    "max_window_layers", "mlp_bias", "model_type", "num_attention_heads", "num_hidden_layers", "num_key_value_heads",
+    "original_max_position_embeddings", "pad_token_id", "query_pre_attn_scalar", "rms_norm_eps", "rope_parameters",
+    "sliding_window", "tie_word_embeddings", "use_bidirectional_attention", "use_sliding_window", "vocab_size",
     # of CLIP and LLaVA
     "image_size", "image_token_id", "image_token_index", "layer_norm_eps", "multimodal_projector_bias", "num_channels",
     "patch_size", "projection_dim", "projector_hidden_act", "text_config", "vision_config", "vision_feature_layer",
@@ -25,8 +26,9 @@ HARMLESS = {
     "_attn_implementation_autoset", "_commit_hash", "_name_or_path", "architectures", "dtype", "is_llama_config",
     "tokenizer_class", "torch_dtype", "transformers.js_config", "transformers_version",
     # Training: dropout, first values, losses and their labels.
-    "attention_dropout", "dropout", "finetuning_task", "id2label", "ignore_index", "initializer_factor",
-    "initializer_range", "label2id", "logit_scale_init_value", "num_labels", "problem_type", "task_specific_params",
+    "attention_dropout", "dropout", "embd_pdrop", "finetuning_task", "id2label", "ignore_index", "initializer_factor",
+    "initializer_range", "label2id", "logit_scale_init_value", "num_labels", "problem_type", "resid_pdrop",
+    "task_specific_params",
     # How transformers runs a model and what it gives back, with the same numbers in it.
     "chunk_size_feed_forward", "image_seq_length", "output_attentions", "output_hidden_states", "output_scores",
     "pretraining_tp", "return_dict", "return_dict_in_generate", "torchscript", "use_bfloat16", "use_cache",
@@ -69,7 +71,7 @@ def check(
     raw: a file's fields; cls: of transformers, which has parsed them; also: further fields that are known; fixed:
     further ones with the only values that they may have.
     """
-    fixed = FIXED | (fixed or {})
+    fixed = {name: values for name, values in (FIXED | (fixed or {})).items() if name not in also}
     for name in sorted(raw.keys() & fixed.keys()):
         if raw[name] not in fixed[name]:
             raise UserError(f"{where}: {name} is {raw[name]!r}, expected {fixed[name][0]!r}; nothing else is supported")

@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from safetensors.numpy import save_file
 
-from tga_jax.checkpoints import rules
+from tga_jax.checkpoints import families, rules
 from tga_jax.checkpoints.folder import Tensor
 from tga_jax.checkpoints.spec import Spec
 from tga_jax.errors import UserError
@@ -67,7 +67,8 @@ def _leaves(tree: dict[str, Any]) -> dict[str, Any]:
 
 def _sources(model: Spec, like: dict[str, Any]) -> Iterator[tuple[str, rules.Rule, list[str], tuple[int, ...]]]:
     """For every parameter: (path, rule, hub names within the part, one a layer, shape of one of them)."""
-    by_path = {f"{part}/{rule.ours}": rule for part, own in rules.RULES.items() for rule in own}
+    tables = rules.RULES if model.llm is None else {**rules.RULES, "llm": rules.of_decoder(model.llm.norms)}
+    by_path = {f"{part}/{rule.ours}": rule for part, own in tables.items() for rule in own}
     for path, leaf in like.items():
         rule = by_path.get(path)
         if rule is None:
@@ -77,8 +78,43 @@ def _sources(model: Spec, like: dict[str, Any]) -> Iterator[tuple[str, rules.Rul
         yield path, rule, hub_names, leaf.shape[1:] if stacked else leaf.shape
 
 
+def _is_fused(model: Spec) -> bool:
+    """Whether query, key and value are one matrix in the model's hub checkpoints."""
+    return model.llm is not None and families.FAMILIES[model.family or families.of(model.llm)].fused
+
+
+def _rows(tensor: Tensor, rows: slice) -> np.ndarray:
+    return tensor.read()[rows]
+
+
+def _pieces(model: Spec, found: dict[str, Tensor], where: str) -> dict[str, Tensor]:
+    """The tensors with fused matrices in pieces, each read for itself. Raises UserError for one of another size."""
+    c = model.llm
+    assert c is not None
+    heads, kv_heads = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+    sizes = {"qkv_proj": (heads, kv_heads, kv_heads), "gate_up_proj": (c.mlp_size, c.mlp_size)}
+    made: dict[str, Tensor] = {}
+    for name, tensor in found.items():
+        whole = next((whole for whole in rules.FUSED if f".{whole}." in name), None)
+        if whole is None:
+            made[name] = tensor
+            continue
+        if tensor.shape != (sum(sizes[whole]), c.hidden_size):
+            wanted = [sum(sizes[whole]), c.hidden_size]
+            raise UserError(
+                f"{where}: weights and config disagree: {name} is {list(tensor.shape)}, config.json says {wanted}"
+            )
+        start = 0
+        for piece, size in zip(rules.FUSED[whole], sizes[whole], strict=True):
+            rows, start = slice(start, start + size), start + size
+            made[name.replace(whole, piece)] = Tensor((size, c.hidden_size), tensor.file, partial(_rows, tensor, rows))
+    return made
+
+
 def _match(model: Spec, found: dict[str, Tensor], where: str) -> dict[str, list[Tensor]]:
     """Path -> its tensors by layer. Raises UserError listing all missing, unexpected and unfit names at once."""
+    if _is_fused(model):
+        found = _pieces(model, found, where)
     here: dict[tuple[str, str], tuple[str, Tensor]] = {}
     wrong = []
     for name, tensor in found.items():
@@ -221,15 +257,26 @@ def hub_tensors(model: Spec, params: dict[str, Any], vocab_size: int | None = No
         leaves = {
             path: x for path, x in leaves.items() if not path.startswith("clip/") or path.startswith("clip/vision/")
         }
+    fused = any(path.startswith("llm/") for path in leaves) and _is_fused(model)
+
+    def read(path: str, rule: rules.Rule, local: str, i: int) -> np.ndarray:
+        x = rule.to_hub(np.asarray(leaves[path][i] if "*" in rule.hub else leaves[path]))
+        if local in _VOCABULARY and vocab_size is not None and vocab_size > len(x):
+            # The mean of all rows, as transformers' own conversion has it nearly: no token is put forward.
+            mean = x.astype(np.float32).mean(0, keepdims=True).astype(x.dtype)
+            x = np.concatenate([x, np.repeat(mean, vocab_size - len(x), axis=0)])
+        return x
+
+    wholes: dict[str, dict[int, Callable[[], np.ndarray]]] = {}  # hub name -> its pieces by place, not read yet
     for path, rule, hub_names, _ in _sources(model, leaves):
         part = path.split("/")[0]
         for i, local in enumerate(hub_names):
-            x = rule.to_hub(np.asarray(leaves[path][i] if "*" in rule.hub else leaves[path]))
-            if local in _VOCABULARY and vocab_size is not None and vocab_size > len(x):
-                # The mean of all rows, as transformers' own conversion has it nearly: no token is put forward.
-                mean = x.astype(np.float32).mean(0, keepdims=True).astype(x.dtype)
-                x = np.concatenate([x, np.repeat(mean, vocab_size - len(x), axis=0)])
-            yield rules.hub_name(part, local, model.kind == "llava"), x
+            whole, place = rules.fused(local) if fused and part == "llm" else (local, 0)
+            name = rules.hub_name(part, whole, model.kind == "llava")
+            wholes.setdefault(name, {})[place] = partial(read, path, rule, local, i)
+    for name, pieces in wholes.items():
+        arrays = [pieces[place]() for place in sorted(pieces)]
+        yield name, arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def _umask() -> int:

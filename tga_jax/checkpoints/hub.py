@@ -179,6 +179,12 @@ def export_hub(workdir: Path, folder: Path, console: rich.console.Console | None
     tokenizer = _with_image(workdir / spec.HUB, model, console) if model.kind == "llava" else None
     if tokenizer is not None:
         model = dataclasses.replace(model, image_token_id=tokenizer.convert_tokens_to_ids(IMAGE))
+    if console is not None and isinstance(model.config, LlavaConfig) and model.config.llm.logit_cap is not None:
+        console.print(
+            f"logits: transformers' Llava leaves out this decoder's soft cap at {model.config.llm.logit_cap}: greedy "
+            "answers are the same there, probabilities are not",
+            markup=False,
+        )
     rows = _padded_vocabulary(model)
     hub = hub_config.to_hub(model, rows)
     hub.dtype = _dtype(model)

@@ -98,7 +98,7 @@ _TEXT = (
     *_norm("final_layer_norm", "final_norm"),
 )
 
-RULES: dict[str, tuple[Rule, ...]] = {
+RULES: dict[str, tuple[Rule, ...]] = {  # of all parts but the decoder
     "clip": (
         *_within(_VISION, "vision_model.", "vision/"),
         *_within(_TEXT, "text_model.", "text/"),
@@ -107,18 +107,47 @@ RULES: dict[str, tuple[Rule, ...]] = {
         Rule("logit_scale", "logit_scale"),
     ),
     "projector": (*_linear("linear_1", "linear_1"), *_linear("linear_2", "linear_2")),
-    "llm": (
+}
+
+# Names of a decoder's norms, by where they stand (`llama.NORMS`): before attention and feed-forward, and behind them.
+_NORMS = {
+    "pre": {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"},
+    "post": {"attention_post_norm": "post_attention_layernorm", "mlp_post_norm": "post_feedforward_layernorm"},
+    "sandwich": {
+        "attention_norm": "input_layernorm",
+        "attention_post_norm": "post_attention_layernorm",
+        "mlp_norm": "pre_feedforward_layernorm",
+        "mlp_post_norm": "post_feedforward_layernorm",
+    },
+}
+
+
+def of_decoder(norms: str) -> tuple[Rule, ...]:
+    """Of the part "llm"; norms: where they stand, of which their names depend."""
+    return (
         Rule("embed_tokens.weight", "embed/embedding"),
-        *_norm("layers.*.input_layernorm", "blocks/attention_norm"),
         *(r for n in ("query", "key", "value") for r in _linear(f"layers.*.self_attn.{n[0]}_proj", f"blocks/{n}")),
         *(Rule(f"layers.*.self_attn.{n[0]}_norm.weight", f"blocks/{n}_norm/scale") for n in ("query", "key")),
         *_linear("layers.*.self_attn.o_proj", "blocks/out", inputs=3),
-        *_norm("layers.*.post_attention_layernorm", "blocks/mlp_norm"),
+        *(Rule(f"layers.*.{hub}.weight", f"blocks/{ours}/scale") for ours, hub in _NORMS[norms].items()),
         *(r for n in ("gate", "up", "down") for r in _linear(f"layers.*.mlp.{n}_proj", f"blocks/{n}")),
         *_norm("norm", "final_norm"),
         *_linear("lm_head", "lm_head"),
-    ),
-}
+    )
+
+
+# Of families with fused matrices: which ones lie one below the other in one.
+FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+_PIECES = {piece: (whole, i) for whole, pieces in FUSED.items() for i, piece in enumerate(pieces)}
+
+
+def fused(name: str) -> tuple[str, int]:
+    """(the matrix of which a decoder's tensor is a piece, which piece of it); of any other its own name, and 0."""
+    for piece, (whole, i) in _PIECES.items():
+        if f".{piece}." in name:
+            return name.replace(piece, whole), i
+    return name, 0
+
 
 # Where the parts stand in a checkpoint: original LLaVA, its stage-1 file, the hub's older and newer layouts, and plain
 # CLIP and Llama. The first pattern that matches the start of a name decides; the rest of the name is within the part.

@@ -160,7 +160,8 @@ def answer(chat: Chat, whole: str, prompt: str, count: int, end_token: str) -> s
     """An answer of the whole conversation, from where its prompt ends to its end token; to the end of the first `count`
     messages, of which it is the last one, if none stands before what is said next.
 
-    What stands around an answer may depend on what follows: Qwen3's last one alone has a block of thoughts.
+    What stands around an answer may depend on what follows: Qwen3's last one alone has a block of thoughts, Phi-4's an
+    end token behind the mark that ends every message.
     """
     rest = whole.removeprefix(prompt)
     before, *more = _MARK.split(rest, maxsplit=2)
@@ -169,9 +170,10 @@ def answer(chat: Chat, whole: str, prompt: str, count: int, end_token: str) -> s
     if token:
         return said + end + token
     ended = chat.render(count, False)
-    if not whole.startswith(ended):
-        raise UserError(NOT_ITS_PROMPT)
-    return ended.removeprefix(prompt)
+    for start in (ended, ended.removesuffix(end_token)):
+        if whole.startswith(start):
+            return start.removeprefix(prompt)
+    raise UserError(NOT_ITS_PROMPT)
 
 
 def prompt(tokenizer: Any, messages: Sequence[Mapping[str, Any]], sees: bool, special_tokens: bool = False) -> Prompt:

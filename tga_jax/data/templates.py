@@ -186,7 +186,9 @@ def pieces(record: Record, tokenizer: Any, prompt_only: bool = False) -> list[Pi
         record = dataclasses.replace(record, turns=turns)
     needed = {"plain": [], "llama_2": [tokenizer.bos_token], "chatml": ["<|im_start|>", "<|im_end|>"]}
     for token in needed.get(record.template, [tokenizer.eos_token]):
-        if token is None or tokenizer.convert_tokens_to_ids(token) in (None, tokenizer.unk_token_id):
+        # Of OLMo 2 and Phi-4-mini the end token is also the one for what is unknown.
+        unknown = None if token == tokenizer.unk_token else tokenizer.unk_token_id
+        if token is None or tokenizer.convert_tokens_to_ids(token) in (None, unknown):
             raise UserError(f"template {record.template!r}: the tokenizer lacks {token or 'an end token'}")
     try:
         found = TEMPLATES[record.template](record, tokenizer)

@@ -18,6 +18,7 @@ Array = jax.Array
 
 ACTIVATIONS = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "silu": jax.nn.silu,
 }
@@ -66,50 +67,69 @@ class RopeScaling:
 
     "linear": all by `factor` (position interpolation, Chen et al., 2023). "llama3": those with wavelengths above
     original_length / low_freq_factor by `factor`, those below original_length / high_freq_factor not at all, and a
-    blend between (Llama 3.1).
+    blend between (Llama 3.1). "longrope": each by a factor of its own, short_factor in rows of up to original_length
+    tokens, long_factor in longer ones, and the rotated numbers times attention_factor (Ding et al., 2024).
     """
 
     kind: str
-    factor: float
+    factor: float | None = None
     low_freq_factor: float | None = None
     high_freq_factor: float | None = None
     original_length: int | None = None
+    short_factor: tuple[float, ...] | None = None  # [R/2]
+    long_factor: tuple[float, ...] | None = None  # [R/2]
+    attention_factor: float | None = None
 
     def __post_init__(self):
-        if self.kind not in ("linear", "llama3"):
-            raise ValueError(f"rope_scaling: kind {self.kind!r}, expected 'linear' or 'llama3'")
-        rest = (self.low_freq_factor, self.high_freq_factor, self.original_length)
-        if [r is None for r in rest] != [self.kind == "linear"] * 3:
-            raise ValueError(
-                "rope_scaling: low_freq_factor, high_freq_factor and original_length belong to 'llama3', all three"
-            )
+        if self.kind not in ROPE_FIELDS:
+            raise ValueError(f"rope_scaling: kind {self.kind!r}, expected one of {', '.join(ROPE_FIELDS)}")
+        given = {name for name, value in vars(self).items() if name != "kind" and value is not None}
+        if given != set(ROPE_FIELDS[self.kind]):
+            raise ValueError(f"rope_scaling: {self.kind!r} has {', '.join(ROPE_FIELDS[self.kind])}, all and no other")
 
 
-def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> Array:
-    """Rotary frequencies float32 [H/2], in radians a position."""
-    frequencies = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+ROPE_FIELDS = {
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_length"),
+    "longrope": ("original_length", "short_factor", "long_factor", "attention_factor"),
+}
+
+
+def rope_frequencies(size: int, theta: float, scaling: RopeScaling | None, lengths: Array | None = None) -> Array:
+    """Rotary frequencies float32 [R/2], in radians a position, of R = `size` numbers of a head; of "longrope", which
+    needs the lengths [B] of the rows, [B, 1, R/2]."""
+    frequencies = theta ** (-jnp.arange(0, size, 2, dtype=jnp.float32) / size)
+    s: Any = scaling  # whose fields are there, by its kind
     if scaling is None:
         return frequencies
-    scaled = frequencies / scaling.factor
-    if scaling.low_freq_factor is None or scaling.high_freq_factor is None or scaling.original_length is None:
-        return scaled
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    turns = scaling.original_length * frequencies / (2 * jnp.pi)  # within the original length
+    if scaling.kind == "linear":
+        return frequencies / s.factor
+    if scaling.kind == "longrope":
+        assert lengths is not None
+        is_long = (lengths > s.original_length)[:, None, None]
+        return frequencies / jnp.where(is_long, jnp.array(s.long_factor), jnp.array(s.short_factor))
+    low, high = s.low_freq_factor, s.high_freq_factor
+    turns = s.original_length * frequencies / (2 * jnp.pi)  # within the original length
     kept = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
-    return kept * frequencies + (1 - kept) * scaled
+    return kept * frequencies + (1 - kept) * frequencies / s.factor
 
 
 def rope_angles(
-    positions: Array, head_dim: int, theta: float, scaling: RopeScaling | None = None
+    positions: Array, size: int, theta: float, scaling: RopeScaling | None = None, lengths: Array | None = None
 ) -> tuple[Array, Array]:
-    """cos and sin of the rotary angles, each float32 [B, T, H/2], for integer positions [B, T]."""
-    frequencies = rope_frequencies(head_dim, theta, scaling)
-    angles = positions[..., None].astype(jnp.float32) * frequencies
-    return jnp.cos(angles), jnp.sin(angles)
+    """cos and sin of the rotary angles, each float32 [B, T, R/2], for integer positions [B, T]; size: R. lengths: as
+    `rope_frequencies` takes them."""
+    angles = positions[..., None].astype(jnp.float32) * rope_frequencies(size, theta, scaling, lengths)
+    if scaling is None or scaling.attention_factor is None:
+        return jnp.cos(angles), jnp.sin(angles)
+    return scaling.attention_factor * jnp.cos(angles), scaling.attention_factor * jnp.sin(angles)
 
 
 def apply_rope(x: Array, cos: Array, sin: Array) -> Array:
-    """Rotates x [B, T, ..., H] in the half-split form of the hub's checkpoints: (x1, x2) are the halves of H."""
+    """Rotates the first R numbers of x [B, T, ..., H] in the half-split form of the hub's checkpoints: (x1, x2) are the
+    halves of these R."""
+    if (size := 2 * cos.shape[-1]) < x.shape[-1]:
+        return jnp.concatenate([apply_rope(x[..., :size], cos, sin), x[..., size:]], axis=-1)
     cos, sin = (jnp.expand_dims(a, axis=tuple(range(2, x.ndim - 1))) for a in (cos, sin))
     x1, x2 = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x.dtype)
@@ -200,17 +220,20 @@ _scaled.defvjp(lambda x, scale: (x * scale, (x, scale)), _scaled_gradients)
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * scale over the last axis, computed in float32; the gradient of scale faster on CPUs."""
+    """x / rms(x) * scale over the last axis, computed in float32; the gradient of scale faster on CPUs. zero_centered:
+    times 1 + scale."""
 
     eps: float
     dtype: jnp.dtype
+    zero_centered: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        init = nn.initializers.zeros if self.zero_centered else nn.initializers.ones
+        scale = self.param("scale", init, (x.shape[-1],)).astype(jnp.float32)
         x = x.astype(jnp.float32)
         x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
-        return _scaled(x, scale.astype(jnp.float32)).astype(self.dtype)
+        return _scaled(x, 1 + scale if self.zero_centered else scale).astype(self.dtype)
 
 
 class LayerNorm(nn.Module):

@@ -1,8 +1,8 @@
-"""A Llama-family decoder (RMSNorm, rotary positions, grouped-query attention, SwiGLU): Llama, Mistral, SmolLM2, Qwen2,
-Qwen3.
+"""A Llama-family decoder (RMSNorm, rotary positions, grouped-query attention, gated feed-forward): Llama, Mistral,
+SmolLM2, Qwen2, Qwen3, OLMo 2, Gemma 2, Gemma 3, Phi-3 and Phi-4-mini.
 
 Dimension letters: B batch, T positions, S cache slots, D hidden, V vocabulary, K key/value heads, G query heads per
-key/value head, H head size, F feed-forward, N segments, L layers.
+key/value head, H head size, R rotated numbers of a head, F feed-forward, N segments, L layers.
 """
 
 import dataclasses
@@ -18,8 +18,12 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from tga_jax.models import attention, layers
+from tga_jax.models.attention import Scores
 
 Array = jax.Array
+
+
+NORMS = ("pre", "post", "sandwich")  # of what attention and feed-forward read, of what they give, of both
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,17 +44,69 @@ class LlamaConfig:
     qkv_bias: bool = False  # Qwen2, and Llama's attention_bias
     out_bias: bool = False  # Llama's attention_bias
     mlp_bias: bool = False
-    qk_norm: bool = False  # Qwen3: RMSNorm over each head's query and key, before their rotation
+    qk_norm: bool = False  # RMSNorm of query and key, before their rotation: Qwen3, OLMo 2, Gemma 3
+    whole_qk_norm: bool = False  # and that over all heads together, not over each (OLMo 2)
+    norms: str = "pre"  # one of NORMS: "post" OLMo 2, "sandwich" Gemma
+    zero_centered_norms: bool = False  # Gemma: norms multiply by 1 + scale
+    activation: str = "silu"  # one of `layers.ACTIVATIONS`
+    scaled_embeddings: bool = False  # Gemma: words enter the first block times D^0.5
+    query_pre_attn_scalar: int | None = None  # Gemma: scores are divided by its square root; None: by H's
+    attention_cap: float | None = None  # Gemma 2: of scores, soft
+    logit_cap: float | None = None  # Gemma 2: of the next token's logits, soft
+    # Which blocks have the sliding window; the pattern repeats. Gemma 3: five in turn, and one that sees everything.
+    window_pattern: tuple[bool, ...] = (True,)
+    local_rope_theta: float | None = None  # Gemma 3: of blocks with a window, unscaled; None: as of the others
+    rotary_fraction: float = 1.0  # Phi-4-mini: of a head's numbers, the first R are rotated
     remat: str = "none"  # one of `layers.REMAT`
     # One of `attention.IMPLEMENTATIONS`. All but "xla" take rows whose padding, if any, is at the end, and no cache.
     attention: str = "xla"
     lora: layers.LoraConfig | None = None
 
     def __post_init__(self):
-        if self.remat not in layers.REMAT:
-            raise ValueError(f"remat: {self.remat!r}, expected one of {', '.join(layers.REMAT)}")
+        for name, known in (("remat", layers.REMAT), ("norms", NORMS), ("activation", tuple(layers.ACTIVATIONS))):
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(f"{name}: {value!r}, expected one of {', '.join(known)}")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_heads: {self.num_heads}, expected a multiple of num_kv_heads={self.num_kv_heads}")
+        if self.whole_qk_norm and not self.qk_norm:
+            raise ValueError("whole_qk_norm: True, expected qk_norm with it")
+        if not self.window_pattern:
+            raise ValueError("window_pattern: (), expected one entry a block, or fewer that repeat")
+        if self.rotary_size < 2 or self.rotary_size % 2 or self.rotary_fraction > 1:
+            raise ValueError(
+                f"rotary_fraction: {self.rotary_fraction} of head_dim {self.head_dim}, expected an even part of it "
+                "(partial_rotary_factor in the hub's configs)"
+            )
+        if self.rope_scaling is not None and self.rope_scaling.kind == "longrope":
+            counts = [len(x or ()) for x in (self.rope_scaling.short_factor, self.rope_scaling.long_factor)]
+            if counts != [self.rotary_size // 2] * 2:
+                raise ValueError(
+                    f"rope_scaling: {counts} factors, expected {self.rotary_size // 2} short and long ones"
+                )
+        if self.attention == "cudnn" and self.attention_cap is not None:
+            raise ValueError("attention: 'cudnn' has no soft cap of scores, expected one of xla, blocks, splash")
+
+    @property
+    def rotary_size(self) -> int:
+        """R."""
+        return int(self.head_dim * self.rotary_fraction)
+
+    @property
+    def windowed(self) -> tuple[bool, ...]:
+        """Of each block, whether it has the sliding window; [L]."""
+        if self.sliding_window is None:
+            return (False,) * self.num_layers
+        return tuple(self.window_pattern[i % len(self.window_pattern)] for i in range(self.num_layers))
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether some blocks have the window and some have not."""
+        return len(set(self.windowed)) > 1
+
+    @property
+    def scores(self) -> Scores:
+        scalar = self.query_pre_attn_scalar
+        return Scores(None if scalar is None else scalar**-0.5, self.attention_cap)
 
 
 @flax.struct.dataclass
@@ -85,18 +141,48 @@ def empty_cache(config: LlamaConfig, batch: int, slots: int, separate: bool = Fa
     )  # fmt: skip
 
 
+def by_kind(config: LlamaConfig, make: Callable[[bool], Any]) -> Any:
+    """make(whether a block has the sliding window), for all blocks; of a mixed config the pair (make(True),
+    make(False))."""
+    return (make(True), make(False)) if config.is_mixed else make(any(config.windowed))
+
+
+def rotations(config: LlamaConfig, positions: Array, lengths: Array) -> Any:
+    """cos and sin of the rotary angles, `by_kind`, for positions [B, T] of rows of lengths [B]."""
+
+    def of(windowed: bool) -> tuple[Array, Array]:
+        if windowed and config.local_rope_theta is not None:
+            return layers.rope_angles(positions, config.rotary_size, config.local_rope_theta)
+        return layers.rope_angles(positions, config.rotary_size, config.rope_theta, config.rope_scaling, lengths)
+
+    return by_kind(config, of)
+
+
+def masks(config: LlamaConfig, positions: Array, key_positions: Array, key_valid: Array) -> Any:
+    """Which keys a query sees, bool [B, T, S], `by_kind`; arguments as `attention.causal_mask` takes them."""
+    return by_kind(
+        config,
+        lambda windowed: attention.causal_mask(
+            positions, key_positions, key_valid, config.sliding_window if windowed else None
+        ),
+    )
+
+
 class DecoderBlock(nn.Module):
     config: LlamaConfig
     emit_states: bool
 
     @nn.compact
-    def __call__(self, x, kv, rope, visible, slot, segments):
+    def __call__(self, x, kv, windowed, rope, visible, slot, segments):
         """One layer: x [B, T, D] -> (x, (kv, means, states)).
 
         kv: this layer's cached (k, v), each [B, S, K, H], into which the new ones are written at `slot`; or None;
-        visible: as `attention.attend` takes it.
+        windowed: of a mixed config, whose `rope` and `visible` are pairs, whether this block has the sliding window,
+        bool scalar; else None; rope, visible: as `rotations` makes it, and `attention.attend` takes it.
         """
         c = self.config
+        if windowed is not None:
+            rope, visible = (jax.tree.map(partial(jnp.where, windowed), *pair) for pair in (rope, visible))
         dtype = jnp.dtype(c.dtype)
         group = c.num_heads // c.num_kv_heads
 
@@ -111,13 +197,25 @@ class DecoderBlock(nn.Module):
             return lambda h: module(h) + lora(h)
 
         def norm(name: str) -> layers.RMSNorm:
-            return layers.RMSNorm(c.rms_norm_eps, dtype, name=name)
+            return layers.RMSNorm(c.rms_norm_eps, dtype, c.zero_centered_norms, name=name)
 
-        h = norm("attention_norm")(x)
+        def norm_before(name: str, x: Array) -> Array:
+            return x if c.norms == "post" else norm(name)(x)
+
+        def norm_after(name: str, x: Array) -> Array:
+            return x if c.norms == "pre" else norm(name)(x)
+
+        def norm_heads(name: str, x: Array) -> Array:
+            return norm(name)(x.reshape(*x.shape[:2], -1)).reshape(x.shape) if c.whole_qk_norm else norm(name)(x)
+
+        def attend(window: int | None) -> Callable[..., Array]:
+            return partial(attention.attend, implementation=c.attention, window=window, scores=c.scores)
+
+        h = norm_before("attention_norm", x)
         q = dense((c.num_kv_heads, group, c.head_dim), "query", c.qkv_bias)(h)
         k = dense((c.num_kv_heads, c.head_dim), "key", c.qkv_bias)(h)
         if c.qk_norm:
-            q, k = norm("query_norm")(q), norm("key_norm")(k)
+            q, k = norm_heads("query_norm", q), norm_heads("key_norm", k)
         q, k = layers.apply_rope(q, *rope), layers.apply_rope(k, *rope)
         v = dense((c.num_kv_heads, c.head_dim), "value", c.qkv_bias)(h)
         q, k, v = (checkpoint_name(y, name) for y, name in ((q, "query"), (k, "key"), (v, "value")))
@@ -126,11 +224,16 @@ class DecoderBlock(nn.Module):
                 jax.lax.dynamic_update_slice_in_dim(old, new, slot, axis=1) for old, new in zip(kv, (k, v), strict=True)
             )
             kv = (k, v)
-        h = checkpoint_name(attention.attend(q, k, v, visible, c.attention, c.sliding_window), "context")
-        x = x + checkpoint_name(dense(c.hidden_size, "out", c.out_bias, axis=(-3, -2, -1))(h), "out")
-        h = norm("mlp_norm")(x)
-        h = jax.nn.silu(dense(c.mlp_size, "gate", c.mlp_bias)(h)) * dense(c.mlp_size, "up", c.mlp_bias)(h)
-        x = layers.by_rows(x + dense(c.hidden_size, "down", c.mlp_bias)(h))
+        if windowed is None or c.attention == "xla":  # whose mask knows the window
+            h = attend(c.sliding_window if any(c.windowed) else None)(q, k, v, visible)
+        else:
+            h = jax.lax.cond(windowed, attend(c.sliding_window), attend(None), q, k, v, visible)
+        h = dense(c.hidden_size, "out", c.out_bias, axis=(-3, -2, -1))(checkpoint_name(h, "context"))
+        x = x + norm_after("attention_post_norm", checkpoint_name(h, "out"))
+        h = norm_before("mlp_norm", x)
+        gate = layers.ACTIVATIONS[c.activation](dense(c.mlp_size, "gate", c.mlp_bias)(h))
+        h = dense(c.hidden_size, "down", c.mlp_bias)(gate * dense(c.mlp_size, "up", c.mlp_bias)(h))
+        x = layers.by_rows(x + norm_after("mlp_post_norm", h))
         if self.has_variable("params", "shift"):  # of `evals.steering`
             x = x + self.get_variable("params", "shift").astype(x.dtype)
         means = None if segments is None else layers.segment_means(x, segments)
@@ -148,11 +251,17 @@ class SeparateBlocks(nn.Module):
     emit_states: bool
 
     @nn.compact
-    def __call__(self, x, kv, *shared):
-        out = []
-        for i in range(self.config.num_layers):
+    def __call__(self, x, kv, windowed, rope, visible, slot, segments):
+        c, out = self.config, []
+        for i, has_window in enumerate(c.windowed):
+            config, own = c, (rope, visible)
+            if windowed is not None:  # each block by its own kind
+                window = c.sliding_window if has_window else None
+                config = dataclasses.replace(c, sliding_window=window, window_pattern=(True,))
+                own = (rope[not has_window], visible[not has_window])
             layer_kv = None if kv is None else (kv[0][i], kv[1][i])
-            x, found = DecoderBlock(self.config, self.emit_states, name=str(i))(x, layer_kv, *shared)
+            block = DecoderBlock(config, self.emit_states, name=str(i))
+            x, found = block(x, layer_kv, None, *own, slot, segments)
             out.append(found)
         kvs, means, states = zip(*out, strict=True)
         means, states = (None if xs[0] is None else jnp.stack(xs) for xs in (means, states))
@@ -175,21 +284,23 @@ class Decoder(nn.Module):
         if self.separate:
             self.blocks = SeparateBlocks(c, self.emit_states)
         elif c.num_layers:
-            axes = (0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast)
+            axes = (0, 0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast)
             stack = layers.block_stack(DecoderBlock, c.num_layers, axes, c.remat)
             self.blocks = stack(c, self.emit_states)
-        self.final_norm = layers.RMSNorm(c.rms_norm_eps, dtype)
+        self.final_norm = layers.RMSNorm(c.rms_norm_eps, dtype, c.zero_centered_norms)
         if not c.tie_embeddings:
             self.head = nn.Dense(c.vocab_size, use_bias=False, dtype=dtype, name="lm_head")
 
     def embed(self, tokens: Array) -> Array:
-        """int32 tokens [B, T] -> [B, T, D]."""
-        return layers.looked_up(self.embedding(tokens))
+        """int32 tokens [B, T] -> [B, T, D], as they enter the first block."""
+        x = layers.looked_up(self.embedding(tokens))
+        return x * embedding_scale(self.config).astype(x.dtype) if self.config.scaled_embeddings else x
 
     def logits(self, hidden: Array) -> Array:
         """States after the final norm [..., D] -> float32 [..., V]."""
-        logits = self.embedding.attend(hidden) if self.config.tie_embeddings else self.head(hidden)
-        return logits.astype(jnp.float32)
+        c = self.config
+        logits = (self.embedding.attend(hidden) if c.tie_embeddings else self.head(hidden)).astype(jnp.float32)
+        return logits if c.logit_cap is None else c.logit_cap * jnp.tanh(logits / c.logit_cap)
 
     def lens(self, states: Array) -> Array:
         """The logit lens: states of any layer, before the final norm, [..., D] -> float32 [..., V]."""
@@ -222,13 +333,18 @@ class Decoder(nn.Module):
             key_positions = jax.lax.dynamic_update_slice_in_dim(cache.positions, positions, slot, axis=1)
             key_valid = jax.lax.dynamic_update_slice_in_dim(cache.valid, valid, slot, axis=1)
         if c.attention == "xla":
-            visible = attention.causal_mask(positions, key_positions, key_valid, c.sliding_window)
+            visible = masks(c, positions, key_positions, key_valid)
         else:
-            visible = valid.sum(1, dtype=jnp.int32)
-        rope = layers.rope_angles(positions, c.head_dim, c.rope_theta, c.rope_scaling)
+            visible = by_kind(c, lambda _: valid.sum(1, dtype=jnp.int32))
+        # With a cache, of what a row is to become: "longrope" must rotate all of its keys alike.
+        lengths = key_valid.sum(1, dtype=jnp.int32)
+        if cache is not None:
+            lengths += key_valid.shape[1] - cache.length - x.shape[1]
+        rope = rotations(c, positions, lengths)
+        windowed = jnp.array(c.windowed) if c.is_mixed else None
         kv, means, states = None if cache is None else (cache.k, cache.v), None, None
         if c.num_layers:
-            x, (kv, means, states) = self.blocks(x, kv, rope, visible, slot, segments)
+            x, (kv, means, states) = self.blocks(x, kv, windowed, rope, visible, slot, segments)
         if segments is not None:
             lowest = layers.segment_means(first, segments)[None]
             means = lowest if means is None else jnp.concatenate([lowest, means])
@@ -241,6 +357,11 @@ class Decoder(nn.Module):
     def from_tokens(self, tokens: Array, valid: Array) -> Array:
         """Text only: tokens and valid [B, T] -> logits [B, T, V]."""
         return self.logits(self(self.embed(tokens), positions(valid), valid).hidden)
+
+
+def embedding_scale(config: LlamaConfig) -> Array:
+    """float32 scalar: what multiplies words' embeddings before the first block, rounded as the activations are."""
+    return jnp.asarray(config.hidden_size**0.5 if config.scaled_embeddings else 1.0, config.dtype).astype(jnp.float32)
 
 
 def positions(valid: Array, left: bool = False) -> Array:

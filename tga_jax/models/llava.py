@@ -194,7 +194,11 @@ def text_twin(
 
 
 def embed(config: LlavaConfig, params: dict, tokens: Array, image_mask: Array, features: Array | None) -> Array:
-    """Input embeddings [B, T, D] of a sequence; features: vision features [B, M, P, C], None for text only."""
+    """Input embeddings [B, T, D] of a sequence; features: vision features [B, M, P, C], None for text only.
+
+    Image embeddings enter as the projector gives them, behind the scale of a decoder that scales its words (Gemma): so
+    do those of PaliGemma and Gemma 3 in transformers.
+    """
     x = layers.apply(llama.Decoder(config.llm), params["llm"], tokens, method="embed")
     if features is None:
         return x

@@ -101,10 +101,11 @@ def scores(t: int, causal: bool, window: int | None = None) -> int:
     return w * (w + 1) // 2 + (t - w) * w
 
 
-def decoder_block(c: LlamaConfig, t: int, causal: bool) -> Work:
-    """2 T (D H + 2 D G + H D + 3 D F), and 2 H FLOPs each for a score and its value."""
-    h = c.num_heads * c.head_dim
-    return Work(2 * t * _products(c), 4 * scores(t, causal, c.sliding_window) * h)
+def decoder_blocks(c: LlamaConfig, t: int, causal: bool, count: int) -> Work:
+    """The first `count` blocks: 2 T (D H + 2 D G + H D + 3 D F) each, and 2 H FLOPs each for a score and its value, of
+    which a block with a sliding window has fewer."""
+    seen = sum(scores(t, causal, c.sliding_window if windowed else None) for windowed in c.windowed[:count])
+    return Work(2 * t * _products(c) * count, 4 * seen * c.num_heads * c.head_dim)
 
 
 def adapters(c: LlamaConfig, t: int) -> tuple[Work, Work]:
@@ -115,21 +116,23 @@ def adapters(c: LlamaConfig, t: int) -> tuple[Work, Work]:
     return Work(2 * t * c.lora.rank * down), Work(2 * t * c.lora.rank * up)
 
 
-def recomputed(c: LlamaConfig, t: int, causal: bool) -> float:
-    """FLOPs that the backward pass of a block repeats, by the remat policy.
+def recomputed(c: LlamaConfig, t: int, causal: bool, count: int) -> float:
+    """FLOPs that the backward pass of the first `count` blocks repeats, by the remat policy.
 
-    "full": all but the last product, whose result no gradient needs. "names" keeps query, key, value, the context and
-    its projection: the scores, gate and up are left. Of LoRA the "up" half of these, and all "down" halves.
+    "full": all but the last product, whose result no gradient needs unless a norm reads it. "names" keeps query, key,
+    value, the context and its projection: the scores, gate and up are left. Of LoRA the "up" half of these, and all
+    "down" halves.
     """
     if c.remat == "none":
         return 0.0
-    work, (down, _) = decoder_block(c, t, causal), adapters(c, t)
+    work, (down, _) = decoder_blocks(c, t, causal, count), adapters(c, t)
     targets = () if c.lora is None else c.lora.targets
     rank = 0 if c.lora is None else c.lora.rank
     again = ("gate", "up") if c.remat == "names" else tuple(name for name in matrices(c) if name != "down")
+    again = again if c.norms == "pre" else (*again, "down")
     ups = 2 * t * rank * sum(matrices(c)[name][1] for name in targets if name in again)
     attention = work.attention / 2 if c.remat == "names" else work.attention
-    return 2 * t * _products(c, again) + attention + down.forward + ups
+    return (2 * t * _products(c, again) + down.forward + ups) * count + attention
 
 
 def head(c: LlamaConfig, k: int) -> Work:
@@ -168,24 +171,24 @@ def step(model: LlavaConfig, s: Step, causal: bool = True) -> StepFlops:
     """
     c, t = model.llm, s.positions
     blocks = c.num_layers if s.blocks is None else s.blocks
-    decoder = decoder_block(c, t, causal) * blocks
+    decoder = decoder_blocks(c, t, causal, blocks)
     lora = sum(adapters(c, t), Work()) * blocks
     logits = head(c, t if s.labels is None else s.labels)
     words = head(c, s.guided_words)
     first, rest = (work * s.pictures for work in projector(model))
-    caption = decoder_block(c, s.caption, causal) + sum(adapters(c, s.caption), Work())
+    caption = sum(adapters(c, s.caption), Work()) * s.caption_blocks
     parts = {
         "decoder": decoder + lora,
         "logits": logits + words,
         "projector": first + rest,
-        "caption": caption * s.caption_blocks,
+        "caption": decoder_blocks(c, s.caption, causal, s.caption_blocks) + caption,
         "vision": vision(model.clip.vision, model.feature_layer) * (s.tower * s.pictures),
     }
     backward, again = 0.0, 0.0
     if s.trains:
         llm = "llm" in s.trains
         backward = decoder.backward(True, llm) + logits.backward(True, llm) + lora.backward(True, "lora" in s.trains)
-        again = recomputed(c, t, causal) * blocks
+        again = recomputed(c, t, causal, blocks)
     if "projector" in s.trains:
         backward += first.backward(inputs=False) + rest.backward() + words.backward(parameters=False)
     forward = sum(work.forward for work in parts.values())
@@ -197,14 +200,15 @@ def kept(model: LlavaConfig, s: Step, causal: bool, itemsize: int = 2) -> float:
     """Estimated bytes of activations at the fullest moment of a step's backward pass, of all rows.
 
     Of every block what the remat policy keeps, D for its input and more; and of one block, or of the logits with their
-    gradient, all that is in use there: 5 F for the feed-forward part, 4 D in float32 for the norms, and, where the
+    gradient, all that is in use there: 5 F for the feed-forward part, 4 D in float32 for two norms, and, where the
     scores are written out (not `causal`), two of their squares in float32 and one in `itemsize`.
     """
     c, t = model.llm, s.positions
     h, g = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
     squares = 0 if causal else c.num_heads * t * t * (8 + itemsize)
     names = t * itemsize * (2 * c.hidden_size + 2 * h + 2 * g)
-    used = t * (itemsize * 5 * c.mlp_size + 16 * c.hidden_size) + squares
+    norms = 32 if c.norms == "sandwich" else 16
+    used = t * (itemsize * 5 * c.mlp_size + norms * c.hidden_size) + squares
     each = {"full": t * itemsize * c.hidden_size, "names": names, "none": names + used}[c.remat]
     logits = 8 * (t if s.labels is None else s.labels) * c.vocab_size
     blocks = c.num_layers if s.blocks is None else s.blocks

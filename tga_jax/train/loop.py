@@ -90,10 +90,10 @@ def _ready(config: TrainConfig, console: rich.console.Console) -> tuple[_Ready, 
     """
     vocabulary = sources.vocabulary(config.data)
     mesh = setup.make_mesh(config)
-    chosen, reason = setup.choose_attention(config, mesh)
+    preset = origin.model_of(config, vocabulary.size)
+    chosen, reason = setup.choose_attention(config, preset.llm, mesh)
     if reason is not None:
         console.print(f"attention: {chosen}; {reason}", highlight=False)
-    preset = origin.model_of(config, vocabulary.size)
     model = setup.make_model(config, preset, chosen)
     whose = "the preset" if isinstance(config.model, str) else "the model's checkpoint"
     origin.check(config.init, model, config.called, whose)

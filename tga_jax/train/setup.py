@@ -48,15 +48,17 @@ def make_mesh(config: TrainConfig, devices: Any = None) -> Mesh:
     return mesh
 
 
-def choose_attention(config: TrainConfig, mesh: Mesh) -> tuple[str, str | None]:
-    """(the implementation to use, why not the fastest of these devices or None)."""
+def choose_attention(config: TrainConfig, llm: llama.LlamaConfig, mesh: Mesh) -> tuple[str, str | None]:
+    """(the implementation to use for the decoder, why not the fastest of these devices or None)."""
     if config.attention != "auto":
         return config.attention, None
-    return fastest_attention(config.dtype, config.data.lengths, mesh)
+    return fastest_attention(config.dtype, config.data.lengths, mesh, llm.head_dim, llm.attention_cap)
 
 
-def fastest_attention(dtype: str, lengths: Sequence[int], mesh: Mesh) -> tuple[str, str | None]:
-    """`choose_attention` of a computation in this dtype, of rows of these lengths."""
+def fastest_attention(
+    dtype: str, lengths: Sequence[int], mesh: Mesh, head_dim: int = 128, cap: float | None = None
+) -> tuple[str, str | None]:
+    """`choose_attention` of a computation in this dtype, of rows of these lengths; cap: the scores' soft cap."""
     platform = mesh.devices.flat[0].platform
     if platform == "tpu":
         odd = [length for length in lengths if length % attention.SPLASH_BLOCK]
@@ -66,8 +68,10 @@ def fastest_attention(dtype: str, lengths: Sequence[int], mesh: Mesh) -> tuple[s
     if platform in ("gpu", "cuda"):
         if dtype != "bfloat16":
             return "blocks", f"cudnn: dtype is {dtype}, expected bfloat16"
+        if cap is not None:
+            return "blocks", f"cudnn: the decoder caps its scores softly at {cap}, which it does not compute"
         is_here = mesh.devices.flat[0] in jax.local_devices()
-        reason = attention.works("cudnn") if is_here else None
+        reason = attention.works("cudnn", head_dim) if is_here else None
         return ("blocks", f"cudnn: {reason}") if reason else ("cudnn", None)
     return "blocks", None
 
@@ -87,7 +91,11 @@ def make_model(config: TrainConfig, model: int | llava.LlavaConfig | None, chose
             raise UserError(f"loss.{error} of {config.called!r}") from error
     vision = dataclasses.replace(model.clip.vision, dtype=config.dtype, attention=chosen)
     text = None if model.clip.text is None else dataclasses.replace(model.clip.text, dtype=config.dtype)
-    llm = dataclasses.replace(model.llm, dtype=config.dtype, remat=config.remat, attention=chosen, lora=config.lora)
+    how = {"dtype": config.dtype, "remat": config.remat, "attention": chosen, "lora": config.lora}
+    try:
+        llm = dataclasses.replace(model.llm, **how)
+    except ValueError as error:
+        raise UserError(f"{error}; {config.called!r} cannot be trained so") from error
     return dataclasses.replace(model, clip=dataclasses.replace(model.clip, vision=vision, text=text), llm=llm)
 
 
@@ -133,7 +141,7 @@ def init_params(config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh) -> di
         made = _flat(llava.init(model, jax.random.key(config.seed), tuple(config.init)))
         if words is not None:
             # Its inputs are about one long, in the root mean square, and so are its outputs with the initial kernel.
-            length = jnp.sqrt(jnp.mean(words.astype(jnp.float32) ** 2))
+            length = jnp.sqrt(jnp.mean(words.astype(jnp.float32) ** 2)) * llama.embedding_scale(model.llm)
             made[f"projector/{llava.projector_out(model)}/kernel"] *= length
         return {path: made[path].astype(x.dtype) for path, x in rest.items()}
 
