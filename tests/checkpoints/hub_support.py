@@ -66,6 +66,15 @@ CONFIGS = {
     ),
     "llava": lambda: llava_config("default"),
     "llava-full": lambda: llava_config("full", layer=-1),
+    "llava-layers": lambda: llava_config("default", layer=[-2, 1, -1]),
+    "llava-siglip": lambda: llava_config("full", layer=-1, vision=siglip()),
+    "llava-siglip-layers": lambda: llava_config("full", layer=[0, -2], vision=siglip(vision_use_head=False)),
+    "siglip": lambda: transformers.SiglipConfig(
+        text_config={
+            **tower(32, 4), "vocab_size": VOCAB, "max_position_embeddings": 11, "eos_token_id": 2, "bos_token_id": 1,
+        },
+        vision_config=siglip().to_dict(),
+    ),
 }  # fmt: skip
 
 
@@ -80,9 +89,15 @@ def tower(hidden: int, heads: int) -> dict[str, Any]:
     }
 
 
-def llava_config(select: str, layer: int = -2, llm: Any = None) -> transformers.LlavaConfig:
+def siglip(**fields: Any) -> transformers.SiglipVisionConfig:
+    """Of pictures with a remainder beyond the last whole patch."""
+    shape = {**tower(32, 4), "hidden_act": "gelu_pytorch_tanh", "image_size": 32, "patch_size": 14}
+    return transformers.SiglipVisionConfig(**{**shape, **fields})
+
+
+def llava_config(select: str, layer: Any = -2, llm: Any = None, vision: Any = None) -> transformers.LlavaConfig:
     return transformers.LlavaConfig(
-        vision_config=transformers.CLIPVisionConfig(**tower(32, 4), image_size=28, patch_size=14),
+        vision_config=vision or transformers.CLIPVisionConfig(**tower(32, 4), image_size=28, patch_size=14),
         text_config=llm or CONFIGS["mistral"](),
         image_token_index=IMAGE_ID,
         vision_feature_layer=layer,
@@ -96,6 +111,7 @@ _CLASSES = {
     "qwen2": transformers.Qwen2ForCausalLM,
     "qwen3": transformers.Qwen3ForCausalLM,
     "clip": transformers.CLIPModel,
+    "siglip": transformers.SiglipModel,
     "llava": transformers.LlavaForConditionalGeneration,
 }
 
