@@ -21,7 +21,7 @@ def get_config(variant: str = "stage2") -> ConfigDict:
             {
                 "llm": "mistralai/Mistral-7B-Instruct-v0.2",
                 "vision": "openai/clip-vit-large-patch14-336",
-                "projector": "mlp2x_gelu",
+                "projector": {"kind": "mlp2x_gelu"},
             }
         )
     config.init = ConfigDict()  # what `model` says

@@ -59,6 +59,8 @@ ONLY_FROM = {
 # What may break a rule above, and why.
 EXCEPT = {
     "tga_jax.bench.peers": ("torch",),  # what is compared with it
+    # How a class of one's own is named.
+    "tga_jax.models.projectors": ("tga_jax.config",),
     # Of `report`, what shows how far long work is: rich alone, and no page.
     "tga_jax.checkpoints": ("tga_jax.report.progress",),
     "tga_jax.data": ("tga_jax.report.progress",),

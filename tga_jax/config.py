@@ -44,11 +44,13 @@ def _prepared(kind: Any, value: Any, name: str) -> Any:
         return float(value)
     if get_origin(kind) is tuple and not isinstance(value, (tuple, list)):
         raise UserError(f"{name}: {value!r}, expected a tuple")
+    family: Any = next((t for t in (kind, *get_args(kind)) if hasattr(t, "of_kind") and inspect.isabstract(t)), None)
+    if family is not None and isinstance(value, str) and str not in get_args(kind):
+        raise UserError(f"{name}: {value!r}, expected fields with a kind, such as {{'kind': {value!r}}}")
     if not isinstance(value, dict):
         return value
     if get_origin(kind) is dict:
         return {key: _prepared(get_args(kind)[1], inner, f"{name}.{key}") for key, inner in value.items()}
-    family: Any = next((t for t in (kind, *get_args(kind)) if hasattr(t, "of_kind") and inspect.isabstract(t)), None)
     if family is not None:
         try:
             found, cls = family.of_kind(value.get("kind"))

@@ -16,7 +16,7 @@ from analysis_support import P, prompts
 from tga_jax.analysis.hidden_states import Ranking, probe, refusal_layers, refusal_span
 from tga_jax.analysis.patching import read_from_twin, text_twins
 from tga_jax.data.batch import Batch
-from tga_jax.models import clip, llama, llava
+from tga_jax.models import clip, llama, llava, projectors
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -26,7 +26,7 @@ REFUSE, MARKED_WORD, PLAIN_WORD, MARK = 7, 11, 12, 22
 MODEL = llava.LlavaConfig(
     clip=clip.ClipConfig(vision=clip.VisionConfig(8, 1, 2, 16, image_size=8, patch_size=4), text=None, embed_size=8),
     llm=llama.LlamaConfig(VOCAB, D, L, 1, 1, D, 8, 1e4, 1e-5, None, False, mlp_bias=True),
-    projector="linear",
+    projector=projectors.Linear(),
     feature_layer=-1,
 )
 

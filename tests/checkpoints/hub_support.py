@@ -103,6 +103,15 @@ CONFIGS = {
     "llava-full": lambda: llava_config("full", layer=-1),
     "llava-gemma2": lambda: llava_config("default", llm=CONFIGS["gemma2"]()),
     "llava-phi3": lambda: llava_config("default", llm=CONFIGS["phi3-window"]()),
+    "llava-layers": lambda: llava_config("default", layer=[-2, 1, -1]),
+    "llava-siglip": lambda: llava_config("full", layer=-1, vision=siglip()),
+    "llava-siglip-layers": lambda: llava_config("full", layer=[0, -2], vision=siglip(vision_use_head=False)),
+    "siglip": lambda: transformers.SiglipConfig(
+        text_config={
+            **tower(32, 4), "vocab_size": VOCAB, "max_position_embeddings": 11, "eos_token_id": 2, "bos_token_id": 1,
+        },
+        vision_config=siglip().to_dict(),
+    ),
 }  # fmt: skip
 
 
@@ -117,9 +126,15 @@ def tower(hidden: int, heads: int) -> dict[str, Any]:
     }
 
 
-def llava_config(select: str, layer: int = -2, llm: Any = None) -> transformers.LlavaConfig:
+def siglip(**fields: Any) -> transformers.SiglipVisionConfig:
+    """Of pictures with a remainder beyond the last whole patch."""
+    shape = {**tower(32, 4), "hidden_act": "gelu_pytorch_tanh", "image_size": 32, "patch_size": 14}
+    return transformers.SiglipVisionConfig(**{**shape, **fields})
+
+
+def llava_config(select: str, layer: Any = -2, llm: Any = None, vision: Any = None) -> transformers.LlavaConfig:
     return transformers.LlavaConfig(
-        vision_config=transformers.CLIPVisionConfig(**tower(32, 4), image_size=28, patch_size=14),
+        vision_config=vision or transformers.CLIPVisionConfig(**tower(32, 4), image_size=28, patch_size=14),
         text_config=llm or CONFIGS["mistral"](),
         image_token_index=IMAGE_ID,
         vision_feature_layer=layer,
@@ -137,6 +152,7 @@ CLASSES = {
     "gemma3_text": transformers.Gemma3ForCausalLM,
     "phi3": transformers.Phi3ForCausalLM,
     "clip": transformers.CLIPModel,
+    "siglip": transformers.SiglipModel,
     "llava": transformers.LlavaForConditionalGeneration,
 }
 

@@ -50,17 +50,28 @@ HONOURED: list[dict[str, Any]] = [
     {"image_processor_type": "LlavaImageProcessor", "do_pad": True, "do_center_crop": False},
     {"image_processor_type": "CLIPImageProcessorFast", "disable_grouping": None, "return_tensors": None},
     {"image_processor_type": None, "feature_extractor_type": "CLIPFeatureExtractor"},
+    {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.229, 0.224, 0.225], "do_pad": True,
+     "image_processor_type": "LlavaImageProcessor"},
+    {"image_mean": [0.4814546585083008, 0.457827516, 0.408210731]},
+    *({"resample": 2, **fields} for fields in (
+        {}, {"size": SQUARE}, {"image_processor_type": "LlavaImageProcessor", "do_pad": True},
+    )),
+    {"image_processor_type": "SiglipImageProcessor", "size": SQUARE, "do_center_crop": None, "crop_size": None,
+     "image_mean": [0.5] * 3, "image_std": [0.5] * 3},
     {"do_convert_rgb": None, "data_format": "channels_first", "_valid_processor_keys": ["images"]},
 ]  # fmt: skip
 REFUSED: list[tuple[str, dict[str, Any]]] = [
     *((name, {name: False}) for name in ("do_resize", "do_center_crop", "do_rescale", "do_normalize")),
     ("rescale_factor", {"rescale_factor": 1}),
     ("rescale_factor", {"rescale_factor": 1 / 127.5}),
-    ("image_mean", {"image_mean": [0.5, 0.5, 0.5]}),
     ("image_mean", {"image_mean": 0.5}),
-    ("image_std", {"image_std": [0.229, 0.224, 0.225]}),
+    ("image_mean", {"image_mean": [0.5, 0.5]}),
+    ("image_mean", {"image_mean": [0.5, 0.5, float("nan")]}),
+    ("image_std", {"image_std": [0.5, 0.5, 0.0]}),
+    ("image_std", {"image_std": [0.5, 0.5, True]}),
     *((name, {name: None}) for name in ("do_resize", "do_normalize", "rescale_factor", "image_mean", "resample")),
-    ("resample", {"resample": 2}),
+    ("resample", {"resample": 0}),
+    ("resample", {"resample": [3]}),
     ("size", {"size": {"shortest_edge": 32}}),
     ("size", {"size": {"shortest_edge": SIDE, "longest_edge": 40}}),
     ("size", {"size": {"longest_edge": SIDE}}),
@@ -71,7 +82,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("use_square_size", {"use_square_size": True}),
     *(
         ("image_processor_type", {"image_processor_type": f"{name}ImageProcessor"})
-        for name in ("Siglip", "LlavaNext", "Pixtral", "Vit")
+        for name in ("Siglip2", "LlavaNext", "Pixtral", "Vit")
     ),
     ("feature_extractor_type", {"image_processor_type": None, "feature_extractor_type": "ViTFeatureExtractor"}),
     *((name, {name: value}) for name, value in {
@@ -97,13 +108,16 @@ def folder_of(path: Path, fields: dict[str, Any], nested: bool) -> Path:
 @pytest.mark.parametrize("fields", HONOURED)
 def test_what_is_honoured_has_transformers_pixels(tmp_path, fields, nested):
     folder = folder_of(tmp_path, fields, nested)
-    mode = image_config.mode(folder, LLAVA)
+    model = image_config.read(folder, LLAVA)
+    tower = model.config.clip.vision  # pyright: ignore
+    how = {"resample": tower.resample, "color": images.color_of(tower.pixel_mean)}
     theirs = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
     assert type(theirs).__name__.endswith("Pil")
     for height, width in ((30, 41), (41, 30), (28, 28), (5, 90)):
         pixels = np.random.default_rng(height).integers(0, 256, (height, width, 3)).astype(np.uint8)
         expected = theirs(Image.fromarray(pixels), return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
-        found = llava.normalize_pixels(images.preprocess(Image.fromarray(pixels), SIDE, mode))
+        made = images.preprocess(Image.fromarray(pixels), SIDE, model.image_mode, **how)
+        found = clip.normalized(tower, made)
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
@@ -114,7 +128,7 @@ def test_what_is_not_done_is_refused_by_its_field(tmp_path, name, fields, nested
     file = "processor_config.json: image_processor" if nested else "preprocessor_config.json"
     for model in (LLAVA, CLIP):
         with pytest.raises(UserError, match=rf"^{folder / file}: (unknown field )?{name}( is |;)") as error:
-            image_config.mode(folder, model)
+            image_config.read(folder, model)
         assert "\n" not in str(error.value)
         assert len(str(error.value)) < 400
 
@@ -131,34 +145,42 @@ def test_what_is_not_done_is_refused_by_its_field(tmp_path, name, fields, nested
 def test_the_rest_of_a_processor(tmp_path, fields, said):
     (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": PLAIN, **fields}))
     with pytest.raises(UserError, match=said):
-        image_config.mode(tmp_path, LLAVA)
+        image_config.read(tmp_path, LLAVA)
 
 
 def test_a_folder_that_says_nothing_is_prepared_as_its_config_says(tmp_path):
-    assert image_config.mode(tmp_path, LLAVA) == "crop"
+    assert image_config.read(tmp_path, LLAVA) == LLAVA
     (tmp_path / "processor_config.json").write_text(json.dumps({"patch_size": 14, "processor_class": "LlavaProcessor"}))
-    assert image_config.mode(tmp_path, LLAVA) == "crop"
+    assert image_config.read(tmp_path, LLAVA) == LLAVA
     padded = Spec(kind="llava", config=LLAVA.config, family="llama", image_mode="pad")
-    assert image_config.mode(folder_of(tmp_path, {}, False), padded) == "pad"  # LLaVA's own config asks for it
+    assert image_config.read(folder_of(tmp_path, {}, False), padded) == padded  # LLaVA's own config asks for it
 
 
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize(
-    "fields", [{"size": SQUARE}, {"image_processor_type": "LlavaImageProcessor", "do_pad": True}, {}]
+    "fields",
+    [
+        {"size": SQUARE, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 2},
+        {"image_processor_type": "LlavaImageProcessor", "do_pad": True},
+        {},
+    ],
 )
 def test_an_exported_checkpoint_is_prepared_the_same(tmp_path, fields, nested):
     source = hub_support.save(hub_support.model("llava"), tmp_path / "hub")
     folder_of(source, fields, nested)
     first = hub.import_hub(source, tmp_path / "ours", "float32")
+    tower = first.config.clip.vision  # pyright: ignore
+    how = {"resample": tower.resample, "color": images.color_of(tower.pixel_mean)}
     hub.export_hub(tmp_path / "ours", tmp_path / "out")
     assert hub.open_hub(tmp_path / "out")[0].image_mode == first.image_mode
     for file in ("preprocessor_config.json", "processor_config.json"):
         (tmp_path / "ours" / "hub" / file).unlink(missing_ok=True)
     hub.export_hub(tmp_path / "ours", tmp_path / "again")
-    assert hub.open_hub(tmp_path / "again")[0].image_mode == first.image_mode
+    again = hub.open_hub(tmp_path / "again")[0]
+    assert (again.image_mode, again.config.clip.vision) == (first.image_mode, tower)  # pyright: ignore
     pixels = np.random.default_rng(0).integers(0, 256, (30, 41, 3)).astype(np.uint8)
     expected = transformers.AutoProcessor.from_pretrained(tmp_path / "again", backend="pil").image_processor(
         Image.fromarray(pixels), return_tensors="np"
     )["pixel_values"][0]
-    found = llava.normalize_pixels(images.preprocess(Image.fromarray(pixels), SIDE, first.image_mode))
+    found = clip.normalized(tower, images.preprocess(Image.fromarray(pixels), SIDE, first.image_mode, **how))
     np.testing.assert_allclose(found, expected.transpose(1, 2, 0), rtol=0, atol=1e-6)

@@ -8,9 +8,11 @@ import transformers
 from hub_support import CONFIGS, IMAGE_ID, model, save, token_rows, tokenizer, with_end
 
 import tga_jax
+from tga_jax.checkpoints import hub
+from tga_jax.models import clip
 
 LONGROPE = "phi3"  # transformers chooses its factors by the longest row of a batch, with its padding
-LANGUAGE = [name for name in CONFIGS if not name.startswith(("clip", "llava")) and name != LONGROPE]
+LANGUAGE = [name for name in CONFIGS if not name.startswith(("clip", "llava", "siglip")) and name != LONGROPE]
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -76,14 +78,18 @@ def image_rows(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("llava", 4), ("llava-full", 5), ("llava-gemma2", 4), pytest.param("llava-phi3", 4, marks=pytest.mark.slow)],
+    [
+        *(("llava", 4), ("llava-full", 5), ("llava-layers", 4), ("llava-siglip", 4), ("llava-siglip-layers", 4)),
+        *(("llava-gemma2", 4), pytest.param("llava-phi3", 4, marks=pytest.mark.slow)),
+    ],
 )
 def test_llava_end_to_end(name, count, tmp_path):
     """Gemma scales words on their way in, image embeddings not. transformers' Llava leaves out its cap of logits."""
     theirs = model(name)
     ours = tga_jax.load(save(theirs, tmp_path / name), dtype="float32")
     ids, mask = image_rows(count)
-    pixels = np.random.default_rng(1).standard_normal((3, 3, 28, 28)).astype(np.float32)
+    size = theirs.config.vision_config.image_size
+    pixels = np.random.default_rng(1).standard_normal((3, 3, size, size)).astype(np.float32)
     with torch.no_grad():
         found = theirs(
             torch.tensor(ids), attention_mask=torch.tensor(mask), pixel_values=torch.tensor(pixels),
@@ -94,6 +100,30 @@ def test_llava_end_to_end(name, count, tmp_path):
     check(ours.forward(ids, mask, pixels), found, mask.astype(bool))
     with pytest.raises(tga_jax.UserError, match=f"{3 * count} image tokens and 2 pictures, expected {count} a picture"):
         ours.forward(ids, mask, pixels[:2])
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_siglip_is_read_for_its_tower(tmp_path, alone):
+    """Of a folder with both towers, or the vision tower; written again, it is transformers' SiglipVisionModel."""
+    whole = model("siglip")
+    theirs = whole.vision_model if not alone else transformers.SiglipVisionModel(whole.config.vision_config)
+    theirs.load_state_dict(whole.vision_model.state_dict())
+    found = hub.import_hub(save(theirs if alone else whole, tmp_path / "siglip"), tmp_path / "ours", "float32")
+    assert found.kind == "clip"
+    assert isinstance(found.config, clip.ClipConfig)
+    assert found.config.text is None
+    assert (found.image_mode, found.config.vision.pixel_mean) == ("stretch", (0.5, 0.5, 0.5))
+    images = np.random.default_rng(1).standard_normal((2, 3, 32, 32)).astype(np.float32)
+    params = hub.load_params(tmp_path / "ours", found, None)["clip"]["vision"]
+    ours = clip.vision_features(found.config.vision, params, images.transpose(0, 2, 3, 1), -2, "full")
+    hub.export_hub(tmp_path / "ours", tmp_path / "out")
+    again = transformers.SiglipVisionModel.from_pretrained(tmp_path / "out")
+    for torch_model in (theirs, again):
+        with torch.no_grad():
+            states = torch_model(torch.tensor(images), output_hidden_states=True).hidden_states
+        assert relative(ours, states[-2]) < 2e-5
+    with pytest.raises(tga_jax.UserError, match="embedding needs both towers"):
+        tga_jax.load(tmp_path / "ours").embed_texts(["w4"])
 
 
 def test_clip_embeddings_and_similarity(tmp_path):

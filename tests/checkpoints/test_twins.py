@@ -1,6 +1,7 @@
 """Twins of public checkpoints, through the commands, against transformers: tokens, answers, exports."""
 
 import dataclasses
+import json
 from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,48 @@ def photographs(count: int) -> list[Image.Image]:
 def test_llava_of_the_hub(tmp_path, name):
     folder, _ = twins.write(name, tmp_path)
     check_llava(tmp_path, folder, folder)
+
+
+class WithoutVideos(transformers.LlavaOnevisionProcessor):
+    """Whose processor of videos needs torchvision."""
+
+    def check_argument_for_proper_class(self, argument_name, argument):
+        return type(argument)
+
+
+def tiled(folder: Path):
+    """(transformers' model, its processor) of a twin with tiles."""
+    if "onevision" not in folder.name:
+        model = reference(folder, transformers.LlavaNextForConditionalGeneration)
+        return model, transformers.LlavaNextProcessor.from_pretrained(folder, backend="pil")
+    images = transformers.LlavaOnevisionImageProcessorPil.from_pretrained(folder)
+    words = transformers.AutoTokenizer.from_pretrained(folder)
+    raw = json.loads((folder / "processor_config.json").read_text())
+    known = {name: raw[name] for name in ("num_image_tokens", "vision_aspect_ratio", "vision_feature_select_strategy")}
+    model = reference(folder, transformers.LlavaOnevisionForConditionalGeneration)
+    return model, WithoutVideos(images, words, None, **known)
+
+
+@pytest.mark.parametrize("name", twins.TILED)
+def test_llava_with_tiles(tmp_path, name):
+    folder, _ = twins.write(name, tmp_path)
+    model, processor = tiled(folder)
+    convert(folder, tmp_path / "ours")
+    loaded = tga_jax.load(tmp_path / "ours")
+    pictures, prompts = photographs(8), llava_prompts()
+    inputs = [processor(text=p, images=i, return_tensors="pt") for p, i in zip(prompts, pictures, strict=True)]
+    expected = [theirs(model, x)[0] for x in inputs]
+    assert len({tuple(row) for row in expected}) > 4
+    assert len({x["input_ids"].shape[1] - len(p) for x, p in zip(inputs, prompts, strict=True)}) > 3
+    assert ours(loaded, prompts, [[picture] for picture in pictures]) == expected
+    talk = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}]
+    given = processor(
+        text=loaded.processor.tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True),
+        images=pictures[2], return_tensors="pt",
+    )  # fmt: skip
+    assert loaded.ask(pictures[2], "What is it?", new_tokens=NEW) == loaded.answer_text(
+        np.array(theirs(model, given)[0])
+    )
 
 
 def check_llava(tmp_path: Path, reference_folder: Path, folder: Path, *flags: str) -> None:

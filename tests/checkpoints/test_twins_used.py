@@ -59,7 +59,7 @@ def make(name: str, root: Path) -> Twin:
         folder, _ = twins.write(name, root)
         init = {"clip": str(clip), "projector": "", "llm": str(folder)}
         llm, towers = hub.open_hub(folder)[0].config, hub.open_hub(clip)[0].config
-        config = LlavaConfig(dataclasses.replace(towers, text=None, embed_size=None), llm, "mlp2x_gelu", None, -2)
+        config = LlavaConfig(dataclasses.replace(towers, text=None, embed_size=None), llm)
         return Twin(folder, init, folder, test_twins.reference(folder), False, config)
     if name.startswith("llava-hf/"):
         folder, _ = twins.write(name, root)

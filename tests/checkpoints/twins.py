@@ -859,6 +859,58 @@ def clip(name: str) -> Callable[..., Tensors]:
     return write
 
 
+def siglip_shapes(c: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Of SigLIP's vision tower, under `vision_model.`, without the head that pools its states."""
+    d, p = c["hidden_size"], "vision_model."
+    return {
+        f"{p}embeddings.patch_embedding.weight": (d, 3, c["patch_size"], c["patch_size"]),
+        f"{p}embeddings.patch_embedding.bias": (d,),
+        f"{p}embeddings.position_embedding.weight": ((c["image_size"] // c["patch_size"]) ** 2, d),
+        **{f"{p}post_layernorm.{x}": (d,) for x in ("weight", "bias")},
+        **_encoder_shapes(p, d, c["intermediate_size"], c["num_hidden_layers"]),
+    }
+
+
+def siglip(version: int) -> Callable[..., Tensors]:
+    """google/siglip-so400m-patch14-384 and siglip2-so400m-patch14-384: both towers, pictures with a remainder beyond
+    the last patch, and pixels around a half; the second resizes bilinearly. Without their tokenizers, which no LLaVA
+    reads."""
+
+    def write(folder: Path, seed: int = 0) -> Tensors:
+        sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_hidden_layers": 3}
+        text = {**sizes, "model_type": "siglip_text_model"}
+        vision = {**sizes, "image_size": IMAGE + 6, "model_type": "siglip_vision_model", "patch_size": PATCH}
+        told = {"initializer_factor": 1.0, "model_type": "siglip", "torch_dtype": "float32"}
+        if version == 2:
+            common = {"attention_dropout": 0.0, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-06}
+            text |= {**common, "max_position_embeddings": 64, "projection_size": 32, "vocab_size": 40}
+            vision |= {**common, "num_channels": 3, "torch_dtype": "float32"}
+            told["transformers_version"] = "4.49.0.dev0"
+        write_json(folder / "config.json", {
+            "architectures": ["SiglipModel"], "text_config": text, "vision_config": vision, **told,
+        })  # fmt: skip
+        write_json(folder / "preprocessor_config.json", {
+            "do_convert_rgb": None, "do_normalize": True, "do_rescale": True, "do_resize": True,
+            "image_mean": [0.5] * 3, "image_processor_type": "SiglipImageProcessor", "image_std": [0.5] * 3,
+            "processor_class": "SiglipProcessor", "resample": 3 if version == 1 else 2,
+            "rescale_factor": 0.00392156862745098, "size": {"height": IMAGE + 6, "width": IMAGE + 6},
+        })  # fmt: skip
+        head = "vision_model.head."
+        shapes = text_shapes({**text, "vocab_size": 40, "max_position_embeddings": 64}) | siglip_shapes(vision) | {
+            "text_model.head.weight": (32, 32), "text_model.head.bias": (32,), f"{head}probe": (1, 1, 32),
+            f"{head}attention.in_proj_weight": (96, 32), f"{head}attention.in_proj_bias": (96,),
+            f"{head}attention.out_proj.weight": (32, 32), f"{head}attention.out_proj.bias": (32,),
+            f"{head}layernorm.weight": (32,), f"{head}layernorm.bias": (32,), f"{head}mlp.fc1.weight": (48, 32),
+            f"{head}mlp.fc1.bias": (48,), f"{head}mlp.fc2.weight": (32, 48), f"{head}mlp.fc2.bias": (32,),
+            "logit_scale": (1,), "logit_bias": (1,),
+        }  # fmt: skip
+        weights = _random(shapes, np.float32, seed)
+        write_safetensors(folder, weights)
+        return weights
+
+    return write
+
+
 # ---- LLaVA ---------------------------------------------------------------------------------------------------------
 
 
@@ -942,6 +994,110 @@ def _llava_weights(rows: int, seed: int) -> Tensors:
     return _random(shapes, np.float16, seed)
 
 
+def _tiled_weights(folder: Path, text: dict[str, Any], tower: dict[str, tuple[int, ...]], seed: int) -> Tensors:
+    """Written with the names of before transformers 4.52."""
+    shapes = llm_shapes(text, text["model_type"] == "qwen2") | tower
+    shapes |= _projector_shapes("model.mm_projector.0", "model.mm_projector.2", 32)
+    dtype = np.float16 if text["model_type"] == "mistral" else ml_dtypes.bfloat16
+    weights = llava_hf_names(_random(shapes, dtype, seed))
+    weights |= _random({"image_newline": (HIDDEN,)}, dtype, seed + 1)
+    write_safetensors(folder, weights, 2)
+    return weights
+
+
+def llava_next(folder: Path, seed: int = 0) -> Tensors:
+    """llava-hf/llava-v1.6-mistral-7b-hf."""
+    vocab = llama_tokenizer(folder, fast=True, added=("<image>", "<pad>"), fields={
+        "add_prefix_space": None, "extra_special_tokens": {"image_token": "<image>"}, "image_token": "<image>",
+        "legacy": True, "pad_token": "<pad>", "padding_side": "left", "processor_class": "LlavaNextProcessor",
+        "trust_remote_code": False, "use_default_system_prompt": False,
+    })  # fmt: skip
+    image_id, rows = vocab - 2, -(-vocab // 64) * 64
+    grids = [[IMAGE * h, IMAGE * w] for h, w in ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))]
+    text = {
+        "_name_or_path": "mistralai/Mistral-7B-Instruct-v0.2", "architectures": ["MistralForCausalLM"],
+        "hidden_size": HIDDEN, "intermediate_size": MLP, "max_position_embeddings": 32768, "model_type": "mistral",
+        "num_attention_heads": HEADS, "num_hidden_layers": LAYERS, "num_key_value_heads": 2, "rms_norm_eps": 1e-05,
+        "rope_theta": 1000000.0, "sliding_window": None, "torch_dtype": "bfloat16", "vocab_size": rows,
+    }  # fmt: skip
+    write_json(folder / "config.json", {
+        "architectures": ["LlavaNextForConditionalGeneration"], "ignore_index": -100, "image_grid_pinpoints": grids,
+        "image_seq_length": (IMAGE // PATCH) ** 2, "image_token_index": image_id, "model_type": "llava_next",
+        "projector_hidden_act": "gelu", "text_config": text, "tie_word_embeddings": False, "torch_dtype": "float16",
+        "transformers_version": "4.39.0.dev0", "use_image_newline_parameter": True, "vision_config": _vision_config(),
+        "vision_feature_layer": -2, "vision_feature_select_strategy": "default", "vocab_size": rows,
+    })  # fmt: skip
+    write_json(folder / "generation_config.json", {
+        "_from_model_config": True, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": image_id + 1,
+    })  # fmt: skip
+    square = {"height": IMAGE, "width": IMAGE}
+    write_json(folder / "preprocessor_config.json", clip_preprocessor(
+        {"shortest_edge": IMAGE}, square, aspect_ratio_setting="anyres", do_convert_rgb=True, do_pad=True,
+        do_rescale=True, image_grid_pinpoints=grids, image_processor_type="LlavaNextImageProcessor",
+        processor_class="LlavaNextProcessor", rescale_factor=0.00392156862745098,
+    ))  # fmt: skip
+    write_json(folder / "processor_config.json", {
+        "image_token": "<image>", "num_additional_image_tokens": 1, "patch_size": PATCH,
+        "processor_class": "LlavaNextProcessor", "vision_feature_select_strategy": "default",
+    })  # fmt: skip
+    write_json(folder / "chat_template.json", {"chat_template": _LLAVA_HF})
+    return _tiled_weights(folder, text, vision_shapes(_vision_config()), seed)
+
+
+def llava_onevision(folder: Path, seed: int = 0) -> Tensors:
+    """llava-hf/llava-onevision-qwen2-0.5b-ov-hf: Qwen2's tokenizer with <image> and <video> behind its special tokens,
+    embeddings tied, SigLIP's tower with one block left out, and all its states."""
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"]
+    split = [pre_tokenizers.Split(tokenizers.Regex(_WORDS % 1), "isolated")]
+    vocab = byte_tokenizer(folder, split, special, fields={
+        "add_prefix_space": False, "additional_special_tokens": special[1:3], "bos_token": None,
+        "eos_token": "<|im_end|>", "errors": "replace", "extra_special_tokens": {"image_token": "<image>",
+        "video_token": "<video>"}, "image_token": "<image>", "pad_token": "<|endoftext|>", "padding_side": "left",
+        "processor_class": "LlavaOnevisionProcessor", "split_special_tokens": False,
+        "tokenizer_class": "Qwen2Tokenizer", "unk_token": None, "video_token": "<video>",
+    })  # fmt: skip
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    write_json(folder / "vocab.json", model["vocab"])
+    (folder / "merges.txt").write_text("\n".join(" ".join(merge) for merge in model["merges"]))
+    end, grids = vocab - 5, [[IMAGE * h, IMAGE * w] for h in range(1, 7) for w in range(1, 7)]
+    text = {
+        "_name_or_path": "Qwen/Qwen2-0.5B-Instruct", "architectures": ["Qwen2ForCausalLM"], "bos_token_id": end,
+        "eos_token_id": end + 2, "hidden_size": HIDDEN, "intermediate_size": MLP, "max_position_embeddings": 32768,
+        "max_window_layers": 24, "model_type": "qwen2", "num_attention_heads": HEADS, "num_hidden_layers": LAYERS,
+        "num_key_value_heads": 2, "rope_theta": 1000000.0, "sliding_window": 32768, "tie_word_embeddings": True,
+        "torch_dtype": "bfloat16", "use_sliding_window": False, "vocab_size": vocab + 13,
+    }  # fmt: skip
+    vision = {
+        "hidden_size": 32, "image_size": IMAGE, "intermediate_size": 48, "model_type": "siglip_vision_model",
+        "num_attention_heads": 4, "num_hidden_layers": 2, "patch_size": PATCH, "vision_use_head": False,
+    }  # fmt: skip
+    write_json(folder / "config.json", {
+        "architectures": ["LlavaOnevisionForConditionalGeneration"], "ignore_index": -100,
+        "image_grid_pinpoints": grids, "image_token_index": end + 3, "model_type": "llava_onevision",
+        "projector_hidden_act": "gelu", "text_config": text, "tie_word_embeddings": True, "torch_dtype": "bfloat16",
+        "transformers_version": "4.45.0.dev0", "use_image_newline_parameter": True, "video_token_index": end + 4,
+        "vision_aspect_ratio": "anyres_max_9", "vision_config": vision, "vision_feature_layer": -1,
+        "vision_feature_select_strategy": "full",
+    })  # fmt: skip
+    write_json(folder / "generation_config.json", {
+        "bos_token_id": end, "do_sample": True, "eos_token_id": [end + 2, end], "pad_token_id": end, "temperature": 0.7,
+        "repetition_penalty": 1.1, "top_k": 20, "top_p": 0.8,
+    })  # fmt: skip
+    write_json(folder / "preprocessor_config.json", {
+        "do_convert_rgb": True, "do_normalize": True, "do_pad": True, "do_rescale": True, "do_resize": True,
+        "image_grid_pinpoints": grids, "image_mean": [0.5] * 3, "image_processor_type": "LlavaOnevisionImageProcessor",
+        "image_std": [0.5] * 3, "processor_class": "LlavaOnevisionProcessor", "resample": 3,
+        "rescale_factor": 0.00392156862745098, "size": {"height": IMAGE, "width": IMAGE},
+    })  # fmt: skip
+    write_json(folder / "processor_config.json", {
+        "image_token": "<image>", "num_image_tokens": (IMAGE // PATCH) ** 2,
+        "processor_class": "LlavaOnevisionProcessor", "video_token": "<video>", "vision_aspect_ratio": "anyres_max_9",
+        "vision_feature_select_strategy": "full",
+    })  # fmt: skip
+    write_json(folder / "chat_template.json", {"chat_template": _LLAVA_HF})
+    return _tiled_weights(folder, text, siglip_shapes(vision), seed)
+
+
 def _original_llava(vocab: int) -> dict[str, Any]:
     return _llm(
         "LlavaLlamaForCausalLM", vocab, _name_or_path="llava-v1.5-7b", bos_token_id=1, eos_token_id=2,
@@ -1021,6 +1177,14 @@ CLIPS: dict[str, Callable[..., Tensors]] = {
         "openai/clip-vit-base-patch32", "openai/clip-vit-large-patch14", "openai/clip-vit-large-patch14-336"
     )
 }  # fmt: skip
+SIGLIPS: dict[str, Callable[..., Tensors]] = {
+    "google/siglip-so400m-patch14-384": siglip(1),
+    "google/siglip2-so400m-patch14-384": siglip(2),
+}
+TILED: dict[str, Callable[..., Tensors]] = {
+    "llava-hf/llava-v1.6-mistral-7b-hf": llava_next,
+    "llava-hf/llava-onevision-qwen2-0.5b-ov-hf": llava_onevision,
+}
 LLAVAS: dict[str, Callable[..., Tensors]] = {
     "llava-hf/llava-1.5-7b-hf": llava_hf("7b"),
     "llava-hf/llava-1.5-13b-hf": llava_hf("13b"),
@@ -1033,4 +1197,4 @@ def write(name: str, root: Path, seed: int = 0) -> tuple[Path, Tensors]:
     """The twin of the hub's `name` in root/NAME, and its weights by name."""
     folder = root / name
     folder.mkdir(parents=True)
-    return folder, {**LLMS, **CLIPS, **LLAVAS}[name](folder, seed)
+    return folder, {**LLMS, **CLIPS, **SIGLIPS, **LLAVAS, **TILED}[name](folder, seed)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from tga_jax.data import images
 from tga_jax.errors import UserError
-from tga_jax.models import llava
+from tga_jax.models import clip
 
 # Pillow's warnings, which the module silences: pytest sets filters of its own.
 pytestmark = [pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("UserWarning", "RuntimeWarning")]
@@ -285,6 +285,6 @@ def test_a_jpeg_is_not_made_smaller_where_that_would_show(width, height, mode):
 
 def test_normalised_as_transformers_does():
     image = picture(np.random.default_rng(0).integers(0, 256, (40, 30, 3)))
-    found = llava.normalize_pixels(images.preprocess(image, 24, "crop"))
+    found = clip.normalized(clip.VisionConfig(8, 1, 2, 16), images.preprocess(image, 24, "crop"))
     expected = theirs(24)(image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
     np.testing.assert_allclose(found, expected, rtol=0, atol=5e-7)

@@ -12,7 +12,7 @@ from tga_jax.checkpoints import hub
 from tga_jax.demo import baselines, measure, models
 from tga_jax.demo.baselines import BASELINES, Context
 from tga_jax.inference.model import Model
-from tga_jax.models import llava
+from tga_jax.models import clip, llava
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -60,7 +60,7 @@ def test_shares_are_those_of_the_first_token(asked):
     best = []
     for row in range(len(harmful)):
         tokens = np.where(batch.image_mask[row], model.spec.image_token_id, batch.tokens[row])[batch.valid[row]]
-        pixels = np.moveaxis(np.asarray(llava.normalize_pixels(batch.images[row])), -1, 1)
+        pixels = np.moveaxis(np.asarray(clip.normalized(model.config.clip.vision, batch.images[row])), -1, 1)
         logits = np.asarray(model.forward(tokens[None], pixel_values=pixels).logits)[0, -1]
         best.append(int(logits.argmax()))
     assert context.refused(model, batch) == np.isin(best, ids).mean()

@@ -9,6 +9,7 @@ from demo_support import build, recorded
 from tga_jax.demo import trainings
 from tga_jax.demo.world import source
 from tga_jax.models import presets
+from tga_jax.models.projectors import Mlp2xGelu
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_one_changed_line_repeats_only_what_depends_on_it(folders_of):
 def test_another_projector_repeats_neither_clip_nor_the_text_model(folders_of, monkeypatch):
     before = folders_of()
     plain = presets.LLAVA["emoji"]
-    monkeypatch.setitem(presets.LLAVA, "emoji", lambda: dataclasses.replace(plain(), projector_hidden=96))
+    monkeypatch.setitem(presets.LLAVA, "emoji", lambda: dataclasses.replace(plain(), projector=Mlp2xGelu(hidden=96)))
     assert changed(before, folders_of()) == set(before) - {"clip", "text"}
 
 

@@ -17,9 +17,11 @@ from tga_jax.evals import steering
 from tga_jax.evals.asking import Asker
 from tga_jax.inference.decode import embed
 from tga_jax.models import llama, llava, presets
+from tga_jax.models.projectors import Linear, Mlp2xGelu, Resampler
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 RANDOM = np.random.default_rng(3)
+RESAMPLER = Resampler(queries=5, num_layers=2, num_heads=2, hidden=8)
 PICTURE = Image.fromarray(RANDOM.integers(0, 256, (30, 30, 3), dtype=np.uint8))
 
 
@@ -83,14 +85,14 @@ def test_directions_are_differences_of_means(models):
     np.testing.assert_allclose(found, means["harmful"] - means["benign"], atol=1e-5)
 
 
-@pytest.mark.parametrize("projector", ["mlp2x_gelu", "linear", llava.ResamplerConfig(5, 2, 2)])
+@pytest.mark.parametrize("projector", [Mlp2xGelu(hidden=8), Linear(), RESAMPLER])
 def test_a_corrected_model_moves_its_pictures_and_nothing_else(models, projector):
     model = models[True]
-    config: Any = dataclasses.replace(model.config, projector=projector, projector_hidden=8)
+    config: Any = dataclasses.replace(model.config, projector=projector)
     params = {**model.params, **llava.init(config, jax.random.key(1), ("projector",))}
     model = dataclasses.replace(model, spec=dataclasses.replace(model.spec, config=config), params=params)
     pictures = batch(models[True])
-    if not isinstance(projector, str):
+    if projector == RESAMPLER:
         keep = np.cumsum(pictures.image_mask, axis=1) <= 5
         pictures = pictures._replace(image_mask=pictures.image_mask & keep)
     vector = steering.picture_difference(model, pictures, text_twins(pictures))

@@ -51,7 +51,9 @@ def test_image_features_are_what_the_projector_reads_and_embeddings_are_clips(pa
     assert (features.shape, features.dtype) == ((5, TINY.image_tokens, 8), np.float16)
     np.testing.assert_allclose(features.astype(np.float32), direct, rtol=2e-3, atol=2e-3)
     assert np.abs(direct - direct[:1]).max() > 0.1  # the pictures do differ
-    expected = layers.apply(clip.Clip(TINY.clip), params, llava.normalize_pixels(images), method="embed_images")
+    expected = layers.apply(
+        clip.Clip(TINY.clip), params, clip.normalized(TINY.clip.vision, images), method="embed_images"
+    )
     np.testing.assert_allclose(embeddings, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(embed_images(TINY.clip, params, images), expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=-1), 1, rtol=1e-5)

@@ -15,7 +15,7 @@ import transformers
 from tga_jax.data.batch import Batch
 from tga_jax.inference.decode import Decoding, generate, generate_all, row_keys, stream
 from tga_jax.inference.sampling import Sampling
-from tga_jax.models import clip, layers, llama, llava
+from tga_jax.models import clip, layers, llama, llava, projectors
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -29,7 +29,7 @@ MODEL = llava.LlavaConfig(
         embed_size=8,
     ),
     llm=llama.LlamaConfig(VOCAB, 16, 2, 4, 2, 6, 24, 1e4, 1e-5, None, True),
-    projector_hidden=12,
+    projector=projectors.Mlp2xGelu(hidden=12),
     feature_layer=-1,
 )
 MODELS = {

@@ -105,6 +105,42 @@ def test_vision_states_of_every_layer(pair):
         np.testing.assert_allclose(features[layer, "patch"], features[layer, "full"][:, 1:], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("layer", [(-2, 1, -1), (2, 0), (2, 2)])
+def test_states_of_several_layers_are_joined(pair, layer):
+    _, config, params, images = pair
+    read = jax.jit(functools.partial(clip.vision_features, config.vision), static_argnums=(2, 3))
+    found = read(params["vision"], images, layer, "patch")
+    expected = [read(params["vision"], images, one, "patch") for one in layer]
+    np.testing.assert_allclose(found, np.concatenate(expected, axis=-1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [(), (-2, 9), -9, (4,)])
+def test_a_layer_that_the_tower_lacks_is_refused(layer):
+    with pytest.raises(ValueError, match=r"^feature_layer: .*, expected from -4 to 3$"):
+        clip.blocks_below(clip.VisionConfig(8, 3, 2, 16), layer)
+
+
+def test_siglip_states_of_every_layer():
+    """32 pixels in patches of 14: the last four are left out."""
+    shape = {"hidden_size": 32, "intermediate_size": 56, "num_attention_heads": 4, "num_hidden_layers": 2}
+    shape["layer_norm_eps"] = 2e-3
+    hf = transformers.SiglipConfig(
+        vision_config={**shape, "image_size": 32, "patch_size": 14}, text_config={**shape, "vocab_size": 20},
+        attn_implementation="eager",
+    )  # fmt: skip
+    model = parity_support.randomize(transformers.SiglipModel(hf), seed=3)
+    config, params = parity_support.converted(model)
+    model = model.vision_model
+    assert (config.vision.num_patches, config.vision.activation) == (4, "gelu_pytorch_tanh")
+    images = np.random.default_rng(0).standard_normal((3, 32, 32, 3)).astype(np.float32)
+    theirs = model(pixels(images), output_hidden_states=True)
+    read = jax.jit(functools.partial(clip.vision_features, config.vision), static_argnums=(2, 3))
+    for layer, states in zip((0, 1, -1), theirs.hidden_states, strict=True):
+        for select in ("patch", "full"):  # there is no CLS to leave out
+            close(read(params["clip"]["vision"], images, layer, select), states)
+    close(clip.VisionTower(config.vision).apply({"params": params["clip"]["vision"]}, images)[1], theirs[0])
+
+
 def test_vision_tower_last_states_and_normalised_ones(pair):
     model, config, params, images = pair
     theirs = model.vision_model(pixels(images))

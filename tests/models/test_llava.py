@@ -1,8 +1,6 @@
 """Merging, projection, preprocessing, and the whole model against transformers' Llava with the same random weights."""
 
-import dataclasses
 import functools
-import math
 
 import hypothesis
 import hypothesis.strategies as st
@@ -114,76 +112,6 @@ def test_text_twin_worked_rows():
         twin("s....q", "011110", "abc", "torn")
 
 
-RESAMPLER = llava.ResamplerConfig(queries=3, num_layers=2, num_heads=2)
-RESAMPLED = dataclasses.replace(TINY, projector=RESAMPLER, projector_hidden=8)
-
-
-def test_resampler_against_float64():
-    """Attention and all else written out, with parameters far from their initial values."""
-    rng = np.random.default_rng(3)
-    features = rng.standard_normal((2, 1, 5, 16))
-    module = llava.projector(RESAMPLED)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), features)["params"]
-    params = jax.tree.map(lambda s: rng.standard_normal(s.shape), shapes)
-
-    def dense(p, x):
-        return x @ p["kernel"].reshape(x.shape[-1], -1) + p["bias"].reshape(-1)
-
-    def norm(p, x):
-        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
-        return x * p["scale"] + p["bias"]
-
-    def one(f):
-        f, x = norm(params["feature_norm"], f), params["queries"]
-        k, v = (dense(params[n], f).reshape(-1, 2, 4) for n in ("key", "value"))
-        for i in range(2):
-            q = dense(params[f"query_{i}"], norm(params[f"attention_norm_{i}"], x)).reshape(-1, 2, 4)
-            heads = []
-            for h in range(2):
-                scores = np.exp(q[:, h] @ k[:, h].T / 2.0)
-                heads.append(scores / scores.sum(-1, keepdims=True) @ v[:, h])
-            read = params[f"read_{i}"]
-            x = x + np.concatenate(heads, -1) @ read["kernel"].reshape(8, 8) + read["bias"]
-            h = dense(params[f"up_{i}"], norm(params[f"mlp_norm_{i}"], x))
-            x = x + dense(params[f"down_{i}"], 0.5 * h * (1 + np.vectorize(math.erf)(h / math.sqrt(2))))
-        return dense(params["out"], norm(params["final_norm"], x))
-
-    ours = module.apply({"params": jax.tree.map(jnp.float32, params)}, features.astype(np.float32))
-    assert ours.shape == (2, 1, RESAMPLED.image_tokens, 24)
-    np.testing.assert_allclose(ours, [[one(f[0])] for f in features], rtol=1e-4, atol=1e-3)
-
-
-@pytest.mark.parametrize("width", [None, 7])
-@pytest.mark.parametrize("kind", ["linear", "mlp2x_gelu", "norm_mlp2x_gelu"])
-def test_projector_against_float64(kind, width):
-    config = dataclasses.replace(TINY, projector=kind, projector_hidden=width)
-    rng = np.random.default_rng(2)
-    features = rng.standard_normal((2, 1, 4, 16)) * 6 + 2
-    hidden = 24 if kind == "linear" else width or 24
-    params, read = {}, features
-    if kind == "norm_mlp2x_gelu":
-        params["norm"] = {"scale": rng.standard_normal(16), "bias": rng.standard_normal(16)}
-        read = (features - features.mean(-1, keepdims=True)) / np.sqrt(features.var(-1, keepdims=True) + 1e-5)
-        read = read * params["norm"]["scale"] + params["norm"]["bias"]
-    params |= {"linear_1": {"kernel": rng.standard_normal((16, hidden)), "bias": rng.standard_normal(hidden)}}
-    expected = read @ params["linear_1"]["kernel"] + params["linear_1"]["bias"]
-    if kind != "linear":
-        params["linear_2"] = {"kernel": rng.standard_normal((hidden, 24)), "bias": rng.standard_normal(24)}
-        expected = expected * 0.5 * (1 + np.vectorize(math.erf)(expected / math.sqrt(2)))
-        expected = expected @ params["linear_2"]["kernel"] + params["linear_2"]["bias"]
-    module = llava.projector(config)
-    made = jax.eval_shape(module.init, jax.random.key(0), features)["params"]
-    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, made)
-    ours = module.apply({"params": jax.tree.map(jnp.float32, params)}, features.astype(np.float32))
-    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=3e-5)
-
-
-def test_an_unknown_projector_is_refused():
-    config = dataclasses.replace(TINY, projector="mlp3x")
-    with pytest.raises(ValueError, match="projector: 'mlp3x'"):
-        jax.eval_shape(llava.projector(config).init, jax.random.key(0), jnp.zeros((1, 16)))
-
-
 def processed(images: np.ndarray) -> np.ndarray:
     """uint8 [N, 28, 28, 3] -> what CLIP's own preprocessing makes of them, [N, 3, 28, 28]."""
     size = {"height": 28, "width": 28}
@@ -194,7 +122,7 @@ def processed(images: np.ndarray) -> np.ndarray:
 def test_pixels_are_normalised_as_by_clip():
     images = np.random.default_rng(3).integers(0, 256, (3, 28, 28, 3), dtype=np.uint8)
     images[0, :2] = np.array([0, 255])[:, None, None]
-    ours = llava.normalize_pixels(jnp.asarray(images))
+    ours = clip.normalized(TINY.clip.vision, jnp.asarray(images))
     np.testing.assert_allclose(ours, processed(images).transpose(0, 2, 3, 1), rtol=0, atol=2e-6)
 
 

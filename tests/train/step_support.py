@@ -9,7 +9,7 @@ import pytest
 
 from tga_jax.data.batch import Batch
 from tga_jax.guides import Instruction, Paper, Released, Tiled, Transport
-from tga_jax.models import clip, llama, llava
+from tga_jax.models import clip, llama, llava, projectors
 from tga_jax.train import step
 from tga_jax.train.step import LossConfig
 
@@ -20,7 +20,7 @@ MODEL = llava.LlavaConfig(
         embed_size=8,
     ),
     llm=llama.LlamaConfig(40, 16, 3, 2, 1, 8, 24, 1e4, 1e-5, None, True),
-    projector_hidden=12,
+    projector=projectors.Mlp2xGelu(hidden=12),
     feature_layer=-1,
 )
 P, T, C = 4, 14, 6  # image tokens, positions, caption tokens

@@ -16,7 +16,7 @@ from jax.sharding import AbstractMesh
 from tga_jax.data.batch import Batch
 from tga_jax.guides import Released, Tiled
 from tga_jax.models import attention, clip, layers, llama, llava, presets, sharding
-from tga_jax.models.llava import ResamplerConfig
+from tga_jax.models.projectors import Linear, Mlp2xGelu, NormMlp2xGelu, Resampler
 from tga_jax.train import flops, optim, step
 
 # Of real widths: only shapes are needed.
@@ -140,11 +140,12 @@ def test_features_made_beforehand_need_no_tower():
 @pytest.mark.parametrize(
     "changed",
     [
-        {"projector": "linear"},
-        {"projector": ResamplerConfig(96, 2, 8), "projector_hidden": 768},
-        {"projector_hidden": 1536, "feature_select": "full", "feature_layer": 1},
+        {"projector": Linear()},
+        {"projector": Resampler(queries=96, num_layers=2, num_heads=8, hidden=768)},
+        {"projector": Mlp2xGelu(hidden=1536), "feature_select": "full", "feature_layer": 1},
+        {"projector": NormMlp2xGelu(hidden=1536)},
     ],
-    ids=["linear", "resampler", "full"],
+    ids=["linear", "resampler", "full", "norm"],
 )
 def test_other_projectors(changed):
     """Beside a decoder so small that the projector counts."""
@@ -195,7 +196,7 @@ def test_the_compiled_program_is_the_lowered_one():
     """What XLA's optimisations leave has as many FLOPs: they neither merge the recomputed blocks nor drop products."""
     small = llama.LlamaConfig(448, 256, 1, 6, 2, 32, 640, 1e4, 1e-5, None, False, remat="full")
     vision = clip.VisionConfig(192, 2, 6, 768, image_size=56, patch_size=14)
-    model = llava.LlavaConfig(clip.ClipConfig(vision, None, None), small, projector_hidden=320)
+    model = llava.LlavaConfig(clip.ClipConfig(vision, None, None), small, Mlp2xGelu(hidden=320))
     lowered = lowered_step(model, step.LossConfig(), "projector", 6, 160, 1, 1)
     expected = flops.step(model, flops.Step(6, 160, trains=PARTS["projector"]), causal=False).hardware
     assert lowered.compile().cost_analysis()["flops"] == pytest.approx(expected, rel=0.02)
@@ -231,7 +232,9 @@ def divided(model: llava.LlavaConfig) -> int:
 @pytest.mark.parametrize("queries", [10, 16])
 def test_what_is_gathered_of_a_projector_is_what_is_divided(queries):
     shape = flops.Step(8, 776, 128, trains=PARTS["projector"])
-    resampler = dataclasses.replace(MISTRAL, projector=ResamplerConfig(queries, 3, 8), projector_hidden=512)
+    resampler = dataclasses.replace(
+        MISTRAL, projector=Resampler(queries=queries, num_layers=3, num_heads=8, hidden=512)
+    )
     found = flops.gathered(MISTRAL, shape, itemsize=1) - flops.gathered(resampler, shape, itemsize=1)
     assert found == pytest.approx(divided(MISTRAL) - divided(resampler), rel=1e-9)
     assert divided(resampler) > 0

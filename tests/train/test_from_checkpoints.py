@@ -17,7 +17,7 @@ import tga_jax
 from tga_jax import cli, config
 from tga_jax.checkpoints import hub
 from tga_jax.cli.flags import parse_with_config, training
-from tga_jax.models import llava
+from tga_jax.models import clip
 from tga_jax.train import fetch, origin
 from tga_jax.train.config import ModelConfig, TrainConfig
 
@@ -62,6 +62,7 @@ def train(variant: str, llm: str, vision: str, *flags: str) -> None:
     [
         (QWEN, CLIP),
         ("meta-llama/Llama-3.1-8B-Instruct", LLAVA),
+        *(pytest.param(QWEN, name, marks=pytest.mark.slow) for name in (*twins.SIGLIPS, *twins.TILED)),
         *(
             pytest.param(name, vision, marks=pytest.mark.slow)
             for name in twins.LLMS
@@ -87,7 +88,7 @@ def test_both_stages_and_what_comes_of_them(place, llm, vision):
     prompt, picture = f"USER: <image> {QUESTION} ASSISTANT:", Image.open("0.png")
     batch = ours.processor.batch([prompt], [[picture]])
     tokens = np.where(batch.image_mask, theirs.config.image_token_id, batch.tokens)
-    pixels = np.asarray(llava.normalize_pixels(batch.images[0])).transpose(0, 3, 1, 2)
+    pixels = np.asarray(clip.normalized(ours.config.clip.vision, batch.images[0])).transpose(0, 3, 1, 2)
     how = {"max_new_tokens": 5, "do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
     inputs = {"input_ids": torch.tensor(tokens, dtype=torch.long), "pixel_values": torch.tensor(pixels)}
     answer = theirs.generate(**inputs, **how)[0, tokens.shape[1] :]
@@ -150,7 +151,10 @@ def test_a_run_keeps_the_whole_description(place):
         ([f"--config.model.vision={QWEN}"], f"model.vision: {QWEN} holds no vision tower, expected a CLIP or a LLaVA"),
         (["--config.model.llm=./nowhere"], "nowhere"),
         (["--config.model.llm="], "config.model: llm: missing, expected a checkpoint"),
-        (["--config.model.projector=mlp3x"], "config.model: projector: 'mlp3x', expected one of linear, mlp2x_gelu"),
+        (
+            ["--config.model.projector.kind=mlp3x"],
+            "config.model.projector: kind: 'mlp3x', expected linear, mlp2x_gelu, norm_mlp2x_gelu, resampler or module",
+        ),
         (["--config.model.feature_select=cls"], "config.model: feature_select: 'cls', expected patch or full"),
         (
             [f"--config.init.llm={MISTRAL}", "--config.init.projector="],

@@ -21,7 +21,7 @@ import tga_jax
 from tga_jax import cli
 from tga_jax.checkpoints import families, hub_config, orbax_files
 from tga_jax.errors import UserError
-from tga_jax.models import layers, llama, llava, presets
+from tga_jax.models import clip, layers, llama, llava, presets
 from tga_jax.train import export, loop
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -87,7 +87,9 @@ def test_it_goes_on_to_the_hub(folders, tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (9, 7, 3)).astype(np.uint8)
     theirs = transformers.AutoProcessor.from_pretrained(tmp_path / "hub")
     pixels = theirs.image_processor([picture], return_tensors="np")["pixel_values"].transpose(0, 2, 3, 1)
-    expected = llava.normalize_pixels(ours.processor.pixels([picture]))  # the picture padded to a square
+    expected = clip.normalized(
+        ours.config.clip.vision, ours.processor.pixels([picture])
+    )  # the picture padded to a square
     np.testing.assert_allclose(pixels, expected, atol=1e-5)
     asked = ["w5 <image> w6"], [[picture]]
     assert ours.generate(*asked, new_tokens=6) == again.generate(*asked, new_tokens=6)

@@ -16,7 +16,7 @@ import tga_jax
 from tga_jax.checkpoints.hub import open_hub
 from tga_jax.errors import UserError
 from tga_jax.guides import Released
-from tga_jax.models import attention, layers, llava, presets
+from tga_jax.models import attention, layers, presets
 from tga_jax.train import origin, setup
 from tga_jax.train.config import TrainConfig
 from tga_jax.train.optim import OptimConfig
@@ -69,7 +69,7 @@ def test_a_projector_may_start_with_outputs_as_long_as_words(hub, monkeypatch):
     real = open_hub(hub)[0].config
     monkeypatch.setitem(presets.LLAVA, "from-hub", lambda: real)
     words = np.asarray(tga_jax.load(hub, "float32", stacked=True).params["llm"]["embed"]["embedding"])
-    out, found = llava.projector_out(real), {}
+    out, found = real.projector.last, {}
     for length in ("free", "words"):
         made = config(hub, projector_length=length, dtype="float32", lora=None, optim=OptimConfig(1e-3, ((".*", 1.0),)))
         params = setup.init_params(made, setup.make_model(made, None), setup.make_mesh(made))

@@ -10,7 +10,7 @@ from step_support import MODEL, RELEASED, C, P, batch_of, evaluate, gradient, pa
 
 from tga_jax import losses
 from tga_jax.guides import Tiled
-from tga_jax.models import clip, llava
+from tga_jax.models import clip, llava, projectors
 from tga_jax.train import step
 from tga_jax.train.step import LossConfig
 
@@ -44,7 +44,7 @@ def test_the_size_of_the_embedding_noise():
     params, batch = parameters(), take(batch_of(), [0])
     # Image tokens that equal their words: what is left of the error is the noise.
     table = np.asarray(params["llm"]["embed"]["embedding"])
-    linear = dataclasses.replace(MODEL, projector="linear")
+    linear = dataclasses.replace(MODEL, projector=projectors.Linear())
     fit = {"linear_1": {"kernel": jnp.zeros((8, 16)), "bias": jnp.asarray(table[9])}}
     batch = batch._replace(caption_tokens=np.full((1, C), 9, np.int32))
     config = LossConfig(lm=0.0, guide=guide, embedding_noise=2.0)
@@ -74,7 +74,7 @@ SAME = jnp.array([[1, 0, 1], [0, 1, 0], [1, 0, 1]], bool)
 def test_the_contrastive_loss_by_hand():
     params, batch = captioned()
     loss, metrics = evaluate(LossConfig(lm=0.0, contrastive=2.0), params, batch)
-    pixels = llava.normalize_pixels(batch.images[:, 0])
+    pixels = clip.normalized(MODEL.clip.vision, batch.images[:, 0])
     image, text, scale = clip.Clip(MODEL.clip).apply({"params": params["clip"]}, pixels, batch.tokens)
     expected, _ = losses.contrastive_loss(image, text, scale, SAME)
     np.testing.assert_allclose(loss, 2 * expected, rtol=1e-5)
@@ -87,7 +87,7 @@ def test_the_loss_of_every_patch_by_hand():
     norm["scale"], norm["bias"] = jnp.linspace(0.5, 2.0, len(norm["scale"])), jnp.linspace(-1.0, 1.0, len(norm["bias"]))
     loss, metrics = evaluate(LossConfig(lm=0.0, contrastive=2.0, patches=0.5), params, batch)
     alone, of_image = evaluate(LossConfig(lm=0.0, contrastive=2.0), params, batch)
-    pixels = llava.normalize_pixels(batch.images[:, 0])
+    pixels = clip.normalized(MODEL.clip.vision, batch.images[:, 0])
     states = np.array(
         clip.vision_features(MODEL.clip.vision, params["clip"]["vision"], pixels, -1, "patch"), np.float64
     )

@@ -17,6 +17,7 @@ from tga_jax.data.batch import Batch
 from tga_jax.errors import UserError
 from tga_jax.guides import Released
 from tga_jax.models import sharding
+from tga_jax.models.projectors import Mlp2xGelu
 from tga_jax.train import chips, flops, setup
 from tga_jax.train.config import TrainConfig
 from tga_jax.workdir import write_json
@@ -177,8 +178,12 @@ def shape(made: prepared.Setup) -> dict[str, Any]:
     """What the peer needs to build the same step. Raises UserError for what it has no counterpart for."""
     config, model = made.config, made.model
     guide = config.loss.guide
-    if model.projector != "mlp2x_gelu" or model.projector_hidden not in (None, model.llm.hidden_size):
+    if model.projector.on(model.llm.hidden_size) != Mlp2xGelu(hidden=model.llm.hidden_size):
         raise UserError(f"--peer: {config.model!r} has another projector, expected mlp2x_gelu as wide as the decoder")
+    if not model.clip.vision.has_cls or isinstance(model.feature_layer, tuple):
+        raise UserError(
+            f"--peer: {config.model!r} reads pictures otherwise than LLaVA-1.5, expected one layer of a CLIP"
+        )
     if not isinstance(guide, Released) or config.lora is not None or config.optim.kind != "adam":
         raise UserError('--peer: expected the guide "released", Adam and no LoRA')
     k = None if made.batch.label_positions is None else made.batch.label_positions.shape[1]

@@ -11,7 +11,7 @@ import rich.console
 
 from tga_jax.bench import figures
 from tga_jax.errors import UserError
-from tga_jax.models import attention, clip, llava, presets
+from tga_jax.models import attention, clip, presets
 from tga_jax.train import chips, flops
 from tga_jax.workdir import write_json
 
@@ -44,7 +44,7 @@ def measure(name: str, dtype: str, batch: int, repeats: int) -> VisionFigures:
 
     @jax.jit
     def features(params, pictures):
-        return clip.vision_features(config, params["vision"], llava.normalize_pixels(pictures), _LAYER, "patch")
+        return clip.vision_features(config, params["vision"], clip.normalized(config, pictures), _LAYER, "patch")
 
     def seconds() -> float:
         start = time.perf_counter()

@@ -14,14 +14,18 @@ USED = {
     "max_window_layers", "mlp_bias", "model_type", "num_attention_heads", "num_hidden_layers", "num_key_value_heads",
     "original_max_position_embeddings", "pad_token_id", "query_pre_attn_scalar", "rms_norm_eps", "rope_parameters",
     "sliding_window", "tie_word_embeddings", "use_bidirectional_attention", "use_sliding_window", "vocab_size",
-    # of CLIP and LLaVA
-    "image_size", "image_token_id", "image_token_index", "layer_norm_eps", "multimodal_projector_bias", "num_channels",
-    "patch_size", "projection_dim", "projector_hidden_act", "text_config", "vision_config", "vision_feature_layer",
-    "vision_feature_select_strategy",
+    # of vision towers and LLaVA
+    "image_grid_pinpoints", "image_size", "image_token_id", "image_token_index", "layer_norm_eps",
+    "multimodal_projector_bias", "num_channels", "patch_size", "projection_dim", "projector_hidden_act", "text_config",
+    "vision_aspect_ratio", "vision_config", "vision_feature_layer", "vision_feature_select_strategy",
 }  # fmt: skip
 HARMLESS = {
     # Older spellings, which transformers translates into fields above.
     "rope_scaling", "rope_theta", "text_config_dict", "vision_config_dict",
+    # Videos, which are not read.
+    "video_token_id", "video_token_index",
+    # SigLIP's pooling head, which no picture in a LLaVA passes.
+    "vision_use_head",
     # Names, versions and types of numbers; the weights tell which head a model has.
     "_attn_implementation_autoset", "_commit_hash", "_name_or_path", "architectures", "dtype", "is_llama_config",
     "tokenizer_class", "torch_dtype", "transformers.js_config", "transformers_version",
@@ -50,6 +54,7 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "rope_interleaved": (False, None),
     "tf_legacy_loss": (False, None),
     "tie_encoder_decoder": (False, None),
+    "use_image_newline_parameter": (True,),
 }
 _SIZES = (
     "head_dim", "hidden_size", "image_size", "intermediate_size", "max_position_embeddings", "num_attention_heads",
@@ -57,6 +62,12 @@ _SIZES = (
 )  # fmt: skip
 
 HUGE = 2**31  # which no array's axis has
+
+
+def only(where: str, found: Any, expected: Any, name: str) -> None:
+    """Raises UserError for a value of the field `name` that is not computed."""
+    if found != expected:
+        raise UserError(f"{where}: {name} is {found!r}, expected {expected!r}; nothing else is supported")
 
 
 def check(

@@ -111,6 +111,13 @@ def _pieces(model: Spec, found: dict[str, Tensor], where: str) -> dict[str, Tens
     return made
 
 
+def _unread_of_siglip(model: Spec, local: str) -> bool:
+    """Its text tower and what pools a picture, which no LLaVA has."""
+    if model.clip is None or model.clip.vision.has_cls:
+        return False
+    return not local.startswith("vision_model.") or local.startswith("vision_model.head.")
+
+
 def _match(model: Spec, found: dict[str, Tensor], where: str) -> dict[str, list[Tensor]]:
     """Path -> its tensors by layer. Raises UserError listing all missing, unexpected and unfit names at once."""
     if _is_fused(model):
@@ -152,6 +159,7 @@ def _match(model: Spec, found: dict[str, Tensor], where: str) -> dict[str, list[
         and not (tied and local == "lm_head.weight")
         # A LLaVA uses its vision tower below the pooled output.
         and not (model.kind == "llava" and p == "clip" and not local.startswith("vision_model."))
+        and not (p == "clip" and _unread_of_siglip(model, local))
     ]
     spare += [(p, local) for p, local in here if p not in parts and model.kind == "llm"]
     wrong += [f"unexpected {here[place][0]}" for place in spare]

@@ -14,11 +14,24 @@ from etils import epath
 from jax.sharding import Mesh
 from tokenizers import processors
 
-from tga_jax.checkpoints import convert, gguf, hub_config, image_config, lora, orbax_files, rules, spec, torch_file
+from tga_jax.checkpoints import (
+    convert,
+    gguf,
+    hub_config,
+    hub_towers,
+    image_config,
+    lora,
+    orbax_files,
+    rules,
+    spec,
+    torch_file,
+)
 from tga_jax.checkpoints.folder import Tensor, tensors
 from tga_jax.checkpoints.spec import Spec
+from tga_jax.data.images import color_of
 from tga_jax.data.processor import ImageSpec, Processor, load_tokenizer
 from tga_jax.data.templates import IMAGE
+from tga_jax.data.tiles import Grids
 from tga_jax.data.tokens import Vocabulary, prompt_tokens
 from tga_jax.errors import UserError
 from tga_jax.models import sharding
@@ -72,7 +85,7 @@ def open_hub(source: Path, base: Path | None = None, vision: Path | None = None)
         if vision is not None:
             raise UserError(f"{source}: a language model, expected no --vision={vision}")
         return gguf.open_file(source)
-    theirs = hub_config.read(vision) if vision is not None else None
+    theirs = image_config.read(vision, hub_config.read(vision)) if vision is not None else None
     tower = theirs.clip.vision if theirs is not None and theirs.clip is not None else None
     if (source / _ADAPTER).exists():
         if base is None:
@@ -92,7 +105,7 @@ def open_hub(source: Path, base: Path | None = None, vision: Path | None = None)
     elif vision is not None:
         kind = "has its vision tower" if model.kind == "llava" else "has no LLaVA in it"
         raise UserError(f"{source}: {kind}, expected no --vision={vision}")
-    return _untied(dataclasses.replace(model, image_mode=image_config.mode(source, model)), found), found
+    return _untied(image_config.read(source, model), found), found
 
 
 @contextlib.contextmanager
@@ -214,11 +227,12 @@ _PROJECTOR = {
 def export_projector(workdir: Path, file: Path) -> None:
     """LLaVA's stage-1 file, as `--pretrain_mm_mlp_adapter` takes it. Raises UserError; then `file` is as it was."""
     model = spec.read(workdir)
-    if not isinstance(model.config, LlavaConfig) or model.config.projector not in ("linear", "mlp2x_gelu"):
+    kind = model.config.projector.kind if isinstance(model.config, LlavaConfig) else ""
+    if kind not in ("linear", "mlp2x_gelu"):
         raise UserError(f"{workdir}: expected a LLaVA with a projector linear or mlp2x_gelu")
     params = {"projector": load_params(workdir, model, None)["projector"]}
     found = {n.removeprefix("multi_modal_projector."): x for n, x in convert.hub_tensors(model, params)}
-    if model.config.projector == "mlp2x_gelu":
+    if kind == "mlp2x_gelu":
         found = {_PROJECTOR[name]: x for name, x in found.items()}
     else:
         found = {name.removeprefix("linear_1."): x for name, x in found.items()}
@@ -272,13 +286,16 @@ def _write_processor(companions: Path, folder: Path, model: Spec, tokenizer: Any
     size = model.clip.vision.image_size
     pads = model.image_mode == "pad"  # a square first, of the mean color
     cls = transformers.LlavaImageProcessorPil if pads else transformers.CLIPImageProcessorPil
+    vision = model.clip.vision
     if image_config.find(companions) is None:
         square = {"height": size, "width": size}
         shape = square if model.image_mode == "stretch" else {"shortest_edge": size}
-        sizes: dict[str, Any] = {"size": shape, "crop_size": square}
+        fields: dict[str, Any] = {"size": shape, "crop_size": square}
+        fields |= {"image_mean": list(vision.pixel_mean), "image_std": list(vision.pixel_std)}
+        fields["resample"] = image_config.RESAMPLE[vision.resample]
         if pads:
-            sizes["do_pad"] = True
-        cls(**sizes).save_pretrained(folder)
+            fields["do_pad"] = True
+        cls(**fields).save_pretrained(folder)
     if model.kind == "clip" and model.clip.text is not None and any(companions.glob("tokenizer*")):
         _end_texts(load_tokenizer(companions), model.clip.text.eos_token_id, folder)
     if tokenizer is None:
@@ -288,8 +305,8 @@ def _write_processor(companions: Path, folder: Path, model: Spec, tokenizer: Any
         image_processor=cls.from_pretrained(folder),
         tokenizer=tokenizer,
         patch_size=model.clip.vision.patch_size,
-        vision_feature_select_strategy="full" if model.config.feature_select == "full" else "default",
-        num_additional_image_tokens=1,
+        vision_feature_select_strategy=hub_towers.select_strategy(model.config),
+        num_additional_image_tokens=int(vision.has_cls),
         chat_template=tokenizer.chat_template,
     )
     processor.save_pretrained(folder)
@@ -313,6 +330,11 @@ def processor(folder: Path, model: Spec) -> Processor:
     image = None
     if model.clip is not None:
         tokens = model.config.image_tokens if isinstance(model.config, LlavaConfig) else 0
-        image = ImageSpec(model.clip.vision.image_size, tokens, model.image_mode)
+        vision = model.clip.vision
+        tiles = model.config.tiles if isinstance(model.config, LlavaConfig) else None
+        side = vision.image_size // vision.patch_size
+        grids = None if tiles is None else Grids(tiles.pinpoints, side, tiles.most)
+        color = color_of(vision.pixel_mean)
+        image = ImageSpec(vision.image_size, tokens, model.image_mode, vision.resample, color, grids)
     text = model.llm or (model.clip.text if model.clip is not None else None)
     return Processor(tokenizer, image, tuple(sorted(ids)), None if text is None else text.vocab_size)

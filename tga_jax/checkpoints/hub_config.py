@@ -5,21 +5,24 @@ no default of ours stands in for a model's own; what is not understood is an err
 import copy
 import dataclasses
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import transformers
 
 from tga_jax import config as config_files
-from tga_jax.checkpoints import config_fields, families
+from tga_jax.checkpoints import config_fields, families, hub_towers
+from tga_jax.checkpoints.config_fields import only
 from tga_jax.checkpoints.families import FAMILIES
 from tga_jax.checkpoints.spec import Spec
 from tga_jax.errors import UserError
 from tga_jax.models import presets
-from tga_jax.models.clip import ClipConfig, TextConfig, VisionConfig
+from tga_jax.models.clip import ClipConfig, VisionConfig
 from tga_jax.models.layers import ACTIVATIONS, RopeScaling
 from tga_jax.models.llama import LlamaConfig
-from tga_jax.models.llava import LlavaConfig
+from tga_jax.models.llava import LlavaConfig, Tiles
+from tga_jax.models.projectors import Linear, Mlp2xGelu
 from tga_jax.workdir import read_json
 
 # What an exported LLM's config needs beside its shape.
@@ -34,11 +37,6 @@ _LLAVA_HARMLESS = {
     "unfreeze_mm_vision_tower", "use_mm_proj", "max_sequence_length", "vision_tower_lr",
 }  # fmt: skip
 _LLAVA_FIXED = {"mm_resampler_type": (None,), "mm_use_im_start_end": (False,), "mm_patch_merge_type": ("flat", None)}
-
-
-def _only(where: str, found: Any, expected: Any, name: str) -> None:
-    if found != expected:
-        raise UserError(f"{where}: {name} is {found!r}, expected {expected!r}; nothing else is supported")
 
 
 # Types of rotary scaling: the hub's fields that must be there, and ours; positive numbers, or lists of them.
@@ -78,7 +76,7 @@ def _rope(where: str, row: families.Family, parameters: dict[str, Any], longest:
     names = _ROPE[kind]
     fraction = parameters.get("partial_rotary_factor") or 1.0
     if "rotary_fraction" not in row.free:
-        _only(where, fraction, 1.0, "partial_rotary_factor")
+        only(where, fraction, 1.0, "partial_rotary_factor")
     known = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *names}
     known |= set(_OPTIONAL) if kind == "longrope" else set()
     if unknown := sorted(parameters.keys() - known):
@@ -171,57 +169,56 @@ def llm_config(where: str, hf: Any) -> LlamaConfig:
         raise UserError(f"{where}: {error}") from error
 
 
-def _tower(where: str, hf: Any) -> dict[str, Any]:
-    if hf.hidden_act not in ACTIVATIONS:
-        raise UserError(f"{where}: hidden_act is {hf.hidden_act!r}, expected one of {', '.join(ACTIVATIONS)}")
-    return {
-        "hidden_size": hf.hidden_size,
-        "num_layers": hf.num_hidden_layers,
-        "num_heads": hf.num_attention_heads,
-        "mlp_size": hf.intermediate_size,
-        "activation": hf.hidden_act,
-        "layer_norm_eps": hf.layer_norm_eps,
-    }
+_LLAVAS = ("llava", "llava_next", "llava_onevision")
+_ANYRES = re.compile(r"anyres_max_([1-9]\d{0,3})")
 
 
-def _vision(where: str, hf: Any) -> VisionConfig:
-    _only(where, hf.model_type, "clip_vision_model", "the vision tower's model_type")
-    _only(where, hf.num_channels, 3, "num_channels")
-    return VisionConfig(**_tower(where, hf), image_size=hf.image_size, patch_size=hf.patch_size)
+def _tiles(where: str, hf: Any, side: int) -> Tiles | None:
+    """Of LLaVA-NeXT and LLaVA-OneVision; None: a LLaVA, which has none. side: the tower's image size."""
+    if hf.model_type == "llava":
+        return None
+    found = hf.image_grid_pinpoints
 
+    def good(grid: Any) -> bool:
+        sized = isinstance(grid, list | tuple) and len(grid) == 2 and all(type(edge) is int for edge in grid)
+        return sized and all(0 < edge <= 64 * side and edge % side == 0 for edge in grid)
 
-def clip_config(where: str, hf: Any) -> ClipConfig:
-    t = hf.text_config
-    if hf.projection_dim is None:
-        raise UserError(f"{where}: projection_dim is None, expected the width of what both towers give")
-    # transformers takes 2, which early files hold by mistake, for "where the largest id stands".
-    end = None if t.eos_token_id == 2 else t.eos_token_id
-    if end is not None and not (isinstance(end, int) and 0 <= end < t.vocab_size):
-        raise UserError(f"{where}: text_config.eos_token_id is {end!r}, expected an id below vocab_size {t.vocab_size}")
-    text = TextConfig(
-        **_tower(f"{where}: text_config", t),
-        vocab_size=t.vocab_size,
-        context_length=t.max_position_embeddings,
-        eos_token_id=end,
-    )
-    return ClipConfig(_vision(f"{where}: vision_config", hf.vision_config), text, hf.projection_dim)
+    if not (isinstance(found, list) and found and all(map(good, found))):
+        said = f"pairs of multiples of {side}, the tower's image_size"
+        raise UserError(f"{where}: image_grid_pinpoints is {str(found)[:60]}, expected {said}")
+    most = None
+    if hf.model_type == "llava_onevision":
+        ratio = _ANYRES.fullmatch(hf.vision_aspect_ratio)
+        if ratio is None:
+            raise UserError(
+                f"{where}: vision_aspect_ratio is {hf.vision_aspect_ratio!r}, expected such as anyres_max_9"
+            )
+        most = int(ratio[1])
+    return Tiles(tuple((height, width) for height, width in found), most)
 
 
 def _llava(where: str, raw: dict[str, Any], hf: Any) -> Spec:
-    _only(where, hf.projector_hidden_act, "gelu", "projector_hidden_act")
-    _only(where, hf.multimodal_projector_bias, True, "multimodal_projector_bias")
+    only(where, hf.projector_hidden_act, "gelu", "projector_hidden_act")
+    only(where, hf.multimodal_projector_bias, True, "multimodal_projector_bias")
     blocks, layer = hf.vision_config.num_hidden_layers, hf.vision_feature_layer
-    if not isinstance(layer, int) or not -1 - blocks <= layer <= blocks:
+    every = layer if isinstance(layer, list) else [layer]
+    if not every or not all(isinstance(one, int) and -1 - blocks <= one <= blocks for one in every):
         raise UserError(
-            f"{where}: vision_feature_layer is {layer!r}, expected one number from {-1 - blocks} to {blocks}"
+            f"{where}: vision_feature_layer is {layer!r}, expected a number from {-1 - blocks} to {blocks}, or several"
         )
     llm, image = llm_config(f"{where}: text_config", hf.text_config), hf.image_token_index
+    vision = hub_towers.vision_config(f"{where}: vision_config", hf.vision_config)
+    if not vision.has_cls:  # of which "default" would drop the first patch
+        only(where, hf.vision_feature_select_strategy, "full", "vision_feature_select_strategy")
     config = LlavaConfig(
-        clip=ClipConfig(_vision(f"{where}: vision_config", hf.vision_config), None, None),
+        clip=ClipConfig(vision, None, None),
         llm=dataclasses.replace(llm, tie_embeddings=hf.tie_word_embeddings),
-        feature_layer=layer,
+        feature_layer=tuple(layer) if isinstance(layer, list) else layer,
         feature_select={"default": "patch", "full": "full"}[hf.vision_feature_select_strategy],
+        tiles=_tiles(where, hf, vision.image_size),
     )
+    if config.tiles is not None and config.features != vision.num_patches:  # a grid of patches has no place for CLS
+        only(where, hf.vision_feature_select_strategy, "default", "vision_feature_select_strategy")
     hub_fields = _hub_fields(hf.text_config)
     return Spec(
         kind="llava",
@@ -229,6 +226,7 @@ def _llava(where: str, raw: dict[str, Any], hf: Any) -> Spec:
         family=hf.text_config.model_type,
         image_token_id=image,
         hub_fields=hub_fields,
+        image_mode=hub_towers.image_mode(vision) if config.tiles is None else "stretch",
     )
 
 
@@ -267,7 +265,7 @@ def _original_llava(where: str, raw: dict[str, Any], tower: VisionConfig | None)
         raise UserError(
             f"{where}: mm_vision_tower {called!r} is none of openai's CLIP models, expected --vision with it"
         )
-    _only(where, raw.get("mm_hidden_size", vision.hidden_size), vision.hidden_size, "mm_hidden_size")
+    only(where, raw.get("mm_hidden_size", vision.hidden_size), vision.hidden_size, "mm_hidden_size")
     kind = raw.get("mm_projector_type", "linear")
     if kind not in ("linear", "mlp2x_gelu"):
         raise UserError(f"{where}: mm_projector_type {kind!r}, expected linear or mlp2x_gelu")
@@ -275,7 +273,8 @@ def _original_llava(where: str, raw: dict[str, Any], tower: VisionConfig | None)
     if select is None:
         raise UserError(f"{where}: mm_vision_select_feature {raw['mm_vision_select_feature']!r}")
     llm = llm_config(where, hf)
-    config = LlavaConfig(ClipConfig(vision, None, None), llm, kind, None, raw["mm_vision_select_layer"], select)
+    projector = Linear() if kind == "linear" else Mlp2xGelu()
+    config = LlavaConfig(ClipConfig(vision, None, None), llm, projector, raw["mm_vision_select_layer"], select)
     aspect = raw.get("image_aspect_ratio", "square")
     if aspect not in ("pad", "square"):
         raise UserError(f"{where}: image_aspect_ratio {aspect!r}, expected pad or square")
@@ -285,7 +284,7 @@ def _original_llava(where: str, raw: dict[str, Any], tower: VisionConfig | None)
         family=family,
         image_token_id=llm.vocab_size,
         hub_fields=_hub_fields(hf),
-        image_mode="pad" if aspect == "pad" else "crop",
+        image_mode="pad" if aspect == "pad" else hub_towers.image_mode(vision),
     )
 
 
@@ -323,26 +322,29 @@ def _described(path: str, raw: dict[str, Any], tower: VisionConfig | None) -> Sp
     if "mm_vision_tower" in raw:
         return _original_llava(path, raw, tower)
     family = raw.get("model_type")
-    if family not in (*FAMILIES, "clip", "clip_vision_model", "llava"):
-        supported = ", ".join((*FAMILIES, "clip", "clip_vision_model", "llava"))
-        raise UserError(f"{path}: model_type {family!r}, expected one of {supported}")
+    supported = (*FAMILIES, "clip", "siglip", *hub_towers.TOWERS, *_LLAVAS)
+    if family not in supported:
+        raise UserError(f"{path}: model_type {family!r}, expected one of {', '.join(supported)}")
     hf = _parsed(path, transformers.CONFIG_MAPPING[family], raw)  # pyrefly: ignore
-    also = _UNREAD if "text_config" in type(hf).sub_configs or family == "clip_vision_model" else set()
+    also = _UNREAD if "text_config" in type(hf).sub_configs or family in hub_towers.TOWERS else set()
     _check_fields(path, raw, hf, also)
-    for name in ("text_config", "vision_config"):
+    # SigLIP's text tower is not read.
+    for name in ("vision_config",) if family == "siglip" else ("text_config", "vision_config"):
         for spelling in (name, f"{name}_dict"):  # which CLIP's older files have besides
             if isinstance(raw.get(spelling), dict):
                 place, part = f"{path}: {spelling}", getattr(hf, name)
                 if name == "vision_config":
-                    _only(place, part.model_type, "clip_vision_model", "model_type")
-                encoder = part.model_type in ("clip_vision_model", "clip_text_model")
+                    hub_towers.check_kind(place, part)
+                encoder = part.model_type in (*hub_towers.TOWERS, "clip_text_model")
                 _check_fields(place, raw[spelling], part, _UNREAD if encoder else set())
-    if family == "llava":
+    if family in _LLAVAS:
         return _llava(path, raw, hf)
     if family == "clip":
-        return Spec(kind="clip", config=clip_config(path, hf))
-    if family == "clip_vision_model":
-        return Spec(kind="clip", config=ClipConfig(_vision(path, hf), None, None))
+        return Spec(kind="clip", config=hub_towers.clip_config(path, hf))
+    if family == "siglip" or family in hub_towers.TOWERS:
+        place, tower = (f"{path}: vision_config", hf.vision_config) if family == "siglip" else (path, hf)
+        vision = hub_towers.vision_config(place, tower)
+        return Spec(kind="clip", config=ClipConfig(vision, None, None), image_mode=hub_towers.image_mode(vision))
     return Spec(kind="llm", config=llm_config(path, hf), family=family, hub_fields=_hub_fields(hf))
 
 
@@ -388,23 +390,6 @@ def _hub_llm(model: Spec, vocab_size: int) -> Any:
     return row.config(**fields, **model.hub_fields, architectures=[row.architecture])
 
 
-def _hub_tower(config: VisionConfig | TextConfig) -> dict[str, Any]:
-    return {
-        "hidden_size": config.hidden_size,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "intermediate_size": config.mlp_size,
-        "hidden_act": config.activation,
-        "layer_norm_eps": config.layer_norm_eps,
-    }
-
-
-def _hub_vision(config: VisionConfig) -> Any:
-    return transformers.CLIPVisionConfig(
-        **_hub_tower(config), image_size=config.image_size, patch_size=config.patch_size
-    )
-
-
 def to_hub(model: Spec, vocab_size: int | None = None) -> Any:
     """The transformers config of an exported model; vocab_size: rows of the embedding table, with its padding.
 
@@ -414,31 +399,34 @@ def to_hub(model: Spec, vocab_size: int | None = None) -> Any:
         return _hub_llm(model, vocab_size or model.config.vocab_size)
     if isinstance(model.config, LlavaConfig):
         c = model.config
-        if c.projector != "mlp2x_gelu" or c.projector_hidden not in (None, c.llm.hidden_size):
+        width = c.llm.hidden_size
+        if c.tiles is not None:
+            raise UserError("export: a model that cuts pictures into tiles, expected a LLaVA without them")
+        if c.projector.on(width) != Mlp2xGelu(hidden=width):
             raise UserError(
-                f"export: projector {c.projector} of width {c.projector_hidden or c.llm.hidden_size}, expected "
-                f"mlp2x_gelu of the decoder's width {c.llm.hidden_size}, the only one of LlavaForConditionalGeneration"
+                f"export: projector {c.projector}, expected mlp2x_gelu of the decoder's width {width}, the only one of "
+                "LlavaForConditionalGeneration"
             )
         return transformers.LlavaConfig(
-            vision_config=_hub_vision(c.clip.vision),
+            vision_config=hub_towers.to_hub_vision(c.clip.vision),
             text_config=_hub_llm(model, vocab_size or c.llm.vocab_size),
             image_token_index=model.image_token_id,  # pyrefly: ignore
             image_seq_length=c.image_tokens,
-            vision_feature_layer=c.feature_layer,
-            vision_feature_select_strategy="full" if c.feature_select == "full" else "default",
+            vision_feature_layer=list(c.feature_layer) if isinstance(c.feature_layer, tuple) else c.feature_layer,
+            vision_feature_select_strategy=hub_towers.select_strategy(c),
             tie_word_embeddings=c.llm.tie_embeddings,
             architectures=["LlavaForConditionalGeneration"],
         )
-    vision, text = _hub_vision(model.config.vision), model.config.text
+    vision, text = hub_towers.to_hub_vision(model.config.vision), model.config.text
     if text is None:
-        vision.architectures = ["CLIPVisionModel"]
+        vision.architectures = ["CLIPVisionModel" if model.config.vision.has_cls else "SiglipVisionModel"]
         return vision
     if text.eos_token_id == 2:
         raise UserError(
             "the text tower ends texts with token 2, which transformers takes for: the largest id of a text"
         )
     hub_text = transformers.CLIPTextConfig(
-        **_hub_tower(text),
+        **hub_towers.to_hub_tower(text),
         vocab_size=text.vocab_size,
         max_position_embeddings=text.context_length,
         eos_token_id=2 if text.eos_token_id is None else text.eos_token_id,

@@ -5,6 +5,7 @@ Pixels are those of transformers' processors on Pillow (`CLIPImageProcessorPil`,
 torchvision is installed, transformers resizes with that, and values of 0 to 255 differ slightly.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,22 @@ import numpy as np
 from tga_jax.checkpoints.spec import Spec
 from tga_jax.data.templates import IMAGE
 from tga_jax.errors import UserError
-from tga_jax.models.llava import PIXEL_MEAN, PIXEL_STD
+from tga_jax.models.clip import VisionConfig
+from tga_jax.models.llama import LlamaConfig
+from tga_jax.models.llava import LlavaConfig
 from tga_jax.workdir import read_json
 
 _FILE, _NESTED = "preprocessor_config.json", "processor_config.json"
-_CLASSES = ("CLIPImageProcessor", "CLIPFeatureExtractor", "LlavaImageProcessor")
+_CLASSES = ("CLIPImageProcessor", "CLIPFeatureExtractor", "LlavaImageProcessor", "SiglipImageProcessor")
+_TILED = ("LlavaNextImageProcessor", "LlavaOnevisionImageProcessor")
+# What transformers takes for fields that a file leaves out, where that differs from its processor of CLIP.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "SiglipImageProcessor": {
+        "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": 224, "width": 224}, "do_center_crop": False,
+    },
+    "LlavaOnevisionImageProcessor": {"size": {"height": 384, "width": 384}, "do_center_crop": False},
+}  # fmt: skip
+RESAMPLE = {"bicubic": 3, "bilinear": 2}  # of Pillow
 _USED = {
     "crop_size", "default_to_square", "do_center_crop", "do_normalize", "do_pad", "do_rescale", "do_resize",
     "feature_extractor_type", "image_mean", "image_processor_type", "image_std", "resample", "rescale_factor", "size",
@@ -36,6 +48,9 @@ _PROCESSOR_HARMLESS = {
     "chat_template", "num_additional_image_tokens", "patch_size", "processor_class", "vision_feature_select_strategy",
 }  # fmt: skip
 
+# Videos are not read; the others follow from config.json.
+_ONEVISION_HARMLESS = {"num_image_tokens", "video_processor", "video_token", "vision_aspect_ratio"}
+
 
 def find(folder: Path) -> tuple[str, dict[str, Any]] | None:
     """(the file and place, the fields) in a hub folder; None if it does not say how pictures are prepared."""
@@ -49,10 +64,11 @@ def find(folder: Path) -> tuple[str, dict[str, Any]] | None:
     return (str(path), read_json(path, "how images are prepared")) if path.exists() else None
 
 
-def _check_processor(folder: Path) -> None:
+def _check_processor(folder: Path, tiled: bool) -> None:
     path = folder / _NESTED
     raw = read_json(path, "the parts of a processor") if path.exists() else {}
-    if unknown := sorted(raw.keys() - _PROCESSOR_HARMLESS - {"image_processor", "image_token"}):
+    known = _PROCESSOR_HARMLESS | {"image_processor", "image_token"} | (_ONEVISION_HARMLESS if tiled else set())
+    if unknown := sorted(raw.keys() - known):
         raise UserError(f"{path}: unknown field {unknown[0]}; what it means for the model is not known here")
     if (token := raw.get("image_token")) not in (None, IMAGE):
         raise UserError(f"{path}: image_token is {token!r}, expected {IMAGE}; nothing else is supported")
@@ -67,15 +83,28 @@ def _sides(value: Any, square: bool) -> Any:
     return value
 
 
-def mode(folder: Path, model: Spec) -> str:
-    """One of `data.images.MODES`. Raises UserError naming the field of a preprocessing that is not done here."""
+def _with(model: Spec, mode: str, **fields: Any) -> Spec:
+    """fields: of the vision tower."""
+    assert not isinstance(model.config, LlamaConfig)
+    is_llava = isinstance(model.config, LlavaConfig)
+    towers = model.config.clip if is_llava else model.config
+    towers = dataclasses.replace(towers, vision=dataclasses.replace(towers.vision, **fields))
+    config = dataclasses.replace(model.config, clip=towers) if is_llava else towers
+    return dataclasses.replace(model, config=config, image_mode=mode)
+
+
+def read(folder: Path, model: Spec) -> Spec:
+    """The model with what its folder says of pictures: the mode, and of the tower the pixels' mean and deviation and
+    how they are resized. Raises UserError naming the field of a preprocessing that is not done here."""
     if model.clip is None or (found := find(folder)) is None:
-        return model.image_mode
+        return model
     where, raw = found
-    if unknown := sorted(raw.keys() - _USED - _HARMLESS):
+    tiles = model.config.tiles if isinstance(model.config, LlavaConfig) else None
+    also = {"aspect_ratio_setting", "image_grid_pinpoints"} if tiles is not None else set()
+    if unknown := sorted(raw.keys() - _USED - _HARMLESS - also):
         raise UserError(f"{where}: unknown field {unknown[0]}; what it means for pictures is not known here")
     if model.kind == "llava":
-        _check_processor(folder)
+        _check_processor(folder, tiles is not None)
 
     def check(name: str, good: bool, expected: Any) -> None:
         if not good:
@@ -83,27 +112,40 @@ def mode(folder: Path, model: Spec) -> str:
             raise UserError(f"{where}: {name} is {shown}, expected {expected}; nothing else is supported")
 
     name = "image_processor_type" if raw.get("image_processor_type") else "feature_extractor_type"
-    kind = str(raw.get(name) or (_CLASSES[2] if model.kind == "llava" else _CLASSES[0]))
+    own = "Llava" if model.kind == "llava" else "CLIP" if model.clip.vision.has_cls else "Siglip"
+    known = _CLASSES if tiles is None else (_TILED[tiles.most is not None],)
+    kind = str(raw.get(name) or (f"{own}ImageProcessor" if tiles is None else known[0]))
     kind = kind.removesuffix("Fast").removesuffix("Pil")
-    check(name, kind in _CLASSES, " or ".join(_CLASSES))
+    check(name, kind in known, " or ".join(known))
+    if tiles is not None:
+        grids = [list(grid) for grid in tiles.pinpoints]
+        check("image_grid_pinpoints", raw.get("image_grid_pinpoints", grids) == grids, "config.json's")
+        check("aspect_ratio_setting", raw.get("aspect_ratio_setting", "anyres") == "anyres", "anyres")
+    raw = _DEFAULTS.get(kind, {}) | raw
     for flag in ("do_resize", "do_rescale", "do_normalize"):
         check(flag, raw.get(flag, True) is True, True)
     check("use_square_size", not raw.get("use_square_size"), False)
-    for flag, theirs in (("image_mean", PIXEL_MEAN), ("image_std", PIXEL_STD)):
-        value = raw.get(flag, list(theirs))
-        numbers = isinstance(value, list) and len(value) == 3 and all(isinstance(x, float | int) for x in value)
-        check(flag, numbers and np.allclose(value, theirs, atol=1e-6), f"CLIP's {list(theirs)}")
+    pixels = {}
+    for flag, field in (("image_mean", "pixel_mean"), ("image_std", "pixel_std")):
+        clips: tuple[float, ...] = getattr(VisionConfig, field)
+        value = raw.get(flag, list(clips))
+        numbers = isinstance(value, list) and len(value) == 3 and all(type(x) in (float, int) for x in value)
+        check(flag, numbers and all(0 < x < 10 for x in value), "three numbers above 0, of pixels in 0..1")
+        # Some files have them rounded, and are CLIP's all the same.
+        pixels[field] = clips if np.allclose(value, clips, rtol=0, atol=1e-6) else tuple(map(float, value))
     factor = raw.get("rescale_factor", 1 / 255)
     check("rescale_factor", isinstance(factor, float) and abs(factor * 255 - 1) < 1e-6, "1/255")
-    check("resample", raw.get("resample", 3) == 3, "3, which is bicubic")
+    resample = next((name for name, code in RESAMPLE.items() if raw.get("resample", 3) == code), None)
+    check("resample", resample is not None, "3, which is bicubic, or 2, which is bilinear")
     side = model.clip.vision.image_size
     square = {"height": side, "width": side}
     size = _sides(raw.get("size", 224), raw.get("default_to_square", False))
     check("size", size in (square, {"shortest_edge": side}), f"shortest_edge or both {side}, as of the vision tower")
     pads = model.image_mode == "pad" or (kind == "LlavaImageProcessor" and bool(raw.get("do_pad")))
-    found_mode = "pad" if pads else "stretch" if size == square else "crop"
+    # With tiles the whole picture is stretched, and nothing else is cut.
+    found_mode = "pad" if pads else "stretch" if size == square or tiles is not None else "crop"
     if raw.get("do_center_crop", True) is not True:
         check("do_center_crop", found_mode != "crop", "True, or a size that leaves nothing to crop")
     else:
         check("crop_size", _sides(raw.get("crop_size", 224), True) == square, f"{side}, as of the vision tower")
-    return found_mode
+    return _with(model, found_mode, **pixels, resample=resample)

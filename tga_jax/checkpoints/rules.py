@@ -86,6 +86,7 @@ def _within(rules: tuple[Rule, ...], hub: str, ours: str) -> tuple[Rule, ...]:
 _VISION = (
     Rule("embeddings.class_embedding", "cls"),
     Rule("embeddings.patch_embedding.weight", "patch/kernel", "conv"),
+    Rule("embeddings.patch_embedding.bias", "patch/bias"),
     Rule("embeddings.position_embedding.weight", "positions"),
     *_norm("pre_layrnorm", "pre_norm"),  # spelled so
     *_encoder(""),
@@ -106,7 +107,11 @@ RULES: dict[str, tuple[Rule, ...]] = {  # of all parts but the decoder
         Rule("text_projection.weight", "text_projection/kernel", "linear"),
         Rule("logit_scale", "logit_scale"),
     ),
-    "projector": (*_linear("linear_1", "linear_1"), *_linear("linear_2", "linear_2")),
+    "projector": (
+        *_linear("linear_1", "linear_1"),
+        *_linear("linear_2", "linear_2"),
+        Rule("image_newline", "newline"),  # LLaVA-NeXT's
+    ),
 }
 
 # Names of a decoder's norms, by where they stand (`llama.NORMS`): before attention and feed-forward, and behind them.
@@ -153,11 +158,12 @@ def fused(name: str) -> tuple[str, int]:
 # CLIP and Llama. The first pattern that matches the start of a name decides; the rest of the name is within the part.
 _PLACES: tuple[tuple[str, str, str], ...] = (
     (r"(model\.)?(vision_tower\.){1,2}(vision_model\.)?", "clip", "vision_model."),
-    (r"(?=(vision_model|text_model|visual_projection|text_projection)\.|logit_scale$)", "clip", ""),
+    (r"(?=(vision_model|text_model|visual_projection|text_projection)\.|logit_(scale|bias)$)", "clip", ""),
     (r"model\.mm_projector\.0\.", "projector", "linear_1."),
     (r"model\.mm_projector\.2\.", "projector", "linear_2."),
     (r"model\.mm_projector\.(?=weight|bias)", "projector", "linear_1."),
     (r"(model\.)?multi_modal_projector\.", "projector", ""),
+    (r"(model\.)?(?=image_newline$)", "projector", ""),
     (r"(language_model\.)?(?=lm_head\.)", "llm", ""),
     # The second "model." comes from transformers 5.4.
     (r"(model\.language_model\.(model\.)?|language_model\.model\.|model\.)", "llm", ""),

@@ -56,6 +56,18 @@ def write(workdir: Path, model: Spec) -> None:
     write_json(workdir / FILE, dataclasses.asdict(model))
 
 
+def llava_config(raw: dict[str, Any], where: str) -> LlavaConfig:
+    """Of JSON, of earlier versions too, which had the projector's kind, or a resampler's fields, and the width within
+    it apart. Raises UserError naming the field that is wrong."""
+    found = raw.get("projector")
+    if isinstance(found, str) or (isinstance(found, dict) and "kind" not in found):
+        width = {} if found == "linear" else {"hidden": raw.get("projector_hidden")}
+        fields = {"kind": found} if isinstance(found, str) else {"kind": "resampler", **found}
+        raw = {name: value for name, value in raw.items() if name != "projector_hidden"}
+        raw |= {"projector": fields | width}
+    return config.build(LlavaConfig, raw, where)
+
+
 def read(workdir: Path) -> Spec:
     """Raises UserError naming the file and the field that is wrong."""
     path = workdir / FILE
@@ -69,7 +81,10 @@ def read(workdir: Path) -> Spec:
     refusals = raw.get("refusals", [])
     if not isinstance(refusals, list) or not all(isinstance(phrase, str) for phrase in refusals):
         raise UserError(f"{path}: {refusals!r:.80} as refusals, expected a list of phrases")
-    built = config.build(_KINDS[raw["kind"]], raw["config"], str(path))
+    if raw["kind"] == "llava":
+        built = llava_config(raw["config"], str(path))
+    else:
+        built = config.build(_KINDS[raw["kind"]], raw["config"], str(path))
     read: dict[str, Any] = {**raw, "config": built, "refusals": tuple(refusals)}
     return Spec(**read)
 

@@ -25,6 +25,9 @@ class Batch(NamedTuple):
     caption_mask: Any  # bool [B, C]: the caption's own tokens
     images: Any = None  # uint8 [B, M, I, I, 3]
     image_features: Any = None  # float [B, M, P, D]: vision features computed beforehand, instead of images
+    # Of a model with tiles, M of them all: (int32, float32) [B, T, S], of which features each image token is made, as
+    # `data.tiles.Places` has it.
+    image_places: Any = None
     # int32 [B, K]: the positions before the targets, in order, then -1; None: wherever `targets` says, of all T.
     label_positions: Any = None
 

@@ -11,8 +11,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tga_jax.data import resize
 from tga_jax.errors import UserError
 
-PAD_COLOR = (122, 116, 104)  # int(255 * CLIP's mean)
+Color = tuple[int, int, int]
+CLIP_COLOR: Color = (122, 116, 104)  # int(255 * CLIP's mean)
 MODES = ("pad", "crop", "stretch")
+RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 MAX_PIXELS = 100_000_000
 MAX_SQUARE, MAX_SIDE = 20_000, 2**17  # to pad: of a square that is made as a whole, and of any
 LONG = 16  # times the result's side: a longer picture is not resized as a whole
@@ -78,20 +80,34 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def pad_to_square(image: Image.Image) -> Image.Image:
-    """The RGB image centred on a square of CLIP's mean colour; the smaller margin comes first."""
+def color_of(mean: tuple[float, float, float]) -> Color:
+    """Of a tower's mean pixel."""
+    red, green, blue = (int(255 * share) for share in mean)
+    return red, green, blue
+
+
+def pad_to_square(image: Image.Image, color: Color = CLIP_COLOR) -> Image.Image:
+    """The RGB image centred on a square of one colour; the smaller margin comes first."""
     side = max(image.size)
-    square = Image.new("RGB", (side, side), PAD_COLOR)
+    square = Image.new("RGB", (side, side), color)
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return square
 
 
-def preprocess(image: Image.Image, size: int, mode: str = "pad", fast: bool = False) -> np.ndarray:
-    """uint8 [size, size, 3]: the shortest edge resized bicubically, the centre cut out.
+def preprocess(
+    image: Image.Image,
+    size: int,
+    mode: str = "pad",
+    fast: bool = False,
+    resample: str = "bicubic",
+    color: Color = CLIP_COLOR,
+) -> np.ndarray:
+    """uint8 [size, size, 3]: the shortest edge resized, the centre cut out.
 
     mode: "pad" makes the image a square first, as LLaVA-1.5 does, so that nothing is cut; "crop" is CLIP's own;
     "stretch" resizes both edges, whatever becomes of their proportion.
     fast: with "pad", the margins are left out of the resizing; a few values differ, by 2 of 255 at most.
+    resample: one of `RESAMPLING`; color: around a padded picture, `color_of` the tower's mean pixel.
 
     The pixels are those of transformers' processors on Pillow. Memory is bounded for pictures of any shape: long ones
     are never resized, nor padded, as a whole. Raises UserError for a side above `MAX_SIDE` with "pad".
@@ -101,19 +117,20 @@ def preprocess(image: Image.Image, size: int, mode: str = "pad", fast: bool = Fa
     image = to_rgb(image)
     if mode == "pad":
         if max(image.size) > MAX_SQUARE:
-            return _padded_window(image, size)
+            return _padded_window(image, size, resample, color)
         if fast:
-            return _pad_and_resize(image, size)
-        image = pad_to_square(image)
+            return _pad_and_resize(image, size, resample, color)
+        image = pad_to_square(image, color)
     elif mode == "stretch":
-        return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
+        return np.asarray(image.resize((size, size), RESAMPLING[resample]))
     short = min(image.size)
     width, height = (size if edge == short else int(size * edge / short) for edge in image.size)
     left, top = (width - size) // 2, (height - size) // 2
     if max(width, height) > LONG * size:
-        x, y = resize.Axis(image.width, width, left, size), resize.Axis(image.height, height, top, size)
+        x = resize.Axis(image.width, width, left, size, resample=resample)
+        y = resize.Axis(image.height, height, top, size, resample=resample)
         return _cropped_window(image, x, y)
-    resized = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+    resized = np.asarray(image.resize((width, height), RESAMPLING[resample]))
     return resized[top : top + size, left : left + size]
 
 
@@ -124,20 +141,20 @@ def _cropped_window(image: Image.Image, x: resize.Axis, y: resize.Axis) -> np.nd
     return resize.window(part, x._replace(start=left), y._replace(start=top))
 
 
-def _padded_window(image: Image.Image, size: int) -> np.ndarray:
+def _padded_window(image: Image.Image, size: int, resample: str, color: Color) -> np.ndarray:
     """The padded square resized, which is never made."""
     side = max(image.size)
     if side > MAX_SIDE:
         raise UserError(f"{image.width} x {image.height} pixels, expected sides of at most {MAX_SIDE:,} to pad")
-    x, y = (resize.Axis(side, size, 0, size, (side - edge) // 2) for edge in image.size)
-    return resize.window(np.asarray(image), x, y, PAD_COLOR)
+    x, y = (resize.Axis(side, size, 0, size, (side - edge) // 2, resample) for edge in image.size)
+    return resize.window(np.asarray(image), x, y, color)
 
 
-def _pad_and_resize(image: Image.Image, size: int) -> np.ndarray:
+def _pad_and_resize(image: Image.Image, size: int, resample: str, color: Color) -> np.ndarray:
     """The square padded and resized, of which only the part that the picture reaches is ever made."""
     side = max(image.size)
     scale = side / size
-    reach = 2 * max(scale, 1)  # pixels of the square that bicubic resizing looks at, either way
+    reach = 2 * max(scale, 1)  # pixels of the square that resizing looks at, either way, at most
     corner, box, ends = [], [], []
     for edge in image.size:
         before = (side - edge) // 2
@@ -149,33 +166,49 @@ def _pad_and_resize(image: Image.Image, size: int) -> np.ndarray:
         box.append((first * scale - start, last * scale - start, stop - start))
         ends.append((first, last))
     (left, right, width), (upper, lower, height) = box
-    part = Image.new("RGB", (width, height), PAD_COLOR)
+    part = Image.new("RGB", (width, height), color)
     part.paste(image, tuple(corner))
     (first_x, last_x), (first_y, last_y) = ends
     # One direction at a time: left to itself, Pillow begins with the cheaper one, which rounds otherwise.
-    part = part.resize((last_x - first_x, height), Image.Resampling.BICUBIC, (left, 0, right, height))
-    part = part.resize((part.width, last_y - first_y), Image.Resampling.BICUBIC, (0, upper, part.width, lower))
-    result = Image.new("RGB", (size, size), PAD_COLOR)
+    part = part.resize((last_x - first_x, height), RESAMPLING[resample], (left, 0, right, height))
+    part = part.resize((part.width, last_y - first_y), RESAMPLING[resample], (0, upper, part.width, lower))
+    result = Image.new("RGB", (size, size), color)
     result.paste(part, (first_x, first_y))
     return np.asarray(result)
 
 
-def read(data: bytes, name: str, size: int, mode: str = "pad", fast: bool = False) -> np.ndarray:
+def read(
+    data: bytes,
+    name: str,
+    size: int,
+    mode: str = "pad",
+    fast: bool = False,
+    resample: str = "bicubic",
+    color: Color = CLIP_COLOR,
+) -> np.ndarray:
     """uint8 [size, size, 3]: a file's bytes, decoded and preprocessed. Raises UserError as `decode` does.
 
     fast: about half the work for a photograph much larger than `size`; pixels change slightly.
     """
     image = decode(data, name, (size, mode) if fast else None)
     try:
-        return preprocess(image, size, mode, fast)
+        return preprocess(image, size, mode, fast, resample, color)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
 
 
-def load(path: Path, size: int, mode: str = "pad") -> np.ndarray:
+def load(path: Path, size: int, mode: str = "pad", resample: str = "bicubic", color: Color = CLIP_COLOR) -> np.ndarray:
     """A file, preprocessed. Raises UserError naming the file."""
+    return read(_bytes(path), str(path), size, mode, False, resample, color)
+
+
+def open_file(path: Path) -> Image.Image:
+    """A file, decoded. Raises UserError naming the file."""
+    return decode(_bytes(path), str(path))
+
+
+def _bytes(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read as an image ({error.strerror})") from error
-    return read(data, str(path), size, mode)

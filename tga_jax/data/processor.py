@@ -13,7 +13,8 @@ from PIL import Image
 from tga_jax.data import chat_template, images
 from tga_jax.data.batch import Batch
 from tga_jax.data.prompt import IMAGE, Piece, Prompt
-from tga_jax.data.tokens import Vocabulary, collate, images_in, prompt_tokens
+from tga_jax.data.tiles import Grids, Places, placed
+from tga_jax.data.tokens import ImageTokens, Vocabulary, collate, images_in, prompt_tokens
 from tga_jax.errors import UserError
 from tga_jax.workdir import read_json
 
@@ -23,8 +24,11 @@ Picture = Image.Image | np.ndarray | str | Path
 @dataclasses.dataclass(frozen=True)
 class ImageSpec:
     size: int  # I
-    tokens: int  # Q: positions that an image takes; 0 for CLIP alone
+    tokens: int  # Q: positions that an image, or a tile, takes; 0 for CLIP alone
     mode: str  # one of `images.MODES`
+    resample: str = "bicubic"  # this and `color` as in `images.preprocess`
+    color: images.Color = images.CLIP_COLOR
+    grids: Grids | None = None  # of a model with tiles, whose number of positions differs from picture to picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,18 +65,35 @@ class Processor:
         return chat_template.prompt(self.tokenizer, messages, bool(self.image_tokens), special_tokens)
 
     def pixels(self, pictures: Sequence[Picture]) -> np.ndarray:
-        """uint8 [N, I, I, 3]. Raises UserError for a file that is no image, or a checkpoint without a vision tower."""
+        """uint8 [N, I, I, 3]. Raises UserError for a file that is no image, a checkpoint without a vision tower, and
+        one that cuts pictures into tiles."""
         if self.image is None:
             raise UserError("this checkpoint has no vision tower, expected prompts without images")
-        size, mode = self.image.size, self.image.mode
+        if self.image.grids is not None:
+            raise UserError("this checkpoint cuts pictures into tiles, expected one that takes each as a whole here")
+        size, how = self.image.size, {"resample": self.image.resample, "color": self.image.color}
         made = []
         for picture in pictures:
             if isinstance(picture, str | Path):
-                made.append(images.load(Path(picture), size, mode))
+                made.append(images.load(Path(picture), size, self.image.mode, **how))
             else:
                 image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
-                made.append(images.preprocess(image, size, mode))
+                made.append(images.preprocess(image, size, self.image.mode, **how))
         return np.stack(made) if made else np.zeros((0, size, size, 3), np.uint8)
+
+    def kept(self, picture: Picture) -> np.ndarray:
+        """uint8 [height, width, 3]: what `batch` takes in the picture's place, however often. Raises UserError for a
+        file that is no image, and a checkpoint without a vision tower."""
+        if self.image is None or self.image.grids is None:
+            return self.pixels([picture])[0]
+        return np.asarray(_opened(picture))
+
+    def _tiled(self, picture: Picture, grids: Grids) -> tuple[Places, np.ndarray]:
+        """(of which features its image tokens are made, its tiles uint8 [N, I, I, 3])."""
+        assert self.image is not None
+        image = _opened(picture)
+        tiles = grids.cut(image, self.image.size, self.image.resample)
+        return grids.places((image.height, image.width), self.image.size), tiles
 
     def batch(
         self, prompts: Sequence[str | Prompt], pictures: Sequence[Sequence[Picture]] | None = None, multiple: int = 1
@@ -93,18 +114,42 @@ class Processor:
             count = images_in(found) if self.image_tokens else 0
             if count != len(own):
                 raise UserError(f"prompt {i}: {count} times {IMAGE} and {len(own)} pictures, expected as many")
-        rows = []
-        for i, prompt in enumerate(prompts):
+        grids = None if self.image is None else self.image.grids
+        if grids is not None and grids.most is not None and (several := [i for i, own in enumerate(shown) if own[1:]]):
+            raise UserError(f"prompt {several[0]}: {len(shown[several[0]])} pictures, expected one for this checkpoint")
+        rows, media, places = [], [], []
+        for i, (prompt, own) in enumerate(zip(prompts, shown, strict=True)):
+            counts: ImageTokens = self.image_tokens
             try:
-                rows.append(prompt_tokens(prompt, self.vocabulary, self.image_tokens))
+                if grids is None:
+                    media.append(list(self.pixels(own)) if own else [])
+                else:
+                    found = [self._tiled(picture, grids) for picture in own]
+                    counts = tuple(len(of.index) for of, _ in found)
+                    places.append([(of, len(tiles)) for of, tiles in found])
+                    media.append([tile for _, tiles in found for tile in tiles])
+                rows.append(prompt_tokens(prompt, self.vocabulary, counts))
             except UserError as error:
                 raise UserError(f"prompt {i}: {error}") from error
-        media = [list(self.pixels(own)) if own else [] for own in shown]
         length = -(-max(len(row.tokens) for row in rows) // multiple) * multiple
-        return collate(rows, media, self.vocabulary, length, captions=1)
+        if grids is None or not any(media):
+            return collate(rows, media, self.vocabulary, length, captions=1)
+        if multiple > 1:  # few numbers of tiles, too
+            most = 1 << (max(map(len, media)) - 1).bit_length()
+            example = next(own[0] for own in media if own)
+            media[0] = media[0] + [np.zeros_like(example)] * (most - len(media[0]))
+        batch = collate(rows, media, self.vocabulary, length, captions=1)
+        return batch._replace(image_places=placed(batch.image_mask, places, grids))
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.vocabulary.decode(ids)
+
+
+def _opened(picture: Picture) -> Image.Image:
+    """RGB. Raises UserError naming the file."""
+    if isinstance(picture, str | Path):
+        return images.open_file(Path(picture))
+    return images.to_rgb(Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture)
 
 
 def _processor_template(folder: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""A window of a resized picture, without the whole: Pillow's bicubic pixels, bit for bit, of pictures so long that the
+"""A window of a resized picture, without the whole: Pillow's pixels, bit for bit, of pictures so long that the
 whole would not fit in memory.
 
 Pillow resizes one direction after the other, each rounded to 8 bits, with weights that are whole numbers of 2^-22
@@ -24,17 +24,22 @@ class Axis(NamedTuple):
     first: int  # of the resized pixels, those that are wanted
     count: int
     start: int = 0  # where the picture's own pixels begin
+    resample: str = "bicubic"  # or "bilinear"
 
     def weights(self, i: int) -> tuple[int, np.ndarray]:
         """(first pixel, its and the following ones' weights, int64) of the resized pixel `first` + i."""
         scale = float(np.float32(self.length)) / self.resized
         wide = max(scale, 1.0)
         centre = (self.first + i + 0.5) * scale
-        begin = max(int(centre - 2 * wide + 0.5), 0)
-        end = min(int(centre + 2 * wide + 0.5), self.length)
+        support = wide if self.resample == "bilinear" else 2 * wide
+        begin = max(int(centre - support + 0.5), 0)
+        end = min(int(centre + support + 0.5), self.length)
         x = np.abs((np.arange(begin, end) - centre + 0.5) * (1 / wide))
-        near, far = (1.5 * x - 2.5) * x * x + 1, (((x - 5) * x + 8) * x - 4) * -0.5
-        w = np.where(x < 1, near, np.where(x < 2, far, 0.0))
+        if self.resample == "bilinear":
+            w = np.maximum(1 - x, 0.0)
+        else:
+            near, far = (1.5 * x - 2.5) * x * x + 1, (((x - 5) * x + 8) * x - 4) * -0.5
+            w = np.where(x < 1, near, np.where(x < 2, far, 0.0))
         w = w / np.add.accumulate(w)[-1]  # summed in order, as Pillow does
         return begin, np.trunc(w * (1 << _BITS) + np.where(w < 0, -0.5, 0.5)).astype(np.int64)
 

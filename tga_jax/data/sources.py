@@ -27,11 +27,14 @@ KINDS = {
 
 
 class Pictures(NamedTuple):
-    """What the model expects of a picture: uint8 [size, size, 3]. mode: one of `images.MODES`."""
+    """What the model expects of a picture: uint8 [size, size, 3]. mode: one of `images.MODES`; resample, color: as in
+    `images.preprocess`."""
 
     size: int
     mode: str = "pad"
     fast: bool = False  # cheaper, with slightly other pixels
+    resample: str = "bicubic"
+    color: images.Color = images.CLIP_COLOR
 
     def read(self, data: bytes, name: str) -> np.ndarray:
         """A file's bytes. Raises UserError naming the file."""
@@ -105,11 +108,10 @@ def vocabulary(config: DataConfig) -> Vocabulary:
     return Vocabulary(load_tokenizer(Path(config.tokenizer)))
 
 
-def records(config: DataConfig, image_size: int, seed: int) -> grain.MapDataset:
+def records(config: DataConfig, pictures: Pictures, seed: int) -> grain.MapDataset:
     """The endless, shuffled records of a training. Raises UserError."""
     if not config.source:
         raise UserError("data.source: empty, expected a source to train on")
-    pictures = Pictures(image_size, config.image_mode, config.fast_images)
     sources = [source for _, source in sorted(config.source.items())]
     made = [source.dataset(pictures, seed + i) for i, source in enumerate(sources)]
     return made[0] if len(made) == 1 else grain.MapDataset.mix(made, weights=[source.weight for source in sources])

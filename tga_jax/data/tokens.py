@@ -18,6 +18,7 @@ from tga_jax.data.prompt import IMAGE, Piece, Prompt, text_of
 from tga_jax.data.templates import Record, pieces
 from tga_jax.errors import UserError
 
+ImageTokens = int | tuple[int, ...]
 _BREAK = "\ufdd0\ufdd1"  # noncharacters of Unicode, which no text has
 _CUT = -1  # among ids: an image
 
@@ -182,8 +183,9 @@ class Vocabulary:
         return self.segment(text, _spans(self.control, text, np.ones(len(text), bool)))[0]
 
     @functools.cached_property
-    def joined(self) -> Callable[[tuple[Piece, ...], int], list[np.ndarray]]:
-        """Of (pieces, tokens of an image): int32 [T] and three bool [T], as in Tokens. Shared: not to be written to."""
+    def joined(self) -> Callable[[tuple[Piece, ...], ImageTokens], list[np.ndarray]]:
+        """Of (pieces, tokens of an image, or of each): int32 [T] and three bool [T], as in Tokens. Shared: not to
+        be written to."""
         return functools.lru_cache(4096)(lambda found, image_tokens: _joined(found, self, image_tokens))
 
     def encode(self, text: str) -> list[int]:
@@ -215,7 +217,7 @@ class Tokens(NamedTuple):
     caption: np.ndarray  # int32 [C]: begin token, then the caption; the begin token alone without one
 
 
-def _joined(found: Sequence[Piece], vocabulary: Vocabulary, image_tokens: int) -> list[np.ndarray]:
+def _joined(found: Sequence[Piece], vocabulary: Vocabulary, image_tokens: ImageTokens) -> list[np.ndarray]:
     """int32 [T] and three bool [T], as in Tokens. Raises UserError for a special token that the tokenizer makes even of
     plain text."""
     begin = vocabulary.begin
@@ -255,7 +257,9 @@ def _joined(found: Sequence[Piece], vocabulary: Vocabulary, image_tokens: int) -
     row, whose = np.concatenate(ids), np.concatenate(whose)
     image = (row == _CUT) | (row == image_id) if image_tokens else np.zeros(len(row), bool)
     columns = np.where(image, vocabulary.pad_id, row), target[whose] & ~image, image, retrieved[whose] & ~image
-    joined = [np.repeat(column, np.where(image, image_tokens, 1)) for column in columns]
+    repeats = np.ones(len(row), int)
+    repeats[image] = image_tokens
+    joined = [np.repeat(column, repeats) for column in columns]
     for array in joined:
         array.flags.writeable = False
     return joined
@@ -266,9 +270,9 @@ def images_in(found: Sequence[Piece]) -> int:
     return sum(piece.text.count(IMAGE) for piece in found if not piece.literal)
 
 
-def prompt_tokens(prompt: str | Prompt, vocabulary: Vocabulary, image_tokens: int) -> Tokens:
-    """A whole prompt to answer; in a string every special token is one. image_tokens: 0 if `<image>` means nothing to
-    the model."""
+def prompt_tokens(prompt: str | Prompt, vocabulary: Vocabulary, image_tokens: ImageTokens) -> Tokens:
+    """A whole prompt to answer; in a string every special token is one. image_tokens: of each picture, or one number
+    for all; 0 if `<image>` means nothing to the model."""
     found = prompt.pieces if isinstance(prompt, Prompt) else (Piece(prompt),)
     tokens, targets, image_mask, retrieved_mask = vocabulary.joined(found, image_tokens)
     return Tokens(tokens, targets, image_mask, retrieved_mask, np.array([vocabulary.caption_begin], np.int32))

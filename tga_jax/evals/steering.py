@@ -21,7 +21,7 @@ from tga_jax.data.batch import Batch
 from tga_jax.errors import UserError
 from tga_jax.inference.decode import Config, embed, language_model
 from tga_jax.inference.model import Model
-from tga_jax.models import llama, llava
+from tga_jax.models import llama
 
 
 @partial(jax.jit, static_argnums=0)
@@ -64,9 +64,11 @@ def picture_difference(model: Model, pictures: Batch, twins: Batch) -> np.ndarra
 def corrected(model: Model, vector: np.ndarray) -> Model:
     """The model whose pictures' input embeddings are moved by `vector` [D]."""
     config: Any = model.config
-    projector, last = model.params["projector"], llava.projector_out(config)
-    moved = {**projector[last], "bias": projector[last]["bias"] + jnp.asarray(vector)}
-    return _with(model, "projector", {**projector, last: moved})
+    projector, last = model.params["projector"], config.projector.last
+    moved = {last: {**projector[last], "bias": projector[last]["bias"] + jnp.asarray(vector)}}
+    if "newline" in projector:  # of a model with tiles, an input embedding of pictures, too
+        moved["newline"] = projector["newline"] + jnp.asarray(vector)
+    return _with(model, "projector", {**projector, **moved})
 
 
 def _with(model: Model, part: str, params: dict[str, Any]) -> Model:

@@ -70,7 +70,7 @@ def embed(config: Config, params: dict, batch: Batch) -> Array:
     features = batch.image_features
     if features is None and batch.images is not None:
         features = llava.image_features(config, params["clip"], batch.images)
-    return llava.embed(config, params, batch.tokens, batch.image_mask, features)
+    return llava.embed(config, params, batch.tokens, batch.image_mask, features, batch.image_places)
 
 
 @partial(jax.jit, static_argnames=("config", "how", "new_tokens"))

@@ -32,7 +32,7 @@ def in_chunks(function: Callable[[Any], Any], rows: np.ndarray, size: int = 256)
 
 
 def _images(config: clip.ClipConfig, params: dict, images: Array) -> Array:
-    pixels = llava.normalize_pixels(images)
+    pixels = clip.normalized(config.vision, images)
     return layers.apply(clip.Clip(config), params, pixels, method="embed_images").astype("float32")
 
 

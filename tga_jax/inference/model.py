@@ -18,6 +18,7 @@ from tga_jax.checkpoints.spec import Spec
 from tga_jax.data.batch import Batch
 from tga_jax.data.processor import Picture, Processor
 from tga_jax.data.prompt import Prompt
+from tga_jax.data.tiles import Places, placed
 from tga_jax.errors import UserError
 from tga_jax.inference import embed
 from tga_jax.inference.decode import Decoding, generate_all, language_model, stream
@@ -44,7 +45,15 @@ class Output(NamedTuple):
 
 
 @partial(jax.jit, static_argnames="config")
-def _forward(config, params: dict, tokens: Array, valid: Array, image_mask: Array, pixels: Array | None) -> Output:
+def _forward(
+    config,
+    params: dict,
+    tokens: Array,
+    valid: Array,
+    image_mask: Array,
+    pixels: Array | None,
+    places: Places | None,
+) -> Output:
     decoder = llama.bound(language_model(config), params["llm"], emit_states=True)
     if pixels is None:
         x = decoder(tokens, method="embed")
@@ -54,7 +63,7 @@ def _forward(config, params: dict, tokens: Array, valid: Array, image_mask: Arra
         )
         # All rows as one: the pictures fill the marked positions in order, however many a row has.
         flat = tokens.reshape(1, -1), image_mask.reshape(1, -1)
-        x = llava.embed(config, params, *flat, features[None]).reshape(*tokens.shape, -1)
+        x = llava.embed(config, params, *flat, features[None], places).reshape(*tokens.shape, -1)
     out = decoder(x, llama.positions(valid, left=True), valid)
     return Output(decoder(out.hidden, method="logits"), out.states)
 
@@ -104,33 +113,52 @@ class Model:
             raise UserError("embedding needs both towers, expected a CLIP checkpoint")
         return self.config
 
-    def forward(self, input_ids: Any, attention_mask: Any = None, pixel_values: Any = None) -> Output:
+    def forward(
+        self, input_ids: Any, attention_mask: Any = None, pixel_values: Any = None, image_sizes: Any = None
+    ) -> Output:
         """Logits and all hidden states, as transformers' models take their input.
 
         input_ids: int [B, T], with the checkpoint's image token at each position of a picture; attention_mask: 0 on
-        padding, on either side; pixel_values: float [N, 3, I, I], normalised. Raises UserError if the image tokens do
-        not match the pictures, and for a token that the table has no row for.
+        padding, on either side; pixel_values: float [N, 3, I, I], normalised; of a model with tiles float
+        [N, tiles, 3, I, I], those of a picture first, and image_sizes: int [N, 2], the pictures' (height, width).
+        Raises UserError if the image tokens do not match the pictures, and for a token that the table has no row for.
         """
         config = self.language_config()
         tokens = np.asarray(input_ids, np.int32)
         if tokens.ndim != 2:
             raise UserError(f"input_ids: of shape {list(tokens.shape)}, expected [rows, positions]")
         valid = np.ones(tokens.shape, bool) if attention_mask is None else np.asarray(attention_mask).astype(bool)
-        mask, pixels = np.zeros(tokens.shape, bool), None
+        mask, pixels, places = np.zeros(tokens.shape, bool), None, None
         if isinstance(config, llava.LlavaConfig):
             mask = (tokens == self.spec.image_token_id) & valid
-            count = 0 if pixel_values is None else len(pixel_values)
-            if mask.sum() != count * config.image_tokens:
-                raise UserError(
-                    f"{mask.sum()} image tokens and {count} pictures, expected {config.image_tokens} a picture"
-                )
-            if pixel_values is not None:
-                pixels = np.asarray(pixel_values, np.float32).transpose(0, 2, 3, 1)
+            pixels, places = self._pictures(mask, pixel_values, image_sizes)
         elif pixel_values is not None:
             raise UserError("this checkpoint has no vision tower, expected input without pixel_values")
         self.processor.vocabulary.check(tokens[valid & ~mask])
         tokens = np.where(valid & ~mask, tokens, self.processor.pad_id)  # of a row that is there: NaN would spread
-        return _forward(config, self.params, tokens, valid, mask, pixels)
+        return _forward(config, self.params, tokens, valid, mask, pixels, places)
+
+    def _pictures(
+        self, mask: np.ndarray, pixel_values: Any, image_sizes: Any
+    ) -> tuple[np.ndarray | None, Places | None]:
+        """(pixels [N, I, I, 3], of a model with tiles the places of the image tokens, all rows as one). Raises
+        UserError as `forward` does."""
+        assert self.processor.image is not None
+        size, expected, grids = self.processor.image.size, self.processor.image.tokens, self.processor.image.grids
+        count = 0 if pixel_values is None else len(pixel_values)
+        if (image_sizes is None) == bool(count and grids):
+            raise UserError(f"image_sizes: {image_sizes}, expected the pictures' sizes for a model with tiles, only")
+        if grids is None or pixel_values is None:
+            if mask.sum() != count * expected:
+                raise UserError(f"{mask.sum()} image tokens and {count} pictures, expected {expected} a picture")
+            pixels = None if pixel_values is None else np.asarray(pixel_values, np.float32)
+            return None if pixels is None else pixels.transpose(0, 2, 3, 1), None
+        sizes = [(int(height), int(width)) for height, width in np.asarray(image_sizes)]
+        found = [(grids.places(each, size), grids.tiles(each, size)) for each in sizes]
+        if len(sizes) != count or mask.sum() != (wanted := sum(len(places.index) for places, _ in found)):
+            raise UserError(f"{mask.sum()} image tokens and {count} pictures, expected {wanted} for sizes {sizes}")
+        own = [np.asarray(of, np.float32)[:n] for of, (_, n) in zip(pixel_values, found, strict=True)]
+        return np.concatenate(own).transpose(0, 2, 3, 1), placed(mask.reshape(1, -1), [found], grids)
 
     def prompt_batch(
         self,

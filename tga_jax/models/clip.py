@@ -1,4 +1,5 @@
-"""CLIP: a vision and a text transformer whose pooled outputs are compared by cosine (Radford et al., 2021).
+"""CLIP: a vision and a text transformer whose pooled outputs are compared by cosine (Radford et al., 2021). Of SigLIP
+(Zhai et al., 2023) the vision transformer alone, for LLaVA.
 
 Dimension letters: B batch, I image height = width, P patches, T tokens, D hidden, E shared embedding.
 """
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from tga_jax.models import attention, layers
 
 Array = jax.Array
+Layers = int | tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +30,21 @@ class TowerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig(TowerConfig):
+    """The tower, and how pictures come to it.
+
+    has_cls, pre_norm, patch_bias: CLIP has a CLS token and a norm before the first block, and no bias in the
+    convolution of patches; SigLIP the opposite of all three. pixel_mean, pixel_std: of pixels in 0..1; resample: how
+    they were resized, "bicubic" or "bilinear".
+    """
+
     image_size: int = 224
     patch_size: int = 32
+    has_cls: bool = True
+    pre_norm: bool = True
+    patch_bias: bool = False
+    pixel_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    pixel_std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    resample: str = "bicubic"
 
     @property
     def num_patches(self) -> int:
@@ -83,19 +98,22 @@ class VisionTower(nn.Module):
     @nn.compact
     def __call__(self, images: Array) -> tuple[Array, Array]:
         """Normalised images [B, I, I, 3] -> states after the last block [B, 1+P, D], and the same normalised, of which
-        the first one, of CLS, stands for the image."""
+        the first one, of CLS, stands for the image. Without CLS [B, P, D]."""
         c = self.config
         dtype = jnp.dtype(c.dtype)
         size = (c.patch_size, c.patch_size)
-        x = nn.Conv(c.hidden_size, size, strides=size, padding="VALID", use_bias=False, dtype=dtype, name="patch")(
-            images.astype(dtype)
+        patch = nn.Conv(
+            c.hidden_size, size, strides=size, padding="VALID", use_bias=c.patch_bias, dtype=dtype, name="patch"
         )
+        x = patch(images.astype(dtype))  # pixels beyond the last whole patch are left out
         x = x.reshape(x.shape[0], -1, c.hidden_size)
         init = nn.initializers.normal(c.hidden_size**-0.5)
-        cls = self.param("cls", init, (c.hidden_size,)).astype(dtype)
-        positions = self.param("positions", init, (1 + c.num_patches, c.hidden_size)).astype(dtype)
-        x = jnp.concatenate([jnp.broadcast_to(cls, (x.shape[0], 1, c.hidden_size)), x], axis=1) + positions
-        x = layers.LayerNorm(c.layer_norm_eps, dtype, name="pre_norm")(x)
+        if c.has_cls:
+            cls = self.param("cls", init, (c.hidden_size,)).astype(dtype)
+            x = jnp.concatenate([jnp.broadcast_to(cls, (x.shape[0], 1, c.hidden_size)), x], axis=1)
+        x = x + self.param("positions", init, (c.has_cls + c.num_patches, c.hidden_size)).astype(dtype)
+        if c.pre_norm:
+            x = layers.LayerNorm(c.layer_norm_eps, dtype, name="pre_norm")(x)
         if c.num_layers:
             x, _ = layers.block_stack(EncoderBlock, c.num_layers, (nn.broadcast,))(c, name="blocks")(x, None)
         return x, layers.LayerNorm(c.layer_norm_eps, dtype, name="post_norm")(x)
@@ -128,7 +146,7 @@ class Clip(nn.Module):
     config: ClipConfig
 
     def setup(self):
-        if self.config.text is None or self.config.embed_size is None:
+        if self.config.text is None or self.config.embed_size is None or not self.config.vision.has_cls:
             raise ValueError("clip: a vision tower alone, expected both towers")
         self.vision = VisionTower(self.config.vision)
         self.text = TextTower(self.config.text)
@@ -165,17 +183,38 @@ def init(config: ClipConfig, key: Array) -> dict:
     return dict(made["params"])
 
 
-def vision_features(config: VisionConfig, params: dict, images: Array, layer: int, select: str) -> Array:
-    """Hidden states of the vision tower at `layer` (0: before the first block; negative counts from the last block).
+def normalized(config: VisionConfig, images: Array) -> Array:
+    """uint8 [..., 3] -> float32 with the tower's mean and deviation."""
+    pixels = images.astype(jnp.float32) / 255.0
+    return (pixels - jnp.array(config.pixel_mean)) / jnp.array(config.pixel_std)
 
-    images: normalised [B, I, I, 3]; params: the vision tower's own tree; select: "patch" drops CLS, "full" keeps it.
-    Returns [B, P or 1+P, D]. Blocks above `layer` are not run.
+
+def blocks_below(config: VisionConfig, layer: Layers) -> tuple[int, ...]:
+    """How many blocks lie below each of the layers. Raises ValueError for a layer that the tower lacks."""
+    count = config.num_layers
+    found = layer if isinstance(layer, tuple) else (layer,)
+    if not found or any(not -1 - count <= one <= count for one in found):
+        raise ValueError(f"feature_layer: {layer}, expected from {-1 - count} to {count}")
+    return tuple(one if one >= 0 else count + 1 + one for one in found)
+
+
+def vision_features(config: VisionConfig, params: dict, images: Array, layer: Layers, select: str) -> Array:
+    """Hidden states of the vision tower at `layer` (0: before the first block; negative counts from the last block), or
+    at several, joined along their width in the order given.
+
+    images: normalised [B, I, I, 3]; params: the vision tower's own tree; select: "patch" drops CLS, "full" keeps it,
+    where there is one. Returns [B, P or 1+P, D], D of all layers together. Blocks above them are not run.
     """
-    count = layer if layer >= 0 else config.num_layers + 1 + layer
-    if not 0 <= count <= config.num_layers:
-        raise ValueError(f"feature_layer: {layer}, expected from {-1 - config.num_layers} to {config.num_layers}")
-    tower = VisionTower(dataclasses.replace(config, num_layers=count))
-    states, _ = layers.apply(tower, layers.keep_blocks(params, count), images)
+    counts = blocks_below(config, layer)
+    done = min(counts)
+    tower = VisionTower(dataclasses.replace(config, num_layers=done))
+    x, _ = layers.apply(tower, layers.keep_blocks(params, done), images)
+    found = {done: x}
+    for count in sorted({*counts} - {done}):
+        some = jax.tree.map(lambda p, begin=done, end=count: p[begin:end], params["blocks"])
+        x, _ = layers.apply(layers.block_stack(EncoderBlock, count - done, (nn.broadcast,))(config), some, x, None)
+        found[count], done = x, count
+    states = jnp.concatenate([found[count] for count in counts], axis=-1)
     if select not in ("patch", "full"):
         raise ValueError(f"feature_select: {select!r}, expected 'patch' or 'full'")
-    return states[:, 1:] if select == "patch" else states
+    return states[:, 1:] if select == "patch" and config.has_cls else states

@@ -7,7 +7,8 @@ from functools import partial
 from tga_jax.errors import UserError
 from tga_jax.models.clip import ClipConfig, TextConfig, VisionConfig
 from tga_jax.models.llama import LlamaConfig
-from tga_jax.models.llava import LlavaConfig, ResamplerConfig
+from tga_jax.models.llava import LlavaConfig
+from tga_jax.models.projectors import Mlp2xGelu, NormMlp2xGelu, Projector, Resampler
 
 
 def _clip(image: int, patch: int, vision: tuple[int, int, int], text: tuple[int, int, int], embed: int) -> ClipConfig:
@@ -64,17 +65,22 @@ _PUBLIC = {
     "tga-smollm2-135m": ("clip-vit-b-32", "smollm2-135m"),
 }
 _RESAMPLERS = {
-    "clip-vit-l-14-336": (ResamplerConfig(64, 2, 16), 1024),
-    "clip-vit-b-32": (ResamplerConfig(32, 2, 8), 512),
+    "clip-vit-l-14-336": Resampler(queries=64, num_layers=2, num_heads=16, hidden=1024),
+    "clip-vit-b-32": Resampler(queries=32, num_layers=2, num_heads=8, hidden=512),
 }
 
 
 def _public(tower: str, llm: str, resampler: bool = False) -> LlavaConfig:
     joined = LlavaConfig(_tower(tower), LLM[llm])
-    if not resampler:
-        return joined
-    projector, width = _RESAMPLERS[tower]
-    return dataclasses.replace(joined, projector=projector, projector_hidden=width)
+    return dataclasses.replace(joined, projector=_RESAMPLERS[tower]) if resampler else joined
+
+
+def _emoji(projector: Projector) -> LlavaConfig:
+    return LlavaConfig(CLIP["clip-emoji"], LLM["llm-emoji"], projector, -1, "full")
+
+
+def _hands(projector: Projector) -> LlavaConfig:
+    return LlavaConfig(CLIP["clip-hands"], _SMOLLM2, projector, -1, "full")
 
 
 LLAVA: dict[str, Callable[[], LlavaConfig]] = {
@@ -87,11 +93,11 @@ LLAVA: dict[str, Callable[[], LlavaConfig]] = {
     ),
     # With CLS, and a projector that reads all patches for every image token: the patches of so small a tower know
     # little of the whole picture. As many image tokens as the longest caption has words.
-    "emoji": lambda: LlavaConfig(CLIP["clip-emoji"], LLM["llm-emoji"], ResamplerConfig(10, 2, 4), 128, -1, "full"),
-    "smollm2-hands": lambda: LlavaConfig(CLIP["clip-hands"], _SMOLLM2, ResamplerConfig(16, 2, 8), 256, -1, "full"),
-    "smollm2-hands-mlp": lambda: LlavaConfig(CLIP["clip-hands"], _SMOLLM2, "mlp2x_gelu", 1024, -1, "full"),
-    "smollm2-hands-norm-mlp": lambda: LlavaConfig(CLIP["clip-hands"], _SMOLLM2, "norm_mlp2x_gelu", 1024, -1, "full"),
-    "emoji-mlp": lambda: LlavaConfig(CLIP["clip-emoji"], LLM["llm-emoji"], "mlp2x_gelu", 512, -1, "full"),
+    "emoji": partial(_emoji, Resampler(queries=10, num_layers=2, num_heads=4, hidden=128)),
+    "emoji-mlp": partial(_emoji, Mlp2xGelu(hidden=512)),
+    "smollm2-hands": partial(_hands, Resampler(queries=16, num_layers=2, num_heads=8, hidden=256)),
+    "smollm2-hands-mlp": partial(_hands, Mlp2xGelu(hidden=1024)),
+    "smollm2-hands-norm-mlp": partial(_hands, NormMlp2xGelu(hidden=1024)),
 }
 _OF_A_WORLD = ("bench-small", "emoji", "emoji-mlp")  # whose words are counted when they are known
 

@@ -38,12 +38,11 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"clip/(vision|text)/blocks/up/kernel", P(None, "fsdp", "tensor")),
     (r"clip/(vision|text)/blocks/down/kernel", P(None, "tensor", "fsdp")),
     (r"clip/(vision|text)/(blocks/\w+|\w+_norm)/(scale|bias)", P()),
-    (r"clip/vision/(cls|positions|patch/kernel)", P()),
+    (r"clip/vision/(cls|positions|patch/(kernel|bias))", P()),
     (r"clip/text/(positions|embed/embedding)", P()),
     (r"clip/((vision|text)_projection/kernel|logit_scale)", P()),
     (r"projector/(linear|up|down)_\d/kernel", P("fsdp", None)),
-    (r"projector/linear_\d/bias", P()),
-    (r"projector/(queries|\w+/(kernel|scale|bias))", P()),  # the resampler of small models
+    (r"projector/.+", P()),  # biases, norms, the rest of a resampler, and what a projector of one's own has
 )
 _PARAMETER = re.compile(r"(?:.*/)?((?:clip|projector|llm)/.+)")
 

@@ -28,8 +28,8 @@ class Full(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """pictures: as `processor.pixels` gives them, uint8 [I, I, 3] each; new_tokens: at most, None for 256 or what the
-    model's context leaves; stop: texts at which the answer ends."""
+    """pictures: as `processor.kept` gives them, uint8 each; new_tokens: at most, None for 256 or what the model's
+    context leaves; stop: texts at which the answer ends."""
 
     prompt: Prompt
     pictures: Sequence[np.ndarray] = ()

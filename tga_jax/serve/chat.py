@@ -40,7 +40,7 @@ class Conversation:
 
     def show(self, picture: Path) -> None:
         """Raises UserError if the model has no eyes, or the file is no image."""
-        self.waiting.extend(self.model.processor.pixels([picture]))
+        self.waiting.append(self.model.processor.kept(picture))
 
     def ask(self, question: str, **how: Any) -> Iterator[str]:
         """The answer in pieces. What was said is kept only once the answer is whole."""

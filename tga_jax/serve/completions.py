@@ -123,7 +123,7 @@ def to_request(asked: ChatRequest, model: Model, template: str = "chat") -> Requ
                     parts.append({"type": "text", "text": part.text})
                 else:
                     where = f"messages[{i}].content[{j}].image_url.url"
-                    pictures.append(model.processor.pixels([_picture(part.image_url.url, where)])[0])
+                    pictures.append(model.processor.kept(_picture(part.image_url.url, where)))
                     parts.append({"type": "image"})
         else:
             parts = [{"type": "text", "text": said.content}]

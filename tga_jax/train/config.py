@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from tga_jax.data import sources
-from tga_jax.models import attention, layers, llava
+from tga_jax.models import attention, clip, layers, projectors
 from tga_jax.train import optim, step
 
 PARTS = ("clip", "projector", "llm")
@@ -32,18 +32,14 @@ class ModelConfig:
 
     llm: str
     vision: str
-    projector: str | llava.ResamplerConfig = "mlp2x_gelu"
-    projector_hidden: int | None = None
-    feature_layer: int = -2
+    projector: projectors.Projector = dataclasses.field(default_factory=projectors.Mlp2xGelu)
+    feature_layer: clip.Layers = -2
     feature_select: str = "patch"
 
     def __post_init__(self):
         for name in ("llm", "vision"):
             if not getattr(self, name):
                 raise ValueError(f"{name}: missing, expected a checkpoint")
-        if isinstance(self.projector, str) and self.projector not in llava.PROJECTORS:
-            known = ", ".join(llava.PROJECTORS)
-            raise ValueError(f"projector: {self.projector!r}, expected one of {known}, or a resampler's fields")
         if self.feature_select not in ("patch", "full"):
             raise ValueError(f"feature_select: {self.feature_select!r}, expected patch or full")
 

@@ -15,9 +15,13 @@ square (`causal=False`).
 
 import dataclasses
 
-from tga_jax.models.clip import VisionConfig
+import jax
+from flax.traverse_util import flatten_dict
+
+from tga_jax.models import llava, sharding
+from tga_jax.models.clip import Layers, VisionConfig, blocks_below
 from tga_jax.models.llama import LlamaConfig
-from tga_jax.models.llava import LlavaConfig, ResamplerConfig
+from tga_jax.models.llava import LlavaConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,27 +144,24 @@ def head(c: LlamaConfig, k: int) -> Work:
     return Work(2 * k * c.hidden_size * c.vocab_size)
 
 
-def vision(c: VisionConfig, feature_layer: int) -> Work:
+def vision(c: VisionConfig, feature_layer: Layers) -> Work:
     """A picture through the blocks below the feature layer: 24 P D^2 + 4 P^2 D each with a feed-forward of 4 D."""
-    blocks = feature_layer if feature_layer >= 0 else c.num_layers + 1 + feature_layer
-    d, p = c.hidden_size, c.num_patches + 1
+    blocks = max(blocks_below(c, feature_layer))
+    d, p = c.hidden_size, c.num_patches + c.has_cls
     block = Work(2 * p * (4 * d * d + 2 * d * c.mlp_size), 4 * p * p * d)
     return Work(2 * c.num_patches * 3 * c.patch_size**2 * d) + block * blocks
 
 
 def projector(c: LlavaConfig) -> tuple[Work, Work]:
     """Of one picture: the products whose input needs no gradient, because it comes of the tower, and the others."""
-    features, d = c.clip.vision.hidden_size, c.llm.hidden_size
-    hidden = c.projector_hidden or d
-    p = c.clip.vision.num_patches + (c.feature_select == "full")
-    if c.projector == "linear":
-        return Work(2 * p * features * d), Work()
-    if not isinstance(c.projector, ResamplerConfig):
-        return Work(2 * p * features * hidden), Work(2 * p * hidden * d)
-    q = c.projector.queries
-    block = Work(2 * q * 6 * hidden * hidden, 4 * q * p * hidden)  # query, read, and up and down twice as wide
-    # Its first layer is a norm with parameters, so that every product's input needs a gradient.
-    return Work(), Work(2 * p * 2 * features * hidden + 2 * q * hidden * d) + block * c.projector.num_layers
+    found = c.projector.products(c.features, c.feature_width, c.llm.hidden_size)
+    return Work(2 * found.first), Work(2 * found.rest, 2 * found.attention)
+
+
+def _divided(c: LlavaConfig) -> int:
+    """Numbers in the projector's parameters that FSDP divides."""
+    made = jax.eval_shape(lambda: llava.init(c, jax.random.key(0), ("projector",)))
+    return sum(x.size for path, x in flatten_dict(made, sep="/").items() if "fsdp" in sharding.rule(path))
 
 
 def step(model: LlavaConfig, s: Step, causal: bool = True) -> StepFlops:
@@ -228,15 +229,11 @@ def gathered(model: LlavaConfig, s: Step, itemsize: int = 2, tensor: int = 1) ->
     itemsize: bytes of a parameter in the computation; tensor: devices that divide the matrices of the transformers.
     A block's once for the forward and once for the backward pass, where recomputing shares the second, and once more
     for the caption's; the tower's, the projector's and the head's, which both passes use in turn, once. The table of
-    embeddings stays where it is: its rows are sent, not the table. Of a resampler only the feed-forward is divided.
+    embeddings stays where it is: its rows are sent, not the table.
     """
     c, v = model.llm, model.clip.vision
     blocks = c.num_layers if s.blocks is None else s.blocks
     passes = (2 if s.trains else 1) * blocks + s.caption_blocks
-    tower = vision(v, model.feature_layer).weights / (2 * (v.num_patches + 1))
-    if isinstance(model.projector, ResamplerConfig):
-        mapping = model.projector.num_layers * 4 * (model.projector_hidden or model.llm.hidden_size) ** 2
-    else:
-        mapping = sum(work.weights for work in projector(model)) / (2 * model.image_tokens)
+    tower = vision(v, model.feature_layer).weights / (2 * (v.num_patches + v.has_cls))
     logits = 0 if s.labels == 0 else c.hidden_size * c.vocab_size
-    return itemsize * ((passes * _products(c) + logits + tower) / tensor + mapping)
+    return itemsize * ((passes * _products(c) + logits + tower) / tensor + _divided(model))

@@ -97,7 +97,7 @@ def _ready(config: TrainConfig, console: rich.console.Console) -> tuple[_Ready, 
     model = setup.make_model(config, preset, chosen)
     whose = "the preset" if isinstance(config.model, str) else "the model's checkpoint"
     origin.check(config.init, model, config.called, whose)
-    records = sources.records(config.data, model.clip.vision.image_size, config.seed)
+    records = sources.records(config.data, setup.pictures(config, model), config.seed)
     made = setup.make_batches(config, vocabulary, model, records, jax.process_index(), jax.process_count())
     made[0]  # raises for a file or sample that does not fit
     guided = setup.guided(config, made, console.print) if config.loss.guide else None

@@ -4,7 +4,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from tga_jax import config as config_files
 from tga_jax.checkpoints import hub, spec
 from tga_jax.checkpoints.spec import Spec
 from tga_jax.errors import UserError
@@ -33,7 +32,7 @@ def of_run(run: AnyPath) -> Spec | None:
     found = read_json(path, "the config of a training", ("init",)).get("architecture")
     if found is None:
         return None
-    model = config_files.build(LlavaConfig, found["model"], f"{path}: architecture.model")
+    model = spec.llava_config(found["model"], f"{path}: architecture.model")
     about = {"family": found["family"], "hub_fields": found["hub_fields"]}
     return Spec(kind="llava", config=model, **about, refusals=tuple(found.get("refusals", ())))
 
@@ -64,7 +63,7 @@ def model_of(config: TrainConfig, words: int | None = None) -> LlavaConfig:
     if clip is None:
         raise UserError(f"model.vision: {c.vision} holds no vision tower, expected a CLIP or a LLaVA")
     tower = ClipConfig(clip.vision, None, None)
-    return LlavaConfig(tower, llm, c.projector, c.projector_hidden, c.feature_layer, c.feature_select)
+    return LlavaConfig(tower, llm, c.projector, c.feature_layer, c.feature_select)
 
 
 def _of(config: ModelConfig, field: str) -> Spec:
@@ -89,9 +88,9 @@ def _parts(model: Any, part: str) -> dict[str, Any]:
         found = {} if clip is None else {"vision": clip.vision, "text": clip.text and _with_end(clip.text)}
     elif isinstance(model.config, LlavaConfig):
         c = model.config
-        width = None if isinstance(c.projector, str) and c.projector == "linear" else c.projector_hidden
-        found = {"projector": c.projector, "projector_hidden": width or c.llm.hidden_size}
+        found = {"projector": c.projector.on(c.llm.hidden_size)}
         found |= {"feature_layer": c.feature_layer, "feature_select": c.feature_select}
+        found["tiles"] = "none" if c.tiles is None else str(dataclasses.asdict(c.tiles))
     else:
         found = {}
     fields = {}

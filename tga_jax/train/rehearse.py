@@ -9,7 +9,6 @@ from tga_jax import workdir
 from tga_jax.data import sources, validate
 from tga_jax.data.llava_source import LlavaRecords, LlavaSource
 from tga_jax.data.pipeline import endless
-from tga_jax.data.sources import Pictures
 from tga_jax.errors import UserError
 from tga_jax.train import setup
 from tga_jax.train.config import TrainConfig
@@ -25,7 +24,7 @@ def reports(config: TrainConfig, decode: bool, console: rich.console.Console | N
         raise UserError("data.source: empty, expected a source to train on")
     vocabulary = sources.vocabulary(config.data)
     model = setup.make_model(config, vocabulary.size)
-    pictures = Pictures(model.clip.vision.image_size, config.data.image_mode, config.data.fast_images)
+    pictures = setup.pictures(config, model)
     guide, found = config.loss.guide, {}
     for name, source in sorted(config.data.source.items()):
         if not isinstance(source, LlavaSource):

@@ -14,8 +14,9 @@ from jax.sharding import Mesh
 
 from tga_jax import guides
 from tga_jax.checkpoints import hub
-from tga_jax.data import fingerprint, pipeline
+from tga_jax.data import fingerprint, images, pipeline
 from tga_jax.data.batch import Batch
+from tga_jax.data.sources import Pictures
 from tga_jax.data.tokens import Vocabulary
 from tga_jax.errors import UserError
 from tga_jax.models import attention, llama, llava, sharding
@@ -84,6 +85,10 @@ def make_model(config: TrainConfig, model: int | llava.LlavaConfig | None, chose
     """
     if not isinstance(model, llava.LlavaConfig):
         model = origin.model_of(config, model)
+    if model.tiles is not None:
+        raise UserError(
+            f"model: {config.called!r} cuts pictures into tiles, expected one image a picture in a training"
+        )
     if config.loss.guide is not None:
         try:
             config.loss.guide.on(model.llm.num_layers)
@@ -97,6 +102,13 @@ def make_model(config: TrainConfig, model: int | llava.LlavaConfig | None, chose
     except ValueError as error:
         raise UserError(f"{error}; {config.called!r} cannot be trained so") from error
     return dataclasses.replace(model, clip=dataclasses.replace(model.clip, vision=vision, text=text), llm=llm)
+
+
+def pictures(config: TrainConfig, model: llava.LlavaConfig) -> Pictures:
+    """How pictures come to the model's tower."""
+    vision = model.clip.vision
+    color = images.color_of(vision.pixel_mean)
+    return Pictures(vision.image_size, config.data.image_mode, config.data.fast_images, vision.resample, color)
 
 
 def make_batches(
@@ -142,7 +154,7 @@ def init_params(config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh) -> di
         if words is not None:
             # Its inputs are about one long, in the root mean square, and so are its outputs with the initial kernel.
             length = jnp.sqrt(jnp.mean(words.astype(jnp.float32) ** 2)) * llama.embedding_scale(model.llm)
-            made[f"projector/{llava.projector_out(model)}/kernel"] *= length
+            made[f"projector/{model.projector.last}/kernel"] *= length
         return {path: made[path].astype(x.dtype) for path, x in rest.items()}
 
     words = flat["llm/embed/embedding"] if config.projector_length == "words" else None

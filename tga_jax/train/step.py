@@ -73,7 +73,7 @@ def _contrastive(
     model: llava.LlavaConfig, config: LossConfig, params: dict, batch: Batch
 ) -> tuple[Array, dict[str, Array]]:
     """The weighted sum of CLIP's losses, and each."""
-    pixels = llava.normalize_pixels(batch.images[:, 0])
+    pixels = clip.normalized(model.clip.vision, batch.images[:, 0])
     run = partial(layers.apply, clip.Clip(model.clip), params["clip"], pixels, batch.tokens)
     same = jnp.all(batch.tokens[:, None] == batch.tokens[None], axis=-1)
     if not config.patches:
