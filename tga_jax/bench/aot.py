@@ -28,6 +28,7 @@ class AotFigures:
     target: str
     mesh: dict[str, int]
     batch_size: int
+    pack: int
     length: int
     attention: str
     trace_and_lower_seconds: float
@@ -64,9 +65,9 @@ def _standard_error() -> Iterator[list[str]]:
 def compile_for(config: TrainConfig, target: targets.Target, length: int = 0, pictures: int = 1) -> AotFigures:
     """Compiles the config's step for `target`, for which `targets.prepare` has set the environment.
 
-    length: one of data.lengths, 0 for the last; pictures: of each row. cuDNN's attention is compiled on a GPU alone, so
-    "blocks" stands in for it: somewhat more memory, the same collectives. Raises UserError for a config that does not
-    fit the target.
+    length: one of data.lengths, 0 for the last; pictures: of each sample. cuDNN's attention is compiled on a GPU alone,
+    so "blocks" stands in for it: somewhat more memory, the same collectives. Raises UserError for a config that does
+    not fit the target.
     """
     if target.chip is not None and target.chip.platform == "cuda":
         config = dataclasses.replace(config, attention="blocks")
@@ -85,7 +86,8 @@ def compile_for(config: TrainConfig, target: targets.Target, length: int = 0, pi
     collectives = hlo.totals(hlo.collectives(compiled.as_text()), prepared.parameter_sizes(made))
     capacity = None if target.chip is None else target.chip.memory
     return AotFigures(
-        config.name, target.name, dict(made.mesh.shape), config.batch_size, made.length, made.attention,
+        config.name, target.name, dict(made.mesh.shape), config.batch_size, config.data.pack, made.length,
+        made.attention,
         trace_and_lower_seconds=between - start,
         compile_seconds=end - between,
         arguments=arguments,
@@ -103,8 +105,8 @@ def compile_for(config: TrainConfig, target: targets.Target, length: int = 0, pi
 def show(console: rich.console.Console, found: AotFigures) -> None:
     mesh = ", ".join(f"{name} {size}" for name, size in found.mesh.items())
     console.print(
-        f"{found.config} on {found.target} ({mesh}), {found.batch_size} rows of {found.length}, attention "
-        f"{found.attention}: traced and lowered in {found.trace_and_lower_seconds:.1f} s, compiled in "
+        f"{found.config} on {found.target} ({mesh}), {figures.rows(found.batch_size, found.pack, found.length)}, "
+        f"attention {found.attention}: traced and lowered in {found.trace_and_lower_seconds:.1f} s, compiled in "
         f"{found.compile_seconds:.1f} s"
     )
     gib = 2**30

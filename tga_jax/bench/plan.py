@@ -26,6 +26,7 @@ class Plan:
     target: str
     mesh: dict[str, int]
     batch_size: int
+    pack: int
     length: int
     mfu: float
     parameters: int  # with their moments
@@ -64,7 +65,7 @@ def make(config: TrainConfig, target: targets.Target, mfu: float, length: int = 
     hardware = flops.step(made.model, made.work, causal).hardware
     trainable = prepared.bytes_per_device(made.state.trainable)
     elements = trainable // jnp.dtype(config.optim.param_dtype).itemsize
-    one = dataclasses.replace(made.work, rows=config.batch_size // (data * fsdp * parts))
+    one = dataclasses.replace(made.work, rows=made.work.rows // (data * fsdp * parts))
     activations = flops.kept(made.model, one, causal, itemsize) / tensor
     gathered = reduced = 0.0
     if fsdp > 1:
@@ -77,7 +78,7 @@ def make(config: TrainConfig, target: targets.Target, mfu: float, length: int = 
     seconds = step.model / (target.count * chip.flops * mfu)
     per_second = config.batch_size / seconds
     return Plan(
-        config.name, target.name, dict(made.mesh.shape), config.batch_size, made.length, mfu,
+        config.name, target.name, dict(made.mesh.shape), config.batch_size, config.data.pack, made.length, mfu,
         parameters=parameters,
         gradients=4 * elements,
         activations=activations,
@@ -90,7 +91,7 @@ def make(config: TrainConfig, target: targets.Target, mfu: float, length: int = 
         sending_seconds=((gathered + reduced) * (fsdp - 1) / fsdp + across) / chip.interconnect,
         step_seconds=seconds,
         samples_per_second=per_second,
-        tokens_per_second=per_second * made.length,
+        tokens_per_second=per_second * made.length / config.data.pack,
         hours={name: count / per_second / 3600 for name, count in SAMPLES.items()},
     )  # fmt: skip
 
@@ -102,7 +103,7 @@ def show(console: rich.console.Console, plan: Plan) -> None:
     table = rich.table.Table("", f"{plan.config} on {plan.target}")
     rows: dict[str, Any] = {
         "mesh": ", ".join(f"{name} {size}" for name, size in plan.mesh.items()),
-        "batch": f"{plan.batch_size} rows of {plan.length} tokens",
+        "batch": f"{figures.rows(plan.batch_size, plan.pack, plan.length)} tokens",
         "memory of a chip": f"{total / gib:.1f} of {plan.memory / gib:.1f} GiB: {verdict}",
         "  parameters and moments": f"{plan.parameters / gib:.2f} GiB",
         "  gradients": f"{plan.gradients / gib:.2f} GiB",

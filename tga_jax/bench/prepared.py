@@ -29,7 +29,7 @@ class Setup:
     state: TrainState  # abstract
     batch: Batch  # abstract
     length: int  # T
-    pictures: int  # of a row
+    pictures: int  # of a sample
 
     @property
     def key(self) -> Any:
@@ -77,9 +77,10 @@ def prepare(config: TrainConfig, devices: Sequence[Any] | None = None, length: i
     mesh = setup.make_mesh(config, devices)
     attention, reason = setup.choose_attention(config, mesh)
     model = setup.make_model(config, None, attention)
-    if pictures * model.image_tokens > lengths[bucket]:
+    share = lengths[bucket] // config.data.pack  # of a sample
+    if pictures * model.image_tokens > share:
         taken = pictures * model.image_tokens
-        raise UserError(f"length {lengths[bucket]}: {pictures} picture(s) take {taken} tokens, expected fewer")
+        raise UserError(f"length {share}: {pictures} picture(s) take {taken} tokens, expected fewer")
     with jax.set_mesh(mesh):
         state = setup.abstract_state(config, model, mesh)
         batch = setup.abstract_batch(config, model, mesh, bucket, pictures)

@@ -8,6 +8,8 @@ import numpy as np
 class Batch(NamedTuple):
     """Arrays of one step: NumPy on the host, jax on the device. B samples, T positions, M images, C caption tokens.
 
+    Every array but the last two is of samples, whether these have a row each or share one (`rows`).
+
     Worked row with two image tokens (`plain` template, the caption is the target):
 
         tokens      <s> <image> <image>  a   cat  \\n  <pad>
@@ -25,8 +27,12 @@ class Batch(NamedTuple):
     caption_mask: Any  # bool [B, C]: the caption's own tokens
     images: Any = None  # uint8 [B, M, I, I, 3]
     image_features: Any = None  # float [B, M, P, D]: vision features computed beforehand, instead of images
-    # int32 [B, K]: the positions before the targets, in order, then -1; None: wherever `targets` says, of all T.
+    # int32 [B, K], or [R, K] of shared rows: the positions before the targets, in order, then -1; None: wherever
+    # `targets` says, of all.
     label_positions: Any = None
+    # int32 [R, U]: where the tokens of B / R samples stand in a row of U positions, as `models.packing.Packing` has it;
+    # None: each sample has a row of its own.
+    rows: Any = None
 
 
 def prompt_batch(tokens: np.ndarray, valid: np.ndarray, image_mask: np.ndarray, images: np.ndarray | None) -> Batch:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from tga_jax.models import attention, layers
+from tga_jax.models.packing import Packing
 
 Array = jax.Array
 
@@ -90,11 +91,11 @@ class DecoderBlock(nn.Module):
     emit_states: bool
 
     @nn.compact
-    def __call__(self, x, kv, rope, visible, slot, segments):
+    def __call__(self, x, kv, rope, visible, slot, segments, packing=None):
         """One layer: x [B, T, D] -> (x, (kv, means, states)).
 
         kv: this layer's cached (k, v), each [B, S, K, H], into which the new ones are written at `slot`; or None;
-        visible: as `attention.attend` takes it.
+        visible: as `attention.attend` takes it, of the samples if there is a packing.
         """
         c = self.config
         dtype = jnp.dtype(c.dtype)
@@ -126,7 +127,10 @@ class DecoderBlock(nn.Module):
                 jax.lax.dynamic_update_slice_in_dim(old, new, slot, axis=1) for old, new in zip(kv, (k, v), strict=True)
             )
             kv = (k, v)
-        h = checkpoint_name(attention.attend(q, k, v, visible, c.attention, c.sliding_window), "context")
+        if packing is not None:
+            q, k, v = (layers.by_rows(packing.unpack(y)) for y in (q, k, v))
+        h = attention.attend(q, k, v, visible, c.attention, c.sliding_window)
+        h = checkpoint_name(h if packing is None else packing.pack(h), "context")
         x = x + checkpoint_name(dense(c.hidden_size, "out", c.out_bias, axis=(-3, -2, -1))(h), "out")
         h = norm("mlp_norm")(x)
         h = jax.nn.silu(dense(c.mlp_size, "gate", c.mlp_bias)(h)) * dense(c.mlp_size, "up", c.mlp_bias)(h)
@@ -175,7 +179,7 @@ class Decoder(nn.Module):
         if self.separate:
             self.blocks = SeparateBlocks(c, self.emit_states)
         elif c.num_layers:
-            axes = (0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast)
+            axes = (0, *(nn.broadcast,) * 5)
             stack = layers.block_stack(DecoderBlock, c.num_layers, axes, c.remat)
             self.blocks = stack(c, self.emit_states)
         self.final_norm = layers.RMSNorm(c.rms_norm_eps, dtype)
@@ -202,12 +206,14 @@ class Decoder(nn.Module):
         valid: Array,
         segments: Array | None = None,
         cache: KVCache | None = None,
+        packing: Packing | None = None,
     ) -> DecoderOutput:
         """Runs all blocks.
 
         x: input embeddings [B, T, D]; positions: int32 [B, T]; valid: bool [B, T], False on padding;
         segments: bool [B, N, T], positions whose mean is wanted at every layer; cache: earlier keys and values, to
-        which the T new ones are appended (all rows in the same slots; rows of unequal length differ in `valid`).
+        which the T new ones are appended (all rows in the same slots; rows of unequal length differ in `valid`);
+        packing: the samples that share the rows, each of which sees itself alone.
         """
         c = self.config
         chex.assert_shape([positions, valid], x.shape[:2])
@@ -221,14 +227,17 @@ class Decoder(nn.Module):
             slot = cache.length
             key_positions = jax.lax.dynamic_update_slice_in_dim(cache.positions, positions, slot, axis=1)
             key_valid = jax.lax.dynamic_update_slice_in_dim(cache.valid, valid, slot, axis=1)
+        rope = layers.rope_angles(positions, c.head_dim, c.rope_theta, c.rope_scaling)
+        if packing is not None:
+            positions = key_positions = packing.unpack(positions)
+            valid = key_valid = packing.valid
         if c.attention == "xla":
             visible = attention.causal_mask(positions, key_positions, key_valid, c.sliding_window)
         else:
             visible = valid.sum(1, dtype=jnp.int32)
-        rope = layers.rope_angles(positions, c.head_dim, c.rope_theta, c.rope_scaling)
         kv, means, states = None if cache is None else (cache.k, cache.v), None, None
         if c.num_layers:
-            x, (kv, means, states) = self.blocks(x, kv, rope, visible, slot, segments)
+            x, (kv, means, states) = self.blocks(x, kv, rope, visible, slot, segments, packing)
         if segments is not None:
             lowest = layers.segment_means(first, segments)[None]
             means = lowest if means is None else jnp.concatenate([lowest, means])
