@@ -223,7 +223,7 @@ def test_the_contrastive_training_has_no_such_step():
 @pytest.mark.parametrize("fill", [1.0, 0.9])
 def test_random_rows_are_such_as_the_pipeline_makes(labels, fill):
     made = prepared.prepare(small(data={"labels": labels}))
-    batch = train.random_batch(made, fill)
+    batch = train.random_batch(made, train.equal_samples(made, fill))
     like = jax.tree.map(lambda x: (x.shape, x.dtype), made.batch)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), batch) == like
     assert batch.valid.sum() == 2 * round(fill * 704)
@@ -237,7 +237,7 @@ def test_random_rows_are_such_as_the_pipeline_makes(labels, fill):
 
 def test_a_fill_that_leaves_no_text_is_said():
     with pytest.raises(UserError, match="--fill: 563 of 704 tokens, expected more than the 576"):
-        train.random_batch(prepared.prepare(small()), 0.8)
+        train.equal_samples(prepared.prepare(small()), 0.8)
 
 
 @pytest.mark.slow

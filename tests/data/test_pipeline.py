@@ -34,10 +34,14 @@ def record(number: int) -> Record:
     return Record(f"s{number}", ((question, WORDS[number]),), images, caption="w1 " * (number % 3))
 
 
-def batches(count=30, batch_size=4, lengths=(9, 12, 24), seed=5, **fields) -> Batches:
+def batches(count=30, batch_size=4, lengths=(9, 12, 24), seed=5, pack=1, **fields) -> Batches:
     policy = fields.pop("policy", Policy(missing="skip"))
     records = endless(range(count), seed).map(record)
-    return Batches(records, VOCABULARY, Shape(lengths, 3, 6), batch_size, seed, policy, **fields)
+    return Batches(records, VOCABULARY, Shape(lengths, 3, 6, pack=pack), batch_size, seed, policy, **fields)
+
+
+# lengths, pack
+SHAPES = pytest.mark.parametrize(("lengths", "pack"), [((24,), 1), ((9, 12, 24), 1), ((26, 30, 48), 2)])
 
 
 def numbers(batch) -> list[int]:
@@ -56,12 +60,12 @@ def readable(number: int) -> bool:
     return number % 10 != 7 or not record(number).images
 
 
-@pytest.mark.parametrize("hosts", [1, 2, 4])
-@pytest.mark.parametrize("lengths", [(24,), (9, 12, 24)])
-def test_every_sample_once_an_epoch(hosts, lengths):
+@pytest.mark.parametrize("hosts", [1, 2])
+@SHAPES
+def test_every_sample_once_an_epoch(hosts, lengths, pack):
     """64 samples are one window of 16 batches of 4, or 16 windows of one."""
     count = WINDOW * 4
-    shares = [batches(count, lengths=lengths, host=h, hosts=hosts) for h in range(hosts)]
+    shares = [batches(count, lengths=lengths, pack=pack, host=h, hosts=hosts) for h in range(hosts)]
     for epoch in range(2):
         seen = [n for step in range(WINDOW) for share in shares for n in numbers(share[epoch * WINDOW + step])]
         assert len(seen) == count
@@ -105,11 +109,13 @@ def test_sorting_by_length_saves_padding():
 @pytest.mark.parametrize("hosts", [1, 2])
 @pytest.mark.parametrize("start", [0, 3, 21])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_resumed_equals_uninterrupted(hosts, start, threads):
+@pytest.mark.parametrize("pack", [1, 2])
+def test_resumed_equals_uninterrupted(hosts, start, threads, pack):
+    shape = {"lengths": (9, 12, 24), "pack": 1} if pack == 1 else {"lengths": (26, 30, 48), "pack": 2}
     for host in range(hosts):
-        made = batches(host=host, hosts=hosts)
+        made = batches(host=host, hosts=hosts, **shape)
         whole = itertools.islice(iterate(made, threads), start, start + 20)
-        rest = itertools.islice(iterate(batches(host=host, hosts=hosts), threads, start=start), 20)
+        rest = itertools.islice(iterate(batches(host=host, hosts=hosts, **shape), threads, start=start), 20)
         assert all(equal(a, b) for a, b in zip(whole, rest, strict=True))
 
 
@@ -224,6 +230,40 @@ def test_labels_choose_the_length_too_and_name_the_positions():
             np.testing.assert_array_equal(found + 1, np.flatnonzero(targets))
             assert (positions[len(found) :] == -1).all()
         np.testing.assert_array_equal(batch.tokens[:, : other.tokens.shape[1]], other.tokens)
+
+
+def test_samples_that_share_a_row_stand_side_by_side():
+    """In the least length that holds the fullest row and its labels."""
+    records = endless(range(30), 5).map(record)
+    shape = Shape((26, 30, 48), 3, 6, (3, 4, 10), pack=2)
+    made = Batches(records, VOCABULARY, shape, 6, 5, Policy(missing="skip"))
+    seen = set()
+    for number in range(WINDOW):
+        batch = made[number]
+        assert batch.tokens.shape == (6, 24)
+        lengths = batch.valid.sum(1).reshape(3, 2)
+        seen.add(batch.rows.shape[1])
+        labels = {26: 3, 30: 4, 48: 10}[batch.rows.shape[1]]
+        assert batch.label_positions.shape == (3, labels)
+        for row in range(3):
+            own = batch.rows[row][batch.rows[row] >= 0]
+            assert len(own) == lengths[row].sum()
+            assert (batch.rows[row, len(own) :] == -1).all()
+            expected = [batch.tokens[2 * row + k, : lengths[row, k]] for k in range(2)]
+            np.testing.assert_array_equal(batch.tokens[2 * row : 2 * row + 2].ravel()[own], np.concatenate(expected))
+            at = batch.label_positions[row]
+            targets = batch.targets[2 * row : 2 * row + 2].ravel()[own]
+            np.testing.assert_array_equal(at[at >= 0] + 1, np.flatnonzero(targets))
+    assert len(seen) > 1
+
+
+def test_what_shared_rows_need():
+    with pytest.raises(UserError, match=r"batch_size: 6, expected a multiple of the 2 hosts times data\.pack=2"):
+        batches(batch_size=6, pack=2, hosts=2)
+    with pytest.raises(UserError, match="sample 'long': 22 tokens, expected at most 21"):
+        Batches(endless([LONG], 0), VOCABULARY, Shape((43,), 3, 6, pack=2), 2, 0)[0]
+    with pytest.raises(UserError, match=r"sample 's\d+': 2 targets, expected at most 1 \(data.labels\)"):
+        Batches(endless(range(30), 5).map(record), VOCABULARY, Shape((48,), 3, 6, (3,), 2), 4, 5)[0]
 
 
 def test_more_labels_than_there_is_room_for_are_named():

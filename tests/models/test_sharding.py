@@ -41,7 +41,8 @@ model = llava.LlavaConfig(
     feature_layer=-1,
 )
 rng = np.random.default_rng(0)
-B, T, C = 8, 12, 5
+stage, meshes = sys.argv[1], json.loads(sys.argv[2])
+B, T, C = 16 if stage == "packed" else 8, 12, 5
 place, valid = np.arange(T), np.arange(T) < rng.integers(9, T + 1, (B, 1))
 image = ((place >= 3) & (place < 7)) & (np.arange(B) != 2)[:, None]
 batch = Batch(
@@ -54,7 +55,12 @@ batch = Batch(
     caption_mask=np.broadcast_to(np.arange(C) >= 1, (B, C)),
     images=rng.integers(0, 256, (B, 1, 8, 8, 3), dtype=np.uint8),
 )
-stage, meshes = sys.argv[1], json.loads(sys.argv[2])
+if stage == "packed":  # two samples a row
+    lengths = valid.sum(1).reshape(-1, 2)
+    rows = [np.concatenate([k * T + np.arange(n) for k, n in enumerate(row)]) for row in lengths]
+    batch = batch._replace(rows=np.stack([np.pad(row, (0, 24 - len(row)), constant_values=-1) for row in rows]))
+    batch = batch._replace(rows=batch.rows.astype(np.int32))
+    model = dataclasses.replace(model, llm=dataclasses.replace(model.llm, attention="blocks"))
 trained = {"stage1": ("projector/.*",), "lora": ("projector/.*", ".*_lora/.*")}.get(stage, ("projector/.*", "llm/.*"))
 if stage == "lora":
     lora = layers.LoraConfig(rank=3, alpha=6.0)
@@ -71,6 +77,7 @@ guide = {
     "paper": Paper(),
     "tiled": Tiled(layers=(1, 2), vocab_weight=0.5),
     "instruction": Instruction(layers=(0, 2)),
+    "packed": Instruction(layers=(0, 2)),
     "transport": Transport(layers=(0, 2), masses="rarity"),
 }.get(stage, Released(layers=(1, 2)))
 loss = step.LossConfig(guide=guide, embedding_noise=0.0 if stage == "accumulate" else 1.0)
@@ -161,6 +168,11 @@ def test_eight_devices_compute_what_one_computes(eight):
 @pytest.mark.parametrize("stage", ["lora", "accumulate", "mixed"])
 def test_so_do_they_with_lora_and_accumulation_and_blocks_of_two_kinds(stage):
     assert_the_same(run_eight(stage, SOME[:1]))
+
+
+@pytest.mark.slow
+def test_so_do_they_with_samples_that_share_rows():
+    assert_the_same(run_eight("packed", SOME))
 
 
 @pytest.mark.slow

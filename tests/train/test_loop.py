@@ -251,6 +251,18 @@ def test_a_stopped_training_continues_bit_for_bit(whole, data, tmp_path, number,
     assert_same_run(workdir, whole, config)
 
 
+def test_so_does_one_whose_samples_share_rows(data, tmp_path):
+    plain = train_support.config(data, steps=3, checkpoint_every=100)
+    config = dataclasses.replace(plain, data=dataclasses.replace(plain.data, lengths=(48, 60, 80), pack=2))
+    run(config, tmp_path / "whole")
+    train_support.at_step(2, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(stopping.Interrupted):
+        run(config, tmp_path / "run")
+    run(config, tmp_path / "run")
+    assert_same_run(tmp_path / "run", tmp_path / "whole", config)
+    assert all(line["padding"] < 0.3 for line in lines(tmp_path / "run"))
+
+
 @pytest.mark.parametrize("within_a_save", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_killed_training_continues_bit_for_bit(whole, data, tmp_path, within_a_save):
     """Killed after, or while, step 3's checkpoint is written; half-written params and metrics lie about as well."""

@@ -142,7 +142,7 @@ def test_a_folder_without_the_part_is_named(hub, tmp_path):
     [
         ("cpu", {}, "blocks", None),
         ("tpu", {"lengths": (128, 384)}, "splash", None),
-        ("tpu", {"lengths": (128, 200)}, "blocks", "splash: data.lengths has 200, expected multiples of 128"),
+        ("tpu", {"lengths": (128, 200)}, "blocks", "splash: data.lengths: samples of 200, expected multiples of 128"),
         ("gpu", {}, "cudnn", None),
         ("gpu", {"dtype": "float32"}, "blocks", "cudnn: dtype is float32, expected bfloat16"),
         (

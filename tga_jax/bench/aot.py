@@ -32,6 +32,7 @@ class AotFigures:
     target: str
     mesh: dict[str, int]
     batch_size: int
+    pack: int
     length: int
     attention: str
     trace_and_lower_seconds: float
@@ -70,9 +71,9 @@ def _standard_error() -> Iterator[list[str]]:
 def compile_for(config: TrainConfig, target: targets.Target, length: int = 0, pictures: int = 1) -> AotFigures:
     """Compiles the config's step for `target`, for which `targets.prepare` has set the environment.
 
-    length: one of data.lengths, 0 for the last; pictures: of each row. cuDNN's attention is compiled on a GPU alone, so
-    "blocks" stands in for it: somewhat more memory, the same collectives. Raises UserError for a config that does not
-    fit the target.
+    length: one of data.lengths, 0 for the last; pictures: of each sample. cuDNN's attention is compiled on a GPU alone,
+    so "blocks" stands in for it: somewhat more memory, the same collectives. Raises UserError for a config that does
+    not fit the target.
     """
     targets.check(target, config.mesh.num_slices)
     if target.chip is not None and target.chip.platform == "cuda":
@@ -94,7 +95,8 @@ def compile_for(config: TrainConfig, target: targets.Target, length: int = 0, pi
     slices = max(target.slices, config.mesh.num_slices)
     capacity = None if target.chip is None else target.chip.memory
     return AotFigures(
-        config.name, target.name, dict(made.mesh.shape), config.batch_size, made.length, made.attention,
+        config.name, target.name, dict(made.mesh.shape), config.batch_size, config.data.pack, made.length,
+        made.attention,
         trace_and_lower_seconds=between - start,
         compile_seconds=end - between,
         arguments=arguments,
@@ -114,8 +116,8 @@ def compile_for(config: TrainConfig, target: targets.Target, length: int = 0, pi
 def show(console: rich.console.Console, found: AotFigures) -> None:
     mesh = ", ".join(f"{name} {size}" for name, size in found.mesh.items())
     console.print(
-        f"{found.config} on {found.target} ({mesh}), {found.batch_size} rows of {found.length}, attention "
-        f"{found.attention}: traced and lowered in {found.trace_and_lower_seconds:.1f} s, compiled in "
+        f"{found.config} on {found.target} ({mesh}), {figures.rows(found.batch_size, found.pack, found.length)}, "
+        f"attention {found.attention}: traced and lowered in {found.trace_and_lower_seconds:.1f} s, compiled in "
         f"{found.compile_seconds:.1f} s"
     )
     gib = 2**30

@@ -51,6 +51,11 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"median": float(median), "p10": float(low), "p90": float(high)}
 
 
+def rows(batch_size: int, pack: int, length: int) -> str:
+    """A batch's, for people: "8 rows of 1280"."""
+    return f"{f'{batch_size} samples in ' if pack > 1 else ''}{batch_size // pack} rows of {length}"
+
+
 def resident_bytes() -> int:
     """Memory of this process, as the kernel says it. Raises OSError where there is no /proc."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -27,6 +27,7 @@ class Plan:
     target: str
     mesh: dict[str, int]
     batch_size: int
+    pack: int
     length: int
     mfu: float
     parameters: int  # with their moments
@@ -67,7 +68,7 @@ def make(config: TrainConfig, target: targets.Target, mfu: float, length: int = 
     step = flops.step(made.model, made.work, causal=True)
     hardware = flops.step(made.model, made.work, causal).hardware
     elements = prepared.trained_elements(made)
-    one = dataclasses.replace(made.work, rows=config.batch_size // (data * fsdp * parts))
+    one = dataclasses.replace(made.work, rows=made.work.rows // (data * fsdp * parts))
     activations = flops.kept(made.model, one, causal, itemsize) / tensor
     gathered = reduced = 0.0
     if fsdp > 1:
@@ -83,7 +84,7 @@ def make(config: TrainConfig, target: targets.Target, mfu: float, length: int = 
     seconds = step.model / (target.count * chip.flops * mfu)
     per_second = config.batch_size / seconds
     return Plan(
-        config.name, target.name, dict(made.mesh.shape), config.batch_size, made.length, mfu,
+        config.name, target.name, dict(made.mesh.shape), config.batch_size, config.data.pack, made.length, mfu,
         parameters=parameters,
         gradients=4 * elements,
         activations=activations,
@@ -98,7 +99,7 @@ def make(config: TrainConfig, target: targets.Target, mfu: float, length: int = 
         + network / chip.network,
         step_seconds=seconds,
         samples_per_second=per_second,
-        tokens_per_second=per_second * made.length,
+        tokens_per_second=per_second * made.length / config.data.pack,
         hours={name: count / per_second / 3600 for name, count in SAMPLES.items()},
     )  # fmt: skip
 
@@ -110,7 +111,7 @@ def show(console: rich.console.Console, plan: Plan) -> None:
     table = rich.table.Table("", f"{plan.config} on {plan.target}")
     rows: dict[str, Any] = {
         "mesh": ", ".join(f"{name} {size}" for name, size in plan.mesh.items()),
-        "batch": f"{plan.batch_size} rows of {plan.length} tokens",
+        "batch": f"{figures.rows(plan.batch_size, plan.pack, plan.length)} tokens",
         "memory of a device": f"{total / gib:.1f} of {plan.memory / gib:.1f} GiB: {verdict}",
         "  parameters and moments": f"{plan.parameters / gib:.2f} GiB",
         "  gradients": f"{plan.gradients / gib:.2f} GiB",

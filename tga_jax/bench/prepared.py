@@ -30,7 +30,7 @@ class Setup:
     state: TrainState  # abstract
     batch: Batch  # abstract
     length: int  # T
-    pictures: int  # of a row
+    pictures: int  # of a sample
 
     @property
     def key(self) -> Any:
@@ -79,9 +79,10 @@ def prepare(config: TrainConfig, devices: Sequence[Any] | None = None, length: i
     model = origin.model_of(config)
     attention, reason = setup.choose_attention(config, model.llm, mesh)
     model = setup.make_model(config, model, attention)
-    if pictures * model.image_tokens > lengths[bucket]:
+    share = lengths[bucket] // config.data.pack  # of a sample
+    if pictures * model.image_tokens > share:
         taken = pictures * model.image_tokens
-        raise UserError(f"length {lengths[bucket]}: {pictures} picture(s) take {taken} tokens, expected fewer")
+        raise UserError(f"length {share}: {pictures} picture(s) take {taken} tokens, expected fewer")
     with jax.set_mesh(mesh):
         state = setup.abstract_state(config, model, mesh)
         batch = setup.abstract_batch(config, model, mesh, bucket, pictures)

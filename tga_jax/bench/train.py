@@ -4,6 +4,7 @@ import dataclasses
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -12,8 +13,9 @@ import rich.console
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from tga_jax.bench import against, figures, prepared
+from tga_jax.bench import against, figures, lengths, prepared
 from tga_jax.data.batch import Batch
+from tga_jax.data.tokens import Shared, Tokens, collate
 from tga_jax.errors import UserError
 from tga_jax.guides import Released
 from tga_jax.models import sharding
@@ -30,6 +32,7 @@ class TrainFigures:
     config: str
     mesh: dict[str, int]
     batch_size: int
+    pack: int
     length: int
     attention: str
     attention_reason: str | None
@@ -73,46 +76,65 @@ def matmul_rate(dtype: str) -> float:
     return times * 2 * n**3 / best
 
 
-def random_batch(made: prepared.Setup, fill: float, seed: int = 0) -> Batch:
-    """A NumPy batch of the setup's shapes. Row by row: a begin token, a retrieved text, the pictures, a question and an
-    answer as long, `fill` of the length together; the answer is the target."""
+def random_batch(made: prepared.Setup, samples: lengths.Samples, seed: int = 0) -> Batch:
+    """A NumPy batch of the setup's shapes. Sample by sample: a begin token, a retrieved text, the pictures, a question
+    and an answer as long; the answer is the target, as much of it as data.labels has room for."""
     rng = np.random.default_rng(seed)
-    like, words = made.batch, made.model.llm.vocab_size
-    b, t = like.tokens.shape
-    c, q = like.caption_tokens.shape[1], made.pictures * made.model.image_tokens
-    length = round(fill * t)
-    if length < q + 4:
-        raise UserError(f"--fill: {length} of {t} tokens, expected more than the {q} of the pictures and four more")
-    retrieved = answer = (length - q) // 4
-    place, caption, labels = np.arange(t), np.arange(c), None
-    if like.label_positions is not None:
-        slot = np.arange(like.label_positions.shape[1])
-        answer = min(answer, len(slot))
-        labels = np.where(slot < answer, length - answer - 1 + slot, -1).astype(np.int32)
-    rows = {
-        "valid": place < length,
-        "targets": (place >= length - answer) & (place < length),
-        "image_mask": (place > retrieved) & (place <= retrieved + q),
-        "retrieved_mask": (place >= 1) & (place <= retrieved) if q else np.zeros(t, bool),
-        "caption_mask": caption > 0,
-    }
-    return Batch(
-        tokens=rng.integers(3, words, (b, t)).astype(np.int32),
-        caption_tokens=rng.integers(3, words, (b, c)).astype(np.int32),
-        images=None if like.images is None else rng.integers(0, 256, like.images.shape, np.uint8),
-        label_positions=None if labels is None else np.tile(labels, (b, 1)),
-        **{name: np.tile(row, (b, 1)) for name, row in rows.items()},
-    )
+    like, words, pack = made.batch, made.model.llm.vocab_size, made.config.data.pack
+    t, c = like.tokens.shape[1], like.caption_tokens.shape[1]
+    labels = None if like.label_positions is None else like.label_positions.shape[1]
+
+    def sample(length: int, pictured: bool) -> Tokens:
+        image = pictured * made.pictures * made.model.image_tokens
+        retrieved = answer = (length - image) // 4
+        if labels is not None:
+            answer = min(answer, labels // pack)
+        place = np.arange(length)
+        return Tokens(
+            rng.integers(3, words, length).astype(np.int32),
+            place >= length - answer,
+            (place > retrieved) & (place <= retrieved + image),
+            (place >= 1) & (place <= retrieved) & bool(image),
+            rng.integers(3, words, c).astype(np.int32),
+        )
+
+    def pictures(pictured: bool) -> list[np.ndarray]:
+        return list(rng.integers(0, 256, like.images.shape[1:], np.uint8)) if pictured else []
+
+    rows = [sample(*one) for one in zip(*samples, strict=True)]
+    pad: Any = SimpleNamespace(pad_id=0)  # what of a vocabulary is read
+    shared = None if like.rows is None else Shared(pack, like.rows.shape[1])
+    return collate(rows, [pictures(own) for own in samples.pictured], pad, t, c, labels, shared)
+
+
+def equal_samples(made: prepared.Setup, fill: float) -> lengths.Samples:
+    """Those of a batch, all with `fill` of their share of a row. Raises UserError if that is too little."""
+    share, taken = made.length // made.config.data.pack, made.pictures * made.model.image_tokens
+    length = round(fill * share)
+    if length < taken + 4:
+        raise UserError(
+            f"--fill: {length} of {share} tokens, expected more than the {taken} of the pictures and four more"
+        )
+    every = made.config.batch_size
+    return lengths.Samples(np.full(every, length), np.full(every, made.pictures > 0))
 
 
 class TrainBench:
     """The compiled step with its state, to be run again and again."""
 
-    def __init__(self, config: TrainConfig, length: int = 0, pictures: int = 1, fill: float = 1.0):
-        """Compiles and fills. Raises UserError for a config that does not fit this machine."""
+    def __init__(
+        self,
+        config: TrainConfig,
+        length: int = 0,
+        pictures: int = 1,
+        fill: float = 1.0,
+        samples: lengths.Samples | None = None,
+    ):
+        """Compiles and fills: with `samples`, or each with `fill` of its share of a row. Raises UserError for a config
+        that does not fit this machine."""
         config = dataclasses.replace(config, init=dict.fromkeys(config.init, ""))  # random weights
         self.made = made = prepared.prepare(config, None, length, pictures)
-        batch = random_batch(made, fill)
+        batch = random_batch(made, equal_samples(made, fill) if samples is None else samples)
         self.tokens = int(batch.valid.sum())
         with jax.set_mesh(made.mesh):
             self._state = setup.init_state(config, made.model, made.mesh)
@@ -150,13 +172,13 @@ class TrainBench:
         chip, matmul = chips.of_kind(device.device_kind), matmul_rate(config.dtype)
         stats, memory = device.memory_stats() or {}, self.compiled.memory_analysis()
         return TrainFigures(
-            config.name, dict(made.mesh.shape), config.batch_size, made.length, made.attention, made.attention_reason,
-            config.remat, config.dtype,
+            config.name, dict(made.mesh.shape), config.batch_size, config.data.pack, made.length,
+            made.attention, made.attention_reason, config.remat, config.dtype,
             seconds=spread,
             steps=times,
             samples_per_second=config.batch_size / spread["median"],
             tokens_per_second=self.tokens / spread["median"],
-            padded_tokens_per_second=config.batch_size * made.length / spread["median"],
+            padded_tokens_per_second=made.work.rows * made.length / spread["median"],
             model_tflop=step.model / 1e12,
             hardware_tflop=flops.step(made.model, made.work, made.causal).hardware / 1e12,
             tflop_per_second=rate / 1e12,
@@ -174,6 +196,66 @@ class TrainBench:
         )  # fmt: skip
 
 
+@dataclasses.dataclass(frozen=True)
+class MixtureFigures:
+    """Of batches of many lengths. by_length: of each of data.lengths that they take, how many batches, and the seconds
+    of a step; rates are of all batches."""
+
+    config: str
+    mesh: dict[str, int]
+    batch_size: int
+    pack: int
+    lengths: str
+    batches: int
+    attention: str
+    remat: str
+    dtype: str
+    by_length: dict[int, dict[str, float]]
+    padding: float  # share of all positions
+    samples_per_second: float
+    tokens_per_second: float  # real ones
+    padded_tokens_per_second: float
+
+
+def mixture(config: TrainConfig, kind: str, steps: int, warmup: int) -> MixtureFigures:
+    """The steps of batches as a training would read them, one of each length timed. kind: one of `lengths.KINDS`.
+    Raises UserError as TrainBench does."""
+    made = prepared.prepare(config)
+    found = lengths.batches(config, made.model.image_tokens, kind)
+    by_length: dict[int, dict[str, float]] = {}
+    for length in sorted({length for length, _ in found}):
+        own = [samples for taken, samples in found if taken == length]
+        timed = TrainBench(config, length, samples=own[0]).figures(steps, warmup)
+        by_length[length] = {"batches": len(own), "seconds": timed.seconds["median"]}
+    tokens = sum(int(samples.lengths.sum()) for _, samples in found)
+    positions = sum(config.batch_size // config.data.pack * length for length, _ in found)
+    seconds = sum(one["batches"] * one["seconds"] for one in by_length.values())
+    return MixtureFigures(
+        config.name, dict(made.mesh.shape), config.batch_size, config.data.pack, kind, len(found), made.attention,
+        config.remat, config.dtype, by_length,
+        padding=1 - tokens / positions,
+        samples_per_second=config.batch_size * len(found) / seconds,
+        tokens_per_second=tokens / seconds,
+        padded_tokens_per_second=positions / seconds,
+    )  # fmt: skip
+
+
+def report_mixture(
+    console: rich.console.Console, config: TrainConfig, path: Path | None, *, kind: str, steps: int, warmup: int
+) -> None:
+    """Prints the figures of `mixture`. path: they go there as JSON."""
+    found = mixture(config, kind, steps, warmup)
+    for length, one in found.by_length.items():
+        rows = figures.rows(found.batch_size, found.pack, length)
+        console.print(f"{one['batches']} of {found.batches} batches: {rows}, {one['seconds']:.3f} s a step")
+    console.print(
+        f"{found.config}, lengths as {kind}'s, {found.dtype}: {found.padding:.1%} padding, "
+        f"{found.samples_per_second:.2f} samples/s, {found.tokens_per_second:.0f} tokens/s without padding"
+    )
+    if path is not None:
+        write_json(path, {"bench": "mixture", **figures.circumstances(), **dataclasses.asdict(found)})
+
+
 def shape(made: prepared.Setup) -> dict[str, Any]:
     """What the peer needs to build the same step. Raises UserError for what it has no counterpart for."""
     config, model = made.config, made.model
@@ -186,6 +268,8 @@ def shape(made: prepared.Setup) -> dict[str, Any]:
         )
     if not isinstance(guide, Released) or config.lora is not None or config.optim.kind != "adam":
         raise UserError('--peer: expected the guide "released", Adam and no LoRA')
+    if config.data.pack > 1:
+        raise UserError(f"--peer: data.pack is {config.data.pack}, expected 1: the peer has no rows to share")
     k = None if made.batch.label_positions is None else made.batch.label_positions.shape[1]
     return {
         "llm": dataclasses.asdict(model.llm),
@@ -224,9 +308,9 @@ def report(
         console.print(f"attention: {found.attention} instead of {found.attention_reason}", markup=False)
     mfu = "" if found.mfu is None else f"{found.mfu:.1%} of the data sheet, "
     console.print(
-        f"{found.config}, {found.batch_size} rows of {found.length}, {found.dtype}: {found.seconds['median']:.3f} s a "
-        f"step ({found.seconds['p10']:.3f} to {found.seconds['p90']:.3f}), {found.samples_per_second:.2f} samples/s, "
-        f"{found.tokens_per_second:.0f} tokens/s"
+        f"{found.config}, {figures.rows(found.batch_size, found.pack, found.length)}, {found.dtype}: "
+        f"{found.seconds['median']:.3f} s a step ({found.seconds['p10']:.3f} to {found.seconds['p90']:.3f}), "
+        f"{found.samples_per_second:.2f} samples/s, {found.tokens_per_second:.0f} tokens/s"
     )
     console.print(
         f"{found.model_tflop:.3g} TFLOP a step, {found.tflop_per_second:.3g} TFLOP/s: {mfu}{found.share_of_matmul:.1%} "

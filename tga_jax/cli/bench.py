@@ -19,8 +19,10 @@ USAGE = """\
             --rows=N, --dim=N, --queries=N, --repeats=N
             --cosines=0.9,0.6   of the queries to the rows they are made from
           bench train: a training's step on this machine, with random weights and data
-            --config=FILE, --config.FIELD=V, --length=T of data.lengths, --pictures=N a row
+            --config=FILE, --config.FIELD=V, --length=T of data.lengths, --pictures=N a sample
             --steps=N, --warmup=N; --fill=F: the share of each row that is no padding (default: 1)
+            --lengths=llava     batches of samples about as long as LLaVA's, put together as in training, and how much
+                                of them is padding
             --peer=strong|default|faithful  the same step in transformers and torch, in turns; --pairs=N
           bench vision: pictures a second through CLIP's vision tower
             --model=NAME, --dtype=fp32|bf16, --batch=N, --repeats=N
@@ -140,16 +142,19 @@ def _bench_plan(arguments: list[str]) -> None:
 
 def _bench_train(arguments: list[str]) -> None:
     counts = {"steps": 10, "warmup": 3, "pairs": 5}
-    found, flags = _bench_flags(arguments, counts, {"fill": 1.0, "peer": None})
+    found, flags = _bench_flags(arguments, counts, {"fill": 1.0, "peer": None, "lengths": None})
     if not 0 < flags["fill"] <= 1:
         raise UserError(f"--fill: {flags['fill']}, expected a share above 0 and up to 1")
     mode = flags.pop("peer")
     if mode not in (None, *_PEERS):
         raise UserError(f"--peer: {mode!r}, expected one of {', '.join(_PEERS)}")
+    kind = flags.pop("lengths")
+    if kind and (mode or flags["fill"] < 1 or flags["length"] or flags["pictures"] != 1):
+        raise UserError("--lengths: says how long rows are and draws one picture; expected no --length, --fill, --peer")
     import rich.console
 
     from tga_jax import config
-    from tga_jax.bench import train
+    from tga_jax.bench import lengths, train
     from tga_jax.models import xla_flags
     from tga_jax.train.config import TrainConfig
 
@@ -157,6 +162,12 @@ def _bench_train(arguments: list[str]) -> None:
     if script is None:  # else the peer has its share
         xla_flags.reserve_gpu_memory()
     built = config.build(TrainConfig, found)
+    if kind:
+        if kind not in lengths.KINDS:
+            raise UserError(f"--lengths: {kind!r}, expected one of {', '.join(lengths.KINDS)}")
+        target, steps, warmup = (flags[name] for name in ("json", "steps", "warmup"))
+        train.report_mixture(rich.console.Console(), built, target, kind=kind, steps=steps, warmup=warmup)
+        return
     train.report(rich.console.Console(), built, flags.pop("json"), script=script, mode=mode, **flags)
 
 

@@ -8,6 +8,8 @@ import numpy as np
 class Batch(NamedTuple):
     """Arrays of one step: NumPy on the host, jax on the device. B samples, T positions, M images, C caption tokens.
 
+    Every array but the last two is of samples, whether these have a row each or share one (`rows`).
+
     Worked row with two image tokens (`plain` template, the caption is the target):
 
         tokens      <s> <image> <image>  a   cat  \\n  <pad>
@@ -28,8 +30,12 @@ class Batch(NamedTuple):
     # Of a model with tiles, M of them all: (int32, float32) [B, T, S], of which features each image token is made, as
     # `data.tiles.Places` has it.
     image_places: Any = None
-    # int32 [B, K]: the positions before the targets, in order, then -1; None: wherever `targets` says, of all T.
+    # int32 [B, K], or [R, K] of shared rows: the positions before the targets, in order, then -1; None: wherever
+    # `targets` says, of all.
     label_positions: Any = None
+    # int32 [R, U]: where the tokens of B / R samples stand in a row of U positions, as `models.packing.Packing` has it;
+    # None: each sample has a row of its own.
+    rows: Any = None
 
 
 def prompt_batch(tokens: np.ndarray, valid: np.ndarray, image_mask: np.ndarray, images: np.ndarray | None) -> Batch:

@@ -15,10 +15,11 @@ import grain
 import numpy as np
 from absl import flags
 
+from tga_jax.data.arrange import arranged
 from tga_jax.data.batch import Batch
 from tga_jax.data.llava_json import SampleError
 from tga_jax.data.templates import Record
-from tga_jax.data.tokens import Tokens, Vocabulary, collate, tokenize
+from tga_jax.data.tokens import Shared, Tokens, Vocabulary, collate, tokenize
 from tga_jax.errors import UserError
 
 WINDOW = 16  # batches that are sorted by length together
@@ -26,12 +27,13 @@ WINDOW = 16  # batches that are sorted by length together
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """Static lengths. lengths: T, ascending; a batch takes the least that holds its rows."""
+    """Static lengths. lengths: of rows, ascending; a batch takes the least that holds its rows."""
 
     lengths: tuple[int, ...]
     image_tokens: int  # P: tokens an image takes
     caption_length: int  # C, with its begin token
     labels: tuple[int, ...] = ()  # K for each length: most targets of a row there; (): T, and no `label_positions`
+    pack: int = 1  # samples that share a row
 
     def __post_init__(self):
         if self.labels and (len(self.labels) != len(self.lengths) or min(self.labels) < 1):
@@ -39,13 +41,23 @@ class Shape:
         if not self.lengths or list(self.lengths) != sorted(set(self.lengths)):
             raise UserError(f"data.lengths: {self.lengths}, expected ascending lengths")
 
+    @property
+    def longest(self) -> int:
+        """T of a sample: such that the last length holds any row."""
+        return self.lengths[-1] // self.pack
+
+    @property
+    def most_labels(self) -> int:
+        """K of a sample, likewise."""
+        return self.labels[-1] // self.pack if self.labels else self.longest
+
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
     """What becomes of samples that do not fit. Raises ValueError for an unknown one.
 
-    too_long: "fail" or "cut", as LLaVA does, at the last length (`Shape.labels` then count what is left); missing: of
-    an image that cannot be read, "fail" or "skip", which leaves the row empty, without anything to learn.
+    too_long: "fail" or "cut", as LLaVA does, at `Shape.longest` (`Shape.labels` then count what is left); missing: of
+    an image that cannot be read, "fail" or "skip", which leaves the sample empty, without anything to learn.
     """
 
     too_long: str = "fail"
@@ -74,7 +86,7 @@ def _fit(record: Record, row: Tokens, shape: Shape, policy: Policy) -> Tokens:
     def fail(problem: str, what: str) -> SampleError:
         return SampleError(problem, f"sample {record.id!r}: {what}")
 
-    longest, whole = shape.lengths[-1], row
+    longest, whole = shape.longest, row
     if len(row.caption) > shape.caption_length:
         raise fail("long_captions", f"caption of {len(row.caption) - 1} tokens, expected under {shape.caption_length}")
     if len(row.tokens) > longest:
@@ -85,14 +97,15 @@ def _fit(record: Record, row: Tokens, shape: Shape, policy: Policy) -> Tokens:
             raise fail("too_long", f"cut to {longest} tokens it loses a part of an image")
         if whole.targets.any() and not row.targets.any():
             raise fail("too_long", f"cut to {longest} tokens it has no target left")
-    if shape.labels and row.targets.sum() > shape.labels[-1]:
-        raise fail("labels", f"{row.targets.sum()} targets, expected at most {shape.labels[-1]} (data.labels)")
+    if row.targets.sum() > shape.most_labels:
+        raise fail("labels", f"{row.targets.sum()} targets, expected at most {shape.most_labels} (data.labels)")
     return row
 
 
 def _bucket(rows: Sequence[Tokens], shape: Shape) -> int:
-    """The first length that holds the rows and their labels."""
-    length, labels = max(len(row.tokens) for row in rows), max(row.targets.sum() for row in rows)
+    """The first length that holds the rows of these samples and their labels."""
+    sizes = np.array([(len(row.tokens), row.targets.sum()) for row in rows])
+    length, labels = sizes.reshape(-1, shape.pack, 2).sum(1).max(0)
     places = zip(shape.lengths, shape.labels or shape.lengths, strict=True)
     return next(i for i, (t, k) in enumerate(places) if length <= t and labels <= k)
 
@@ -100,9 +113,10 @@ def _bucket(rows: Sequence[Tokens], shape: Shape) -> int:
 class Batches:
     """Random access to the batches of a training, of this host's share of each.
 
-    Rows of WINDOW batches are sorted by length, so that rows of one batch are about as long; every host makes the same
-    plan from the tokens and reads the images of its own rows only: of H hosts, host h has the h-th part of each batch,
-    so that together they have what one host would, in its order. With a single length nothing is sorted.
+    The samples of WINDOW batches are arranged so that rows of one batch are about as long; every host makes the same
+    plan from the tokens and reads the images of its own samples only: of H hosts, host h has the h-th part of each
+    batch, so that together they have what one host would, in its order. With a single length, and a row for each
+    sample, nothing is arranged.
     """
 
     def __init__(
@@ -116,11 +130,12 @@ class Batches:
         host: int = 0,
         hosts: int = 1,
     ):
-        if batch_size % hosts:
-            raise UserError(f"batch_size: {batch_size}, expected a multiple of the {hosts} hosts")
+        if batch_size % (hosts * shape.pack):
+            packed = f" times data.pack={shape.pack}" if shape.pack > 1 else ""
+            raise UserError(f"batch_size: {batch_size}, expected a multiple of the {hosts} hosts{packed}")
         self._records, self._vocabulary, self._shape, self._policy = records, vocabulary, shape, policy
         self._batch_size, self._seed, self._host, self._hosts = batch_size, seed, host, hosts
-        self._window = 1 if len(shape.lengths) == 1 else WINDOW
+        self._window = 1 if len(shape.lengths) == shape.pack == 1 else WINDOW
         self._plans: dict[int, list[list[tuple[Record, Tokens]]]] = {}
         self._lock = threading.Lock()
 
@@ -154,22 +169,24 @@ class Batches:
         return _fit(record, row, self._shape, self._policy)
 
     def without_images(self, number: int) -> Batch:
-        """All rows of a batch, of every host, whose images are not read."""
+        """All samples of a batch, of every host, whose images are not read."""
         return self.collated([row for _, row in self._plan(number)])
 
     def collated(self, rows: Sequence[Tokens]) -> Batch:
-        """Rows of the longest length, without images."""
+        """Samples of the longest length, each with a row of its own, without images."""
         shape = self._shape
-        return collate(rows, [()] * len(rows), self._vocabulary, shape.lengths[-1], shape.caption_length)
+        return collate(rows, [()] * len(rows), self._vocabulary, shape.longest, shape.caption_length)
 
     def _make_plan(self, window: int) -> list[list[tuple[Record, Tokens]]]:
         size = self._batch_size
         rows = [self._row(i) for i in range(window * self._window * size, (window + 1) * self._window * size)]
-        order = range(self._window)
-        if self._window > 1:
-            rows.sort(key=lambda found: (bool(found[0].images), len(found[1].tokens)))
-            order = np.random.default_rng((self._seed, window)).permutation(self._window)
-        return [rows[i * size : (i + 1) * size] for i in order]
+        if self._window == 1:
+            return [rows]
+        lengths = np.array([len(tokens.tokens) for _, tokens in rows])
+        pictured = np.array([bool(record.images) for record, _ in rows])
+        rng = np.random.default_rng((self._seed, window))
+        order = arranged(lengths, pictured, self._window, self._shape.pack, rng)
+        return [[rows[i] for i in batch] for batch in order]
 
     def _plan(self, number: int) -> list[tuple[Record, Tokens]]:
         window, at = divmod(number, self._window)
@@ -213,9 +230,10 @@ class Batches:
             _start(row, 0)._replace(caption=row.caption[:1]) if images is None else row
             for (_, row), images in zip(own, media, strict=True)
         ]
-        shape = self._shape
+        shape, length = self._shape, self._shape.lengths[bucket]
         labels = shape.labels[bucket] if shape.labels else None
-        return collate(tokens, pictures, self._vocabulary, shape.lengths[bucket], shape.caption_length, labels)
+        own_length, shared = (length, None) if shape.pack == 1 else (shape.longest, Shared(shape.pack, length))
+        return collate(tokens, pictures, self._vocabulary, own_length, shape.caption_length, labels, shared)
 
 
 def iterate(

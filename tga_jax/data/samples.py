@@ -35,7 +35,7 @@ class SampleFile:
         if path.suffix not in (".json", ".jsonl"):
             raise UserError(f"{path}: expected a name in .json (a list of samples) or .jsonl (a sample a line)")
         self._is_list = path.suffix == ".json"
-        self._file: Path = bucket.copied(path) if is_remote(path) else path  # pyright: ignore[reportAttributeAccessIssue]
+        self._file: Path = bucket.copied(path) if is_remote(path) else path  # pyrefly: ignore
         try:
             with self._file.open("rb") as file:
                 rows = _list_rows(file, path) if self._is_list else _line_rows(file)

@@ -75,12 +75,16 @@ class DataConfig:
     """What one training reads. source: by names of one's own, mixed by their weights."""
 
     tokenizer: str  # a folder with tokenizer.json
-    lengths: tuple[int, ...]  # T, ascending; a batch is padded to the least that holds it, and each is compiled once
+    # T of a row, ascending; a batch is padded to the least that holds it, and each is compiled once.
+    lengths: tuple[int, ...]
     caption_length: int  # C, tokens of a caption and its begin token
     source: dict[str, Source]
     # K for each of `lengths`: the most target tokens of a row there, so that logits are computed for no more positions;
     # a row with more goes to the next length. (): T.
     labels: tuple[int, ...] = ()
+    # Samples that share a row of `lengths`, without seeing each other; none may then be longer than its share of the
+    # last one, so that a length is found for any of them.
+    pack: int = 1
     image_mode: str = "pad"  # one of `images.MODES`
     fast_images: bool = False  # resize before padding: cheaper, with slightly other pixels
     threads: int = 2  # that read ahead
@@ -91,9 +95,16 @@ class DataConfig:
             raise ValueError(f"data.image_mode: {self.image_mode!r}, expected one of {', '.join(images.MODES)}")
         if self.threads < 1:
             raise ValueError(f"data.threads: {self.threads}, expected at least 1")
+        if self.pack < 1:
+            raise ValueError(f"data.pack: {self.pack}, expected at least 1")
+
+    @property
+    def longest(self) -> int:
+        """T of a sample."""
+        return self.shape(0).longest
 
     def shape(self, image_tokens: int) -> Shape:
-        return Shape(self.lengths, image_tokens, self.caption_length, self.labels)
+        return Shape(self.lengths, image_tokens, self.caption_length, self.labels, self.pack)
 
     def inputs(self) -> dict[str, Input]:
         """The tokenizer and what the sources read, by the fields that say where. Raises UserError for what cannot be

@@ -313,6 +313,26 @@ def padded(rows: Sequence[np.ndarray], length: int, fill: int | bool) -> np.ndar
     return out
 
 
+class Shared(NamedTuple):
+    """Rows that several samples share."""
+
+    samples: int  # of a row
+    length: int  # U: positions of a row
+
+
+def shared_rows(rows: Sequence[Tokens], length: int, shared: Shared) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Of every row of samples padded to `length`: the places of its tokens, as `models.packing.Packing` has them, and
+    the positions before its targets."""
+    places, labels = [], []
+    for first in range(0, len(rows), shared.samples):
+        own = rows[first : first + shared.samples]
+        starts = np.cumsum([0, *(len(row.tokens) for row in own[:-1])], dtype=np.int32)
+        tokens = [i * length + np.arange(len(row.tokens), dtype=np.int32) for i, row in enumerate(own)]
+        places.append(np.concatenate(tokens))
+        labels.append(np.concatenate([start + before_targets(row) for start, row in zip(starts, own, strict=True)]))
+    return places, labels
+
+
 def collate(
     rows: Sequence[Tokens],
     media: Sequence[Sequence[np.ndarray]],
@@ -320,11 +340,13 @@ def collate(
     length: int,
     captions: int,
     labels: int | None = None,
+    shared: Shared | None = None,
 ) -> Batch:
-    """Rows and their images as a Batch of `length` positions, `captions` of captions and `labels` before targets.
+    """Samples and their images as a Batch of `length` positions, `captions` of captions and `labels` before targets.
 
-    media: of each row, uint8 [I, I, 3] or float features [P, D]; a row with fewer than others gets zeros, which no
-    image mask reads. Without any, the Batch has no images.
+    media: of each sample, uint8 [I, I, 3] or float features [P, D]; one with fewer than others gets zeros, which no
+    image mask reads. Without any, the Batch has no images. shared: rows that must hold their samples; `labels` are then
+    a row's.
     """
     count = max(len(own) for own in media)
     stacked = None
@@ -335,6 +357,11 @@ def collate(
             for j, image in enumerate(own):
                 stacked[i, j] = image
     is_features = stacked is not None and stacked.dtype != np.uint8
+    if shared is None:
+        places, before = None, [before_targets(row) for row in rows]
+    else:
+        places, before = shared_rows(rows, length, shared)
+        places = padded(places, shared.length, -1)
     return Batch(
         tokens=padded([row.tokens for row in rows], length, vocabulary.pad_id),
         valid=padded([np.ones(len(row.tokens), bool) for row in rows], length, False),
@@ -345,5 +372,6 @@ def collate(
         caption_mask=padded([np.arange(len(row.caption)) > 0 for row in rows], captions, False),
         images=None if is_features else stacked,
         image_features=stacked if is_features else None,
-        label_positions=None if labels is None else padded([before_targets(row) for row in rows], labels, -1),
+        label_positions=None if labels is None else padded(before, labels, -1),
+        rows=places,
     )

@@ -61,7 +61,7 @@ class Text(NamedTuple):
     """A text-only pass of the current decoder; no gradient flows through it."""
 
     tokens: Array  # int32 [B, U]
-    valid: Array  # bool [B, U]
+    valid: Array | None  # bool [B, U]; None: the sequence's own, whose tokens these replace one by one (U = T)
     reads: Means | States
 
 

@@ -53,7 +53,7 @@ class Twin(Guide):
         return States()
 
     def teacher(self, batch: Batch) -> Text:
-        return Text(self.twin(batch), batch.valid, States())
+        return Text(self.twin(batch), None, States())
 
     def counts(self, batch: Batch) -> dict[str, Array]:
         return {"pairs": self._samples(batch).sum()}

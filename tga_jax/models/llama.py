@@ -19,6 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from tga_jax.models import attention, layers
 from tga_jax.models.attention import Scores
+from tga_jax.models.packing import Packing
 
 Array = jax.Array
 
@@ -173,12 +174,13 @@ class DecoderBlock(nn.Module):
     emit_states: bool
 
     @nn.compact
-    def __call__(self, x, kv, windowed, rope, visible, slot, segments):
+    def __call__(self, x, kv, windowed, rope, visible, slot, segments, packing=None):
         """One layer: x [B, T, D] -> (x, (kv, means, states)).
 
         kv: this layer's cached (k, v), each [B, S, K, H], into which the new ones are written at `slot`; or None;
         windowed: of a mixed config, whose `rope` and `visible` are pairs, whether this block has the sliding window,
-        bool scalar; else None; rope, visible: as `rotations` makes it, and `attention.attend` takes it.
+        bool scalar; else None; rope, visible: as `rotations` makes it, and `attention.attend` takes it, `visible` of the
+        samples if there is a packing.
         """
         c = self.config
         if windowed is not None:
@@ -224,11 +226,14 @@ class DecoderBlock(nn.Module):
                 jax.lax.dynamic_update_slice_in_dim(old, new, slot, axis=1) for old, new in zip(kv, (k, v), strict=True)
             )
             kv = (k, v)
+        if packing is not None:
+            q, k, v = (layers.by_rows(packing.unpack(y)) for y in (q, k, v))
         if windowed is None or c.attention == "xla":  # whose mask knows the window
             h = attend(c.sliding_window if any(c.windowed) else None)(q, k, v, visible)
         else:
             h = jax.lax.cond(windowed, attend(c.sliding_window), attend(None), q, k, v, visible)
-        h = dense(c.hidden_size, "out", c.out_bias, axis=(-3, -2, -1))(checkpoint_name(h, "context"))
+        h = checkpoint_name(h if packing is None else packing.pack(h), "context")
+        h = dense(c.hidden_size, "out", c.out_bias, axis=(-3, -2, -1))(h)
         x = x + norm_after("attention_post_norm", checkpoint_name(h, "out"))
         h = norm_before("mlp_norm", x)
         gate = layers.ACTIVATIONS[c.activation](dense(c.mlp_size, "gate", c.mlp_bias)(h))
@@ -251,7 +256,7 @@ class SeparateBlocks(nn.Module):
     emit_states: bool
 
     @nn.compact
-    def __call__(self, x, kv, windowed, rope, visible, slot, segments):
+    def __call__(self, x, kv, windowed, rope, visible, slot, segments, packing=None):
         c, out = self.config, []
         for i, has_window in enumerate(c.windowed):
             config, own = c, (rope, visible)
@@ -261,7 +266,7 @@ class SeparateBlocks(nn.Module):
                 own = (rope[not has_window], visible[not has_window])
             layer_kv = None if kv is None else (kv[0][i], kv[1][i])
             block = DecoderBlock(config, self.emit_states, name=str(i))
-            x, found = block(x, layer_kv, None, *own, slot, segments)
+            x, found = block(x, layer_kv, None, *own, slot, segments, packing)
             out.append(found)
         kvs, means, states = zip(*out, strict=True)
         means, states = (None if xs[0] is None else jnp.stack(xs) for xs in (means, states))
@@ -284,7 +289,7 @@ class Decoder(nn.Module):
         if self.separate:
             self.blocks = SeparateBlocks(c, self.emit_states)
         elif c.num_layers:
-            axes = (0, 0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast)
+            axes = (0, 0, *(nn.broadcast,) * 5)
             stack = layers.block_stack(DecoderBlock, c.num_layers, axes, c.remat)
             self.blocks = stack(c, self.emit_states)
         self.final_norm = layers.RMSNorm(c.rms_norm_eps, dtype, c.zero_centered_norms)
@@ -313,12 +318,14 @@ class Decoder(nn.Module):
         valid: Array,
         segments: Array | None = None,
         cache: KVCache | None = None,
+        packing: Packing | None = None,
     ) -> DecoderOutput:
         """Runs all blocks.
 
         x: input embeddings [B, T, D]; positions: int32 [B, T]; valid: bool [B, T], False on padding;
         segments: bool [B, N, T], positions whose mean is wanted at every layer; cache: earlier keys and values, to
-        which the T new ones are appended (all rows in the same slots; rows of unequal length differ in `valid`).
+        which the T new ones are appended (all rows in the same slots; rows of unequal length differ in `valid`);
+        packing: the samples that share the rows, each of which sees itself alone.
         """
         c = self.config
         chex.assert_shape([positions, valid], x.shape[:2])
@@ -332,6 +339,9 @@ class Decoder(nn.Module):
             slot = cache.length
             key_positions = jax.lax.dynamic_update_slice_in_dim(cache.positions, positions, slot, axis=1)
             key_valid = jax.lax.dynamic_update_slice_in_dim(cache.valid, valid, slot, axis=1)
+        if packing is not None:
+            positions = key_positions = packing.unpack(positions)
+            valid = key_valid = packing.valid
         if c.attention == "xla":
             visible = masks(c, positions, key_positions, key_valid)
         else:
@@ -341,10 +351,12 @@ class Decoder(nn.Module):
         if cache is not None:
             lengths += key_valid.shape[1] - cache.length - x.shape[1]
         rope = rotations(c, positions, lengths)
+        if packing is not None:
+            rope = jax.tree.map(packing.pack, rope)
         windowed = jnp.array(c.windowed) if c.is_mixed else None
         kv, means, states = None if cache is None else (cache.k, cache.v), None, None
         if c.num_layers:
-            x, (kv, means, states) = self.blocks(x, kv, windowed, rope, visible, slot, segments)
+            x, (kv, means, states) = self.blocks(x, kv, windowed, rope, visible, slot, segments, packing)
         if segments is not None:
             lowest = layers.segment_means(first, segments)[None]
             means = lowest if means is None else jnp.concatenate([lowest, means])

@@ -10,7 +10,7 @@ computes: the blocks' forward pass again where activations are recomputed; not w
 
 Causal attention needs half of its square of scores. Kernels such as cuDNN's compute that half (`causal=True`, the
 convention of the published figures here), attention in blocks a block's share more, and attention "xla" the whole
-square (`causal=False`).
+square (`causal=False`). Of samples that share a row each has its own square; they are counted as if equally long.
 """
 
 import dataclasses
@@ -48,11 +48,11 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What one training step computes, beside the model.
+    """What one training step computes, beside the model; all but `rows` of one row.
 
-    blocks: L that the sequence passes, None for all; caption_blocks: those of the caption's forward pass, up to the
-    last guide layer; labels: K, None for T, 0 without a language loss; guided_words: image tokens read through the
-    vocabulary by the guide; tower: whether pictures pass it, or come as its features.
+    samples: that share it; blocks: L that the sequence passes, None for all; caption_blocks: those of the caption's
+    forward pass, up to the last guide layer; labels: K, None for T, 0 without a language loss; guided_words: image
+    tokens read through the vocabulary by the guide; tower: whether pictures pass it, or come as its features.
     trains: the projector, the decoder's own parameters ("llm"), LoRA's beside them ("lora").
     """
 
@@ -66,6 +66,7 @@ class Step:
     guided_words: int = 0
     tower: bool = True
     trains: frozenset[str] = frozenset({"projector", "llm"})
+    samples: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,10 +106,11 @@ def scores(t: int, causal: bool, window: int | None = None) -> int:
     return w * (w + 1) // 2 + (t - w) * w
 
 
-def decoder_blocks(c: LlamaConfig, t: int, causal: bool, count: int) -> Work:
+def decoder_blocks(c: LlamaConfig, t: int, causal: bool, count: int, samples: int = 1) -> Work:
     """The first `count` blocks: 2 T (D H + 2 D G + H D + 3 D F) each, and 2 H FLOPs each for a score and its value, of
-    which a block with a sliding window has fewer."""
-    seen = sum(scores(t, causal, c.sliding_window if windowed else None) for windowed in c.windowed[:count])
+    which a block with a sliding window has fewer. samples: that share the T positions."""
+    windows = (c.sliding_window if windowed else None for windowed in c.windowed[:count])
+    seen = samples * sum(scores(t // samples, causal, window) for window in windows)
     return Work(2 * t * _products(c) * count, 4 * seen * c.num_heads * c.head_dim)
 
 
@@ -120,7 +122,7 @@ def adapters(c: LlamaConfig, t: int) -> tuple[Work, Work]:
     return Work(2 * t * c.lora.rank * down), Work(2 * t * c.lora.rank * up)
 
 
-def recomputed(c: LlamaConfig, t: int, causal: bool, count: int) -> float:
+def recomputed(c: LlamaConfig, t: int, causal: bool, count: int, samples: int = 1) -> float:
     """FLOPs that the backward pass of the first `count` blocks repeats, by the remat policy.
 
     "full": all but the last product, whose result no gradient needs unless a norm reads it. "names" keeps query, key,
@@ -129,7 +131,7 @@ def recomputed(c: LlamaConfig, t: int, causal: bool, count: int) -> float:
     """
     if c.remat == "none":
         return 0.0
-    work, (down, _) = decoder_blocks(c, t, causal, count), adapters(c, t)
+    work, (down, _) = decoder_blocks(c, t, causal, count, samples), adapters(c, t)
     targets = () if c.lora is None else c.lora.targets
     rank = 0 if c.lora is None else c.lora.rank
     again = ("gate", "up") if c.remat == "names" else tuple(name for name in matrices(c) if name != "down")
@@ -172,7 +174,7 @@ def step(model: LlavaConfig, s: Step, causal: bool = True) -> StepFlops:
     """
     c, t = model.llm, s.positions
     blocks = c.num_layers if s.blocks is None else s.blocks
-    decoder = decoder_blocks(c, t, causal, blocks)
+    decoder = decoder_blocks(c, t, causal, blocks, s.samples)
     lora = sum(adapters(c, t), Work()) * blocks
     logits = head(c, t if s.labels is None else s.labels)
     words = head(c, s.guided_words)
@@ -182,14 +184,14 @@ def step(model: LlavaConfig, s: Step, causal: bool = True) -> StepFlops:
         "decoder": decoder + lora,
         "logits": logits + words,
         "projector": first + rest,
-        "caption": decoder_blocks(c, s.caption, causal, s.caption_blocks) + caption,
+        "caption": decoder_blocks(c, s.caption, causal, s.caption_blocks, s.samples) + caption,
         "vision": vision(model.clip.vision, model.feature_layer) * (s.tower * s.pictures),
     }
     backward, again = 0.0, 0.0
     if s.trains:
         llm = "llm" in s.trains
         backward = decoder.backward(True, llm) + logits.backward(True, llm) + lora.backward(True, "lora" in s.trains)
-        again = recomputed(c, t, causal, blocks)
+        again = recomputed(c, t, causal, blocks, s.samples)
     if "projector" in s.trains:
         backward += first.backward(inputs=False) + rest.backward() + words.backward(parameters=False)
     forward = sum(work.forward for work in parts.values())
@@ -206,7 +208,7 @@ def kept(model: LlavaConfig, s: Step, causal: bool, itemsize: int = 2) -> float:
     """
     c, t = model.llm, s.positions
     h, g = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
-    squares = 0 if causal else c.num_heads * t * t * (8 + itemsize)
+    squares = 0 if causal else c.num_heads * s.samples * (t // s.samples) ** 2 * (8 + itemsize)
     names = t * itemsize * (2 * c.hidden_size + 2 * h + 2 * g)
     norms = 32 if c.norms == "sandwich" else 16
     used = t * (itemsize * 5 * c.mlp_size + norms * c.hidden_size) + squares

@@ -40,11 +40,12 @@ def make_mesh(config: TrainConfig, devices: Any = None) -> Mesh:
     """devices: other ones than this process's own, such as those of a topology. Raises UserError if they do not fit the
     config's mesh, or the mesh the batch."""
     mesh = sharding.make_mesh(**dataclasses.asdict(config.mesh), devices=devices)
-    shards = mesh.shape["data"] * mesh.shape["fsdp"] * config.optim.accumulate
+    shards = mesh.shape["data"] * mesh.shape["fsdp"] * config.optim.accumulate * config.data.pack
     if config.batch_size < 1 or config.batch_size % shards:
+        packed = " and data.pack" if config.data.pack > 1 else ""
         raise UserError(
-            f"batch_size: {config.batch_size}, expected a multiple of data * fsdp of the mesh times optim.accumulate, "
-            f"which is {shards}"
+            f"batch_size: {config.batch_size}, expected a multiple of data * fsdp of the mesh times optim.accumulate"
+            f"{packed}, which is {shards}"
         )
     return mesh
 
@@ -53,19 +54,21 @@ def choose_attention(config: TrainConfig, llm: llama.LlamaConfig, mesh: Mesh) ->
     """(the implementation to use for the decoder, why not the fastest of these devices or None)."""
     if config.attention != "auto":
         return config.attention, None
-    return fastest_attention(config.dtype, config.data.lengths, mesh, llm.head_dim, llm.attention_cap)
+    # Attention takes shared rows apart, into samples of the longest length.
+    lengths = config.data.lengths if config.data.pack == 1 else (config.data.longest,)
+    return fastest_attention(config.dtype, lengths, mesh, llm.head_dim, llm.attention_cap)
 
 
 def fastest_attention(
     dtype: str, lengths: Sequence[int], mesh: Mesh, head_dim: int = 128, cap: float | None = None
 ) -> tuple[str, str | None]:
-    """`choose_attention` of a computation in this dtype, of rows of these lengths; cap: the scores' soft cap."""
+    """`choose_attention` of a computation in this dtype, of samples of these lengths; cap: the scores' soft cap."""
     platform = mesh.devices.flat[0].platform
     if platform == "tpu":
         odd = [length for length in lengths if length % attention.SPLASH_BLOCK]
         if not odd:
             return "splash", None
-        return "blocks", f"splash: data.lengths has {odd[0]}, expected multiples of {attention.SPLASH_BLOCK}"
+        return "blocks", f"splash: data.lengths: samples of {odd[0]}, expected multiples of {attention.SPLASH_BLOCK}"
     if platform in ("gpu", "cuda"):
         if dtype != "bfloat16":
             return "blocks", f"cudnn: dtype is {dtype}, expected bfloat16"
@@ -192,22 +195,25 @@ def _zeros(tree: Any) -> Any:
 def abstract_batch(
     config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh, bucket: int = -1, images: int = 1
 ) -> Batch:
-    """A batch of the length data.lengths[bucket], with `images` images a row."""
-    rows, size, length = config.batch_size, model.clip.vision.image_size, config.data.lengths[bucket]
+    """A batch whose rows have the length data.lengths[bucket], with `images` images a sample."""
+    samples, size, data = config.batch_size, model.clip.vision.image_size, config.data
+    rows, packed = samples // data.pack, data.pack > 1
+    length = data.longest if packed else data.lengths[bucket]
 
     def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=sharding.of_batch(mesh))
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.of_batch(mesh))
 
     return Batch(
-        tokens=array(jnp.int32, length),
-        valid=array(bool, length),
-        targets=array(bool, length),
-        image_mask=array(bool, length),
-        retrieved_mask=array(bool, length),
-        caption_tokens=array(jnp.int32, config.data.caption_length),
-        caption_mask=array(bool, config.data.caption_length),
-        images=array(jnp.uint8, images, size, size, 3) if images else None,
-        label_positions=array(jnp.int32, config.data.labels[bucket]) if config.data.labels else None,
+        tokens=array(jnp.int32, samples, length),
+        valid=array(bool, samples, length),
+        targets=array(bool, samples, length),
+        image_mask=array(bool, samples, length),
+        retrieved_mask=array(bool, samples, length),
+        caption_tokens=array(jnp.int32, samples, data.caption_length),
+        caption_mask=array(bool, samples, data.caption_length),
+        images=array(jnp.uint8, samples, images, size, size, 3) if images else None,
+        label_positions=array(jnp.int32, rows, data.labels[bucket]) if data.labels else None,
+        rows=array(jnp.int32, rows, data.lengths[bucket]) if packed else None,
     )
 
 
@@ -257,21 +263,24 @@ def work(config: TrainConfig, model: llava.LlavaConfig, state: step.TrainState, 
     if config.loss.contrastive:
         return None
     images = batch.images if batch.image_features is None else batch.image_features
-    pictures, length = 0 if images is None else images.shape[1], batch.tokens.shape[1]
+    length = (batch.tokens if batch.rows is None else batch.rows).shape[1]
+    pack = config.data.pack
+    pictures = 0 if images is None else images.shape[1]
     last, cost = 0, guides.Cost()
     if guide is not None and pictures:
         last = max(guide.on(model.llm.num_layers).layers)
-        cost = guide.cost(length, batch.caption_tokens.shape[1], pictures * model.image_tokens)
+        cost = guide.cost(length // pack, batch.caption_tokens.shape[1], pictures * model.image_tokens)
     labels = None if batch.label_positions is None else batch.label_positions.shape[1]
     return flops.Step(
-        rows=config.batch_size,
+        rows=config.batch_size // pack,
+        samples=pack,
         positions=length,
-        caption=cost.text,
-        pictures=pictures,
+        caption=pack * cost.text,
+        pictures=pack * pictures,
         labels=labels if config.loss.lm else 0,
         blocks=model.llm.num_layers if config.loss.lm else last,
         caption_blocks=last if cost.text else 0,
-        guided_words=cost.words,
+        guided_words=pack * cost.words,
         tower=batch.image_features is None,
         trains=frozenset("lora" if "_lora/" in path else path.split("/")[0] for path in state.trainable),
     )

@@ -13,6 +13,7 @@ import optax
 from tga_jax import guides, losses
 from tga_jax.data.batch import Batch
 from tga_jax.models import clip, layers, llama, llava
+from tga_jax.models.packing import Packing, packing
 from tga_jax.train import optim
 
 Array = jax.Array
@@ -64,9 +65,14 @@ def init_state(params: dict, config: optim.OptimConfig, steps: int) -> TrainStat
     return TrainState(jnp.zeros((), jnp.int32), trainable, frozen, opt_state)
 
 
+def _predicted(batch: Batch) -> Array:
+    """bool [B, T]: the targets that a position of their sample stands before."""
+    return batch.targets & (jnp.arange(batch.targets.shape[1]) > 0)
+
+
 def _counts(config: LossConfig, batch: Batch) -> Counts:
     captions = jnp.where(batch.caption_mask, batch.caption_tokens, -1)
-    return Counts(batch.targets[:, 1:].sum(), config.guide.counts(batch) if config.guide else {}, captions)
+    return Counts(_predicted(batch).sum(), config.guide.counts(batch) if config.guide else {}, captions)
 
 
 def _contrastive(
@@ -93,12 +99,16 @@ class _Pass(NamedTuple):
 
     decoder: llama.Decoder
     llm: dict  # parameters of these blocks
-    out: Any  # llama.DecoderOutput
+    out: Any  # llama.DecoderOutput, of rows
+    packing: Packing | None
 
     def read(self, reads: guides.Means | guides.States, at: tuple[int, ...]) -> Array:
-        """[J, B, S, D] or [J, B, T, D]"""
-        states = self.out.states if isinstance(reads, guides.States) else self.out.means
-        return states[jnp.array(at)]
+        """Of samples, whatever rows they have: [J, B, S, D] or [J, B, T, D]."""
+        if isinstance(reads, guides.States):
+            states = self.out.states[jnp.array(at)]
+            return states if self.packing is None else jax.vmap(self.packing.unpack)(states)
+        means = self.out.means[jnp.array(at)]
+        return means.reshape(len(at), *reads.segments.shape[:2], -1)
 
 
 def _run(
@@ -109,25 +119,31 @@ def _run(
     tokens: Array,
     valid: Array,
     reads: guides.Means | guides.States | None,
+    packing: Packing | None = None,
 ) -> _Pass:
     """x: input embeddings [B, T, D]; None: those of the tokens."""
     decoder, llm = llama.first_blocks(model.llm, llm, blocks, isinstance(reads, guides.States))
-    if x is None:
-        x = layers.apply(decoder, llm, tokens, method="embed")
+    inputs: Array = layers.apply(decoder, llm, tokens, method="embed") if x is None else x
     segments = reads.segments if isinstance(reads, guides.Means) else None
     positions = llama.positions(valid)
-    return _Pass(decoder, llm, layers.apply(decoder, llm, x, positions, valid, segments))
+    if packing is not None:
+        inputs, positions, valid = packing.pack(inputs), packing.pack(positions), packing.rows >= 0
+        segments = None if segments is None else packing.pack_segments(segments)
+    return _Pass(decoder, llm, layers.apply(decoder, llm, inputs, positions, valid, segments, None, packing), packing)
 
 
 def _lm(run: _Pass, batch: Batch, count: Array) -> tuple[Array, dict[str, Array]]:
     """Logits are computed where the batch says that they are needed; count: labels of the whole step."""
-    hidden = run.out.hidden  # after the final norm [B, T, D]
+    hidden = run.out.hidden  # after the final norm, of rows
+    tokens, targets = batch.tokens, _predicted(batch)
+    if run.packing is not None:
+        tokens, targets = run.packing.pack(tokens), run.packing.pack(targets)
     if batch.label_positions is None:
         logits = layers.apply(run.decoder, run.llm, hidden, method="logits")[:, :-1]
-        return losses.lm_loss(logits, batch.tokens[:, 1:], batch.targets[:, 1:], count)
+        return losses.lm_loss(logits, tokens[:, 1:], targets[:, 1:], count)
     at = jnp.maximum(batch.label_positions, 0)
     logits = layers.apply(run.decoder, run.llm, jnp.take_along_axis(hidden, at[..., None], axis=1), method="logits")
-    labels = jnp.take_along_axis(batch.tokens, at + 1, axis=1)
+    labels = jnp.take_along_axis(tokens, at + 1, axis=1)
     return losses.lm_loss(logits, labels, batch.label_positions >= 0, count)
 
 
@@ -153,7 +169,8 @@ def _language(
     student = guide.student(batch) if guide else None
     # Without the language loss nothing above the last guide layer is needed.
     blocks = model.llm.num_layers if config.lm else max(guide.layers) if guide else 0
-    run = _run(model, params["llm"], blocks, x, batch.tokens, batch.valid, student)
+    shared = packing(batch.rows, batch.valid)
+    run = _run(model, params["llm"], blocks, x, batch.tokens, batch.valid, student, shared)
     loss, metrics = jnp.zeros(()), {}
     if config.lm:
         lm, extra = _lm(run, batch, counts.labels)
@@ -162,7 +179,9 @@ def _language(
         text, constant = guide.teacher(batch), jax.lax.stop_gradient(params["llm"])
         teacher = None
         if text is not None:
-            second = _run(model, constant, max(guide.layers), None, text.tokens, text.valid, text.reads)
+            # What replaces the sequence word by word lies in its rows.
+            own = (batch.valid, shared) if text.valid is None else (text.valid, None)
+            second = _run(model, constant, max(guide.layers), None, text.tokens, own[0], text.reads, own[1])
             teacher = jax.lax.stop_gradient(second.read(text.reads, guide.layers))
         seen = guides.Seen(
             batch=batch,
@@ -186,9 +205,12 @@ def _check(batch: Batch) -> None:
     dims = chex.Dimensions(B=batch.tokens.shape[0], T=batch.tokens.shape[1], C=batch.caption_tokens.shape[1])
     chex.assert_shape([batch.tokens, batch.valid, batch.targets, batch.image_mask, batch.retrieved_mask], dims["BT"])
     chex.assert_shape([batch.caption_tokens, batch.caption_mask], dims["BC"])
-    for name, rank in (("images", 5), ("image_features", 4), ("label_positions", 2)):
+    rows = len(batch.tokens) if batch.rows is None else len(batch.rows)
+    chex.assert_is_divisible(len(batch.tokens), rows)
+    of = {"images": (len(batch.tokens), 5), "image_features": (len(batch.tokens), 4), "label_positions": (rows, 2)}
+    for name, (count, rank) in of.items():
         if (array := getattr(batch, name)) is not None:
-            chex.assert_shape(array, (len(batch.tokens), *(None,) * (rank - 1)))
+            chex.assert_shape(array, (count, *(None,) * (rank - 1)))
 
 
 def loss_fn(
@@ -218,7 +240,14 @@ def loss_fn(
 
 def _divided(batch: Batch, count: int) -> Batch:
     """[B, ...] -> [A, B/A, ...]: every A-th row, so that rows stay on the devices that hold them."""
-    return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0), batch)
+    rows = len(batch.tokens) if batch.rows is None else len(batch.rows)
+
+    def parts(x: Array) -> Array:
+        """x: of rows, or of the samples that share them."""
+        apart = jnp.moveaxis(x.reshape(rows // count, count, -1, *x.shape[1:]), 1, 0)
+        return apart.reshape(count, -1, *x.shape[1:])
+
+    return jax.tree.map(parts, batch)
 
 
 def _norms(grads: optim.Flat) -> dict[str, Array]:
@@ -265,6 +294,6 @@ def train_step(
     trainable, opt_state = optim.update(optimizer, steps, grads, state.opt_state, state.trainable, rounding)
     metrics |= _norms(grads)
     metrics["tokens"] = batch.valid.sum().astype(jnp.float32)
-    metrics["padding"] = 1 - batch.valid.mean()
-    metrics["skipped"] = (~batch.valid.any(1)).sum().astype(jnp.float32)  # rows whose image could not be read
+    metrics["padding"] = 1 - metrics["tokens"] / (batch.valid if batch.rows is None else batch.rows).size
+    metrics["skipped"] = (~batch.valid.any(1)).sum().astype(jnp.float32)  # samples whose image could not be read
     return TrainState(state.step + 1, trainable, state.frozen, opt_state), metrics  # pyrefly: ignore
