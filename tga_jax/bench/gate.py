@@ -23,7 +23,7 @@ from tga_jax.checkpoints.spec import Spec
 from tga_jax.data.batch import prompt_batch
 from tga_jax.errors import UserError
 from tga_jax.inference.decode import Decoding, generate
-from tga_jax.models import clip, llama, llava, presets
+from tga_jax.models import clip, llama, presets
 from tga_jax.report import terminal
 from tga_jax.retrieval.search import Exact
 from tga_jax.train.config import TrainConfig
@@ -73,7 +73,8 @@ def _pictures() -> dict[str, float]:
     size = config.vision.image_size
 
     def features(params: dict, pictures: jax.Array) -> jax.Array:
-        return clip.vision_features(config.vision, params["vision"], llava.normalize_pixels(pictures), -2, "patch")
+        pixels = clip.normalized(config.vision, pictures)
+        return clip.vision_features(config.vision, params["vision"], pixels, -2, "patch")
 
     pictures = jax.ShapeDtypeStruct((8, size, size, 3), jnp.uint8)
     return _figures(jax.jit(features).lower(params, pictures).compile(_QUICK))

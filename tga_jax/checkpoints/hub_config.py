@@ -350,7 +350,7 @@ def _described(path: str, raw: dict[str, Any], tower: VisionConfig | None) -> Sp
 
 def _rope_parameters(c: LlamaConfig) -> dict[str, Any]:
     scaling = c.rope_scaling
-    found = {"rope_type": "default" if scaling is None else scaling.kind, "rope_theta": c.rope_theta}
+    found: dict[str, Any] = {"rope_type": "default" if scaling is None else scaling.kind, "rope_theta": c.rope_theta}
     if scaling is not None:
         found |= {hub: getattr(scaling, ours) for hub, ours in _ROPE[scaling.kind].items()}
         found |= {name: list(found[name]) for name in found.keys() & set(_LISTS)}

@@ -15,7 +15,6 @@ from tga_jax.checkpoints.spec import Spec
 from tga_jax.data.templates import IMAGE
 from tga_jax.errors import UserError
 from tga_jax.models.clip import VisionConfig
-from tga_jax.models.llama import LlamaConfig
 from tga_jax.models.llava import LlavaConfig
 from tga_jax.workdir import read_json
 
@@ -85,11 +84,10 @@ def _sides(value: Any, square: bool) -> Any:
 
 def _with(model: Spec, mode: str, **fields: Any) -> Spec:
     """fields: of the vision tower."""
-    assert not isinstance(model.config, LlamaConfig)
-    is_llava = isinstance(model.config, LlavaConfig)
-    towers = model.config.clip if is_llava else model.config
-    towers = dataclasses.replace(towers, vision=dataclasses.replace(towers.vision, **fields))
-    config = dataclasses.replace(model.config, clip=towers) if is_llava else towers
+    assert model.clip is not None
+    towers = dataclasses.replace(model.clip, vision=dataclasses.replace(model.clip.vision, **fields))
+    whole = model.config
+    config = dataclasses.replace(whole, clip=towers) if isinstance(whole, LlavaConfig) else towers
     return dataclasses.replace(model, config=config, image_mode=mode)
 
 

@@ -122,10 +122,10 @@ def _complete(found: Any, arguments: Sequence[str], schema: Any) -> None:
                 contextlib.suppress(KeyError),
                 found.unlocked(),
             ):  # an unknown field's own message names those there are
-                value: Any = _default(schema, path)
-                for name in reversed(path):
-                    value = {name: value}
-                found.update(value)
+                made: dict[str, Any] = {path[-1]: _default(schema, path)}
+                for name in reversed(path[:-1]):
+                    made = {name: made}
+                found.update(made)
 
 
 def parse_with_config(

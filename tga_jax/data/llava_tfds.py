@@ -55,7 +55,7 @@ def build(
     if images:
         store = ArrayRecords(images) if is_build(images) else open_store(images)
     shards = min(shards or -(-len(file) // _SHARD_ROWS), len(file))
-    asked = {"samples": str(workdir.absolute(path)), "shards": shards}
+    asked: dict[str, Any] = {"samples": str(workdir.absolute(path)), "shards": shards}
     asked["images"] = str(workdir.absolute(images)) if images else None
     inputs = {"samples": fingerprint.of_samples(path), "images": fingerprint.of_pictures(file, store)}
     workdir.claim(folder, asked, "--to", inputs=inputs)

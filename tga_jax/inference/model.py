@@ -63,7 +63,8 @@ def _forward(
         )
         # All rows as one: the pictures fill the marked positions in order, however many a row has.
         flat = tokens.reshape(1, -1), image_mask.reshape(1, -1)
-        x = llava.embed(config, params, *flat, features[None], places).reshape(*tokens.shape, -1)
+        own: Any = places  # traced
+        x = llava.embed(config, params, *flat, features[None], own).reshape(*tokens.shape, -1)
     out = decoder(x, llama.positions(valid, left=True), valid)
     return Output(decoder(out.hidden, method="logits"), out.states)
 

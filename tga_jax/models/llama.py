@@ -179,8 +179,8 @@ class DecoderBlock(nn.Module):
 
         kv: this layer's cached (k, v), each [B, S, K, H], into which the new ones are written at `slot`; or None;
         windowed: of a mixed config, whose `rope` and `visible` are pairs, whether this block has the sliding window,
-        bool scalar; else None; rope, visible: as `rotations` makes it, and `attention.attend` takes it, `visible` of the
-        samples if there is a packing.
+        bool scalar; else None; rope, visible: as `rotations` makes it, and `attention.attend` takes it, which with a
+        packing is of the samples.
         """
         c = self.config
         if windowed is not None:
