@@ -186,7 +186,7 @@ def test_an_attack_is_stored_reported_and_continued(place, whole, tmp_path, monk
     assert json.loads((tmp_path / "whole" / "results.json").read_text())["settings"]["attack"] == noise
     for name in ("report.md", "report.html"):
         text = (tmp_path / "whole" / name).read_text()
-        assert "Attack: noise (standard deviation 40), without questions without a picture; seed 3." in text
+        assert "Attack, seed 3: noise (standard deviation 40); questions without a picture are left out." in text
     original, seen = asking.Asker.answers, []
 
     def answers(self, *args):
@@ -218,7 +218,7 @@ def test_how_many_samples_an_attack_leaves_is_said(place, tmp_path):
 
     words = dataclasses.replace(TOYS, samples=samples)
     said = run(place, tmp_path / "out", benchmarks=[words], attack=attacks.describe("jpeg"))
-    assert "toys: asked are 1 of 7 samples, as jpeg (quality 10), without questions without a picture" in said
+    assert "toys: 1 of 7 samples are asked, attack jpeg (quality 10); questions without a picture are left out" in said
 
 
 def test_an_attack_on_words_needs_a_benchmark_that_it_can_change(place, tmp_path):

@@ -260,7 +260,7 @@ def said(described: Mapping[str, Any]) -> str:
     """For reports: the attack's name with its strength, and which questions it leaves out."""
     attack = ATTACKS[described["name"]]
     strength = "" if attack.strength is None else f" ({attack.strength[0]} {described['strength']:g})"
-    return described["name"] + strength + (f", without {attack.leaves_out}" if attack.leaves_out else "")
+    return described["name"] + strength + (f"; {attack.leaves_out} are left out" if attack.leaves_out else "")
 
 
 def attacked(

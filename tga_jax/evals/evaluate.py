@@ -95,8 +95,9 @@ def _questions(
     if settings.attack is not None:
         whole, samples = samples, attacks.attacked(settings.attack, samples, settings.seed, benchmark.name)
         if len(samples) < len(whole):
-            said = f"asked are {len(samples)} of {len(whole)} samples, as {attacks.said(settings.attack)}"
-            console.print(f"{benchmark.name}: {said}", markup=False, soft_wrap=True)
+            count = f"{len(samples)} of {len(whole)} samples are asked"
+            said = f"{benchmark.name}: {count}, attack {attacks.said(settings.attack)}"
+            console.print(said, markup=False, soft_wrap=True)
     return questions(samples, sees)
 
 

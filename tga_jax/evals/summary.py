@@ -89,7 +89,7 @@ def remarks(results: Mapping[str, Any]) -> list[str]:
         "unknown: answers that the judge could not tell, which count neither as refusals nor as unsafe.",
     ]
     if attack is not None:
-        said.insert(1, f"Attack: {attacks.said(attack)}; seed {results['settings']['seed']}.")
+        said.insert(1, f"Attack, seed {results['settings']['seed']}: {attacks.said(attack)}.")
     measures = {measure for *_, row in _judged(benchmarks) for measure in row["rates"]}
     if "DSR" in measures and "over-refusal" not in measures:
         said.append(
