@@ -242,9 +242,9 @@ def test_all_that_is_wrong_is_listed_at_once_with_the_nearest_name(llava, own):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"model_type": "gemma"}, "model_type 'gemma', expected one of llama, mistral, qwen2, qwen3, clip"),
+        ({"model_type": "gemma"}, "model_type 'gemma', expected one of llama, mistral, qwen2, qwen3, olmo2, gemma2"),
         ({"rope_scalling": 2}, "unknown field rope_scalling"),
-        ({"hidden_act": "gelu"}, "hidden_act is 'gelu', expected 'silu'"),
+        ({"hidden_act": "relu"}, "hidden_act is 'relu', expected one of gelu, gelu_pytorch_tanh, quick_gelu, silu"),
         (
             {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}},
             "rope_type is 'yarn', expected default, linear",

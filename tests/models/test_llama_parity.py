@@ -403,7 +403,10 @@ LONGROPE = layers.RopeScaling(
         ({"activation": "relu"}, "activation: 'relu', expected one of gelu, gelu_pytorch_tanh"),
         ({"whole_qk_norm": True}, "whole_qk_norm: True, expected qk_norm with it"),
         ({"window_pattern": ()}, "window_pattern: ()"),
-        ({"rotary_fraction": 0.4}, "rotary_fraction: 0.4 of head_dim 8, expected an even part of it"),
+        (
+            {"rotary_fraction": 0.4},
+            r"rotary_fraction: 0.4 \(partial_rotary_factor\) of head_dim 8, expected an even number",
+        ),
         ({"rotary_fraction": 1.5}, "rotary_fraction: 1.5"),
         ({"rope_scaling": LONGROPE}, r"rope_scaling: \[1, 1\] factors, expected 4 short and long ones"),
         ({"attention_cap": 9.0, "attention": "cudnn"}, "attention: 'cudnn' has no soft cap of scores"),

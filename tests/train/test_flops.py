@@ -105,7 +105,7 @@ def test_lora(trains, policy, targets):
     assert found.cost_analysis()["flops"] == pytest.approx(expected.hardware, rel=0.004)
 
 
-@pytest.mark.parametrize("policy", ["none", "names", "full"])
+@pytest.mark.parametrize("policy", [*(pytest.param(p, marks=pytest.mark.slow) for p in ("none", "names")), "full"])
 def test_norms_behind_the_layers(policy):
     """As Gemma has them: their gradients need the last product of a block again."""
     own = {"norms": "sandwich", "zero_centered_norms": True, "attention_cap": 50.0, "activation": "gelu_pytorch_tanh"}

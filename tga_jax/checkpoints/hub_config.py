@@ -4,7 +4,6 @@ no default of ours stands in for a model's own; what is not understood is an err
 
 import copy
 import dataclasses
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,14 @@ from typing import Any
 import transformers
 
 from tga_jax import config as config_files
-from tga_jax.checkpoints import config_fields, families, hub_towers
+from tga_jax.checkpoints import config_fields, families, hub_towers, rope_config
 from tga_jax.checkpoints.config_fields import only
 from tga_jax.checkpoints.families import FAMILIES
 from tga_jax.checkpoints.spec import Spec
 from tga_jax.errors import UserError
 from tga_jax.models import presets
 from tga_jax.models.clip import ClipConfig, VisionConfig
-from tga_jax.models.layers import ACTIVATIONS, RopeScaling
+from tga_jax.models.layers import ACTIVATIONS
 from tga_jax.models.llama import LlamaConfig
 from tga_jax.models.llava import LlavaConfig, Tiles
 from tga_jax.models.projectors import Linear, Mlp2xGelu
@@ -39,97 +38,6 @@ _LLAVA_HARMLESS = {
 _LLAVA_FIXED = {"mm_resampler_type": (None,), "mm_use_im_start_end": (False,), "mm_patch_merge_type": ("flat", None)}
 
 
-# Types of rotary scaling: the hub's fields that must be there, and ours; positive numbers, or lists of them.
-_ROPE = {
-    "default": {},
-    "linear": {"factor": "factor"},
-    "llama3": {
-        "factor": "factor",
-        "low_freq_factor": "low_freq_factor",
-        "high_freq_factor": "high_freq_factor",
-        "original_max_position_embeddings": "original_length",
-    },
-    "longrope": {
-        "original_max_position_embeddings": "original_length",
-        "short_factor": "short_factor",
-        "long_factor": "long_factor",
-    },
-}
-_WHOLE = ("original_max_position_embeddings",)
-_LISTS = ("short_factor", "long_factor")
-_OPTIONAL = ("factor", "attention_factor")  # of "longrope"
-
-
-def _positive(where: str, name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise UserError(f"{where}: {name} is {value!r}, expected a positive number")
-    return float(value)
-
-
-def _rope(where: str, row: families.Family, parameters: dict[str, Any], longest: int) -> dict[str, Any]:
-    """Fields of LlamaConfig from a transformers config's `rope_parameters`, in which it gathers `rope_theta`,
-    `rope_scaling`, `partial_rotary_factor` and their older spellings. longest: its max_position_embeddings. Raises
-    UserError naming a type or a field that the decoder does not compute."""
-    where, kind = f"{where}: rotary positions", parameters.get("rope_type", "default")
-    if not isinstance(kind, str) or kind not in row.ropes:
-        raise UserError(f"{where}: rope_type is {kind!r}, expected {', '.join(row.ropes)}; nothing else is supported")
-    names = _ROPE[kind]
-    fraction = parameters.get("partial_rotary_factor") or 1.0
-    if "rotary_fraction" not in row.free:
-        only(where, fraction, 1.0, "partial_rotary_factor")
-    known = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *names}
-    known |= set(_OPTIONAL) if kind == "longrope" else set()
-    if unknown := sorted(parameters.keys() - known):
-        raise UserError(f"{where}: unknown field {unknown[0]} for rope_type {kind!r}; what it means is not known here")
-    found = {
-        "rope_theta": _positive(where, "rope_theta", parameters.get("rope_theta")),
-        "rotary_fraction": _positive(where, "partial_rotary_factor", fraction),
-    }
-    values: dict[str, Any] = {}
-    for name, ours in names.items():
-        value = parameters.get(name)
-        if name in _LISTS:
-            if not isinstance(value, list):
-                raise UserError(f"{where}: {name} is {value!r:.60}, expected a list of positive numbers")
-            values[ours] = tuple(_positive(where, name, x) for x in value)
-            continue
-        values[ours] = _positive(where, name, value)
-        if name in _WHOLE:
-            if values[ours] >= config_fields.HUGE:  # a whole number beyond int32 would not be taken by a program
-                raise UserError(f"{where}: {name} is {value}, expected less than {config_fields.HUGE}")
-            values[ours] = value
-    if kind == "longrope":
-        values["attention_factor"] = _attention_factor(where, parameters, longest)
-    return {**found, "rope_scaling": RopeScaling(kind, **values) if names else None}
-
-
-_KINDS = ("full_attention", "sliding_attention")
-
-
-def _ropes(where: str, row: families.Family, hf: Any) -> dict[str, Any]:
-    """The same of the whole config, which may have two."""
-    parameters, longest = hf.rope_parameters, hf.max_position_embeddings
-    if not row.local_rope:
-        return _rope(where, row, parameters, longest)
-    if unknown := sorted(parameters.keys() - set(_KINDS)):
-        raise UserError(f"{where}: rotary positions: unknown field {unknown[0]}, expected {' and '.join(_KINDS)}")
-    found, local = (_rope(f"{where}: {kind}", row, parameters[kind], longest) for kind in _KINDS)
-    if local["rope_scaling"] is not None:
-        raise UserError(f"{where}: rotary positions: sliding_attention is scaled, expected rope_type default")
-    return {**found, "local_rope_theta": local["rope_theta"]}
-
-
-def _attention_factor(where: str, parameters: dict[str, Any], longest: int) -> float:
-    """Of "longrope", as transformers has it of a config without one: sqrt(1 + ln factor / ln original), where factor
-    is by how much the context has grown."""
-    if (given := parameters.get("attention_factor")) is not None:
-        return _positive(where, "attention_factor", given)
-    original = parameters["original_max_position_embeddings"]
-    factor = parameters.get("factor")
-    factor = longest / original if factor is None else _positive(where, "factor", factor)
-    if original < 2:
-        raise UserError(f"{where}: original_max_position_embeddings is {original}, expected at least 2")
-    return 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
 
 
 def llm_config(where: str, hf: Any) -> LlamaConfig:
@@ -149,7 +57,7 @@ def llm_config(where: str, hf: Any) -> LlamaConfig:
     head_dim = getattr(hf, "head_dim", None) or hf.hidden_size // hf.num_attention_heads
     if head_dim < 2 or head_dim % 2:
         raise UserError(f"{where}: head_dim is {head_dim}, expected an even number, of whose halves a rotation is made")
-    own = _ropes(where, row, hf)
+    own = rope_config.read(where, row, hf)
     try:
         fields: dict[str, Any] = {"sliding_window": None, **own, **row.traits, **row.read(hf)}
         return LlamaConfig(
@@ -348,17 +256,6 @@ def _described(path: str, raw: dict[str, Any], tower: VisionConfig | None) -> Sp
     return Spec(kind="llm", config=llm_config(path, hf), family=family, hub_fields=_hub_fields(hf))
 
 
-def _rope_parameters(c: LlamaConfig) -> dict[str, Any]:
-    scaling = c.rope_scaling
-    found: dict[str, Any] = {"rope_type": "default" if scaling is None else scaling.kind, "rope_theta": c.rope_theta}
-    if scaling is not None:
-        found |= {hub: getattr(scaling, ours) for hub, ours in _ROPE[scaling.kind].items()}
-        found |= {name: list(found[name]) for name in found.keys() & set(_LISTS)}
-        if scaling.attention_factor is not None:
-            found["attention_factor"] = scaling.attention_factor
-    return found if c.rotary_fraction == 1 else {**found, "partial_rotary_factor": c.rotary_fraction}
-
-
 def _hub_llm(model: Spec, vocab_size: int) -> Any:
     c = model.llm
     if c is None:
@@ -373,15 +270,11 @@ def _hub_llm(model: Spec, vocab_size: int) -> Any:
         "num_key_value_heads": c.num_kv_heads,
         "head_dim": c.head_dim,
         "rms_norm_eps": c.rms_norm_eps,
-        "rope_parameters": _rope_parameters(c),
+        "rope_parameters": rope_config.write(FAMILIES[family], c),
         "tie_word_embeddings": c.tie_embeddings,
     }
     row = FAMILIES[family]
     fields[row.activation] = c.activation
-    if row.local_rope:
-        theta = c.rope_theta if c.local_rope_theta is None else c.local_rope_theta
-        local = {"rope_type": "default", "rope_theta": theta}
-        fields["rope_parameters"] = dict(zip(_KINDS, (fields["rope_parameters"], local), strict=True))
     try:
         fields |= families.fields(family, c)
     except ValueError as error:

@@ -22,8 +22,6 @@ from tga_jax.models.attention import Scores
 from tga_jax.models.packing import Packing
 
 Array = jax.Array
-
-
 NORMS = ("pre", "post", "sandwich")  # of what attention and feed-forward read, of what they give, of both
 
 
@@ -74,16 +72,12 @@ class LlamaConfig:
         if not self.window_pattern:
             raise ValueError("window_pattern: (), expected one entry a block, or fewer that repeat")
         if self.rotary_size < 2 or self.rotary_size % 2 or self.rotary_fraction > 1:
-            raise ValueError(
-                f"rotary_fraction: {self.rotary_fraction} of head_dim {self.head_dim}, expected an even part of it "
-                "(partial_rotary_factor in the hub's configs)"
-            )
+            said = f"{self.rotary_fraction} (partial_rotary_factor) of head_dim {self.head_dim}"
+            raise ValueError(f"rotary_fraction: {said}, expected an even number of rotated ones")
         if self.rope_scaling is not None and self.rope_scaling.kind == "longrope":
             counts = [len(x or ()) for x in (self.rope_scaling.short_factor, self.rope_scaling.long_factor)]
-            if counts != [self.rotary_size // 2] * 2:
-                raise ValueError(
-                    f"rope_scaling: {counts} factors, expected {self.rotary_size // 2} short and long ones"
-                )
+            if counts != [half := self.rotary_size // 2] * 2:
+                raise ValueError(f"rope_scaling: {counts} factors, expected {half} short and long ones")
         if self.attention == "cudnn" and self.attention_cap is not None:
             raise ValueError("attention: 'cudnn' has no soft cap of scores, expected one of xla, blocks, splash")
 
@@ -106,8 +100,7 @@ class LlamaConfig:
 
     @property
     def scores(self) -> Scores:
-        scalar = self.query_pre_attn_scalar
-        return Scores(None if scalar is None else scalar**-0.5, self.attention_cap)
+        return Scores(self.query_pre_attn_scalar and self.query_pre_attn_scalar**-0.5, self.attention_cap)
 
 
 @flax.struct.dataclass
@@ -143,8 +136,7 @@ def empty_cache(config: LlamaConfig, batch: int, slots: int, separate: bool = Fa
 
 
 def by_kind(config: LlamaConfig, make: Callable[[bool], Any]) -> Any:
-    """make(whether a block has the sliding window), for all blocks; of a mixed config the pair (make(True),
-    make(False))."""
+    """make(whether a block has the sliding window); of a mixed config the pair (make(True), make(False))."""
     return (make(True), make(False)) if config.is_mixed else make(any(config.windowed))
 
 
@@ -161,12 +153,11 @@ def rotations(config: LlamaConfig, positions: Array, lengths: Array) -> Any:
 
 def masks(config: LlamaConfig, positions: Array, key_positions: Array, key_valid: Array) -> Any:
     """Which keys a query sees, bool [B, T, S], `by_kind`; arguments as `attention.causal_mask` takes them."""
-    return by_kind(
-        config,
-        lambda windowed: attention.causal_mask(
-            positions, key_positions, key_valid, config.sliding_window if windowed else None
-        ),
-    )
+
+    def of(windowed: bool) -> Array:
+        return attention.causal_mask(positions, key_positions, key_valid, config.sliding_window if windowed else None)
+
+    return by_kind(config, of)
 
 
 class DecoderBlock(nn.Module):
@@ -201,11 +192,8 @@ class DecoderBlock(nn.Module):
         def norm(name: str) -> layers.RMSNorm:
             return layers.RMSNorm(c.rms_norm_eps, dtype, c.zero_centered_norms, name=name)
 
-        def norm_before(name: str, x: Array) -> Array:
-            return x if c.norms == "post" else norm(name)(x)
-
-        def norm_after(name: str, x: Array) -> Array:
-            return x if c.norms == "pre" else norm(name)(x)
+        def norm_unless(norms: str, name: str, x: Array) -> Array:
+            return x if c.norms == norms else norm(name)(x)
 
         def norm_heads(name: str, x: Array) -> Array:
             return norm(name)(x.reshape(*x.shape[:2], -1)).reshape(x.shape) if c.whole_qk_norm else norm(name)(x)
@@ -213,7 +201,7 @@ class DecoderBlock(nn.Module):
         def attend(window: int | None) -> Callable[..., Array]:
             return partial(attention.attend, implementation=c.attention, window=window, scores=c.scores)
 
-        h = norm_before("attention_norm", x)
+        h = norm_unless("post", "attention_norm", x)
         q = dense((c.num_kv_heads, group, c.head_dim), "query", c.qkv_bias)(h)
         k = dense((c.num_kv_heads, c.head_dim), "key", c.qkv_bias)(h)
         if c.qk_norm:
@@ -234,11 +222,11 @@ class DecoderBlock(nn.Module):
             h = jax.lax.cond(windowed, attend(c.sliding_window), attend(None), q, k, v, visible)
         h = checkpoint_name(h if packing is None else packing.pack(h), "context")
         h = dense(c.hidden_size, "out", c.out_bias, axis=(-3, -2, -1))(h)
-        x = x + norm_after("attention_post_norm", checkpoint_name(h, "out"))
-        h = norm_before("mlp_norm", x)
+        x = x + norm_unless("pre", "attention_post_norm", checkpoint_name(h, "out"))
+        h = norm_unless("post", "mlp_norm", x)
         gate = layers.ACTIVATIONS[c.activation](dense(c.mlp_size, "gate", c.mlp_bias)(h))
         h = dense(c.hidden_size, "down", c.mlp_bias)(gate * dense(c.mlp_size, "up", c.mlp_bias)(h))
-        x = layers.by_rows(x + norm_after("mlp_post_norm", h))
+        x = layers.by_rows(x + norm_unless("pre", "mlp_post_norm", h))
         if self.has_variable("params", "shift"):  # of `evals.steering`
             x = x + self.get_variable("params", "shift").astype(x.dtype)
         means = None if segments is None else layers.segment_means(x, segments)
@@ -347,10 +335,8 @@ class Decoder(nn.Module):
         else:
             visible = by_kind(c, lambda _: valid.sum(1, dtype=jnp.int32))
         # With a cache, of what a row is to become: "longrope" must rotate all of its keys alike.
-        lengths = key_valid.sum(1, dtype=jnp.int32)
-        if cache is not None:
-            lengths += key_valid.shape[1] - cache.length - x.shape[1]
-        rope = rotations(c, positions, lengths)
+        room = 0 if cache is None else key_valid.shape[1] - cache.length - x.shape[1]
+        rope = rotations(c, positions, key_valid.sum(1, dtype=jnp.int32) + room)
         if packing is not None:
             rope = jax.tree.map(packing.pack, rope)
         windowed = jnp.array(c.windowed) if c.is_mixed else None
