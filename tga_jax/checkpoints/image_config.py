@@ -15,7 +15,6 @@ from tga_jax.checkpoints.spec import Spec
 from tga_jax.data.templates import IMAGE
 from tga_jax.errors import UserError
 from tga_jax.models.clip import VisionConfig
-from tga_jax.models.llama import LlamaConfig
 from tga_jax.models.llava import LlavaConfig
 from tga_jax.workdir import read_json
 
@@ -85,12 +84,11 @@ def _sides(value: Any, square: bool) -> Any:
 
 def _with(model: Spec, mode: str, **fields: Any) -> Spec:
     """fields: of the vision tower."""
-    assert not isinstance(model.config, LlamaConfig)
-    is_llava = isinstance(model.config, LlavaConfig)
-    towers = model.config.clip if is_llava else model.config
+    config, towers = model.config, model.clip
+    assert towers is not None
     towers = dataclasses.replace(towers, vision=dataclasses.replace(towers.vision, **fields))
-    config = dataclasses.replace(model.config, clip=towers) if is_llava else towers
-    return dataclasses.replace(model, config=config, image_mode=mode)
+    new = dataclasses.replace(config, clip=towers) if isinstance(config, LlavaConfig) else towers
+    return dataclasses.replace(model, config=new, image_mode=mode)
 
 
 def read(folder: Path, model: Spec) -> Spec:

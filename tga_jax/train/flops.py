@@ -14,6 +14,7 @@ square (`causal=False`).
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 from flax.traverse_util import flatten_dict
@@ -158,7 +159,8 @@ def projector(c: LlavaConfig) -> tuple[Work, Work]:
 def _divided(c: LlavaConfig) -> int:
     """Numbers in the projector's parameters that FSDP divides."""
     made = jax.eval_shape(lambda: llava.init(c, jax.random.key(0), ("projector",)))
-    return sum(x.size for path, x in flatten_dict(made, sep="/").items() if "fsdp" in sharding.rule(path))
+    flat: dict[str, Any] = flatten_dict(made, sep="/")
+    return sum(x.size for path, x in flat.items() if "fsdp" in sharding.rule(path))
 
 
 def step(model: LlavaConfig, s: Step, causal: bool = True) -> StepFlops:
