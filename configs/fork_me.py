@@ -5,6 +5,8 @@ Run:
     bash launch/local.sh train --config=configs/fork_me.py --workdir=runs/mine
 Any decoder and vision tower that `tga convert` knows can stand in `model`, as here or as flags, such as
     --config.model.llm=Qwen/Qwen2-7B-Instruct
+    --config.model.vision=google/siglip-so400m-patch14-384 --config.data.image_mode=stretch
+    --config.model.projector.kind=norm_mlp2x_gelu
 Stage 1 trains a projector, stage 2 that and a LoRA of the decoder, on a file in LLaVA's JSON with `image_caption`.
 """
 

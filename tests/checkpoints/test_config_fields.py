@@ -355,12 +355,16 @@ def check_refused(family: str, name: str, fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"vision_feature_layer": [-2, -1]}, r"vision_feature_layer is \[-2, -1\], expected one number"),
-        ({"vision_feature_layer": -30}, "vision_feature_layer is -30, expected one number from -25 to 24"),
+        ({"vision_feature_layer": [-2, -30]}, r"vision_feature_layer is \[-2, -30\], expected a number from -25 to 24"),
+        ({"vision_feature_layer": []}, r"vision_feature_layer is \[\], expected a number from -25 to 24, or several"),
+        ({"vision_feature_layer": -30}, "vision_feature_layer is -30, expected a number from -25 to 24"),
         ({"vision_feature_select_strategy": "cls"}, "vision_feature_select_strategy"),
         ({"projector_hidden_act": "relu"}, "projector_hidden_act is 'relu', expected 'gelu'"),
         ({"image_grid_pinpoints": [[336, 672]]}, "unknown field image_grid_pinpoints"),
-        ({"vision_config": {"model_type": "siglip_vision_model"}}, "siglip_vision_model"),
+        # The first patch would be dropped for a CLS token.
+        ({"vision_config": {"model_type": "siglip_vision_model"}}, "vision_feature_select_strategy is 'default'"),
+        ({"vision_config": {"model_type": "siglip2_vision_model"}}, "siglip2_vision_model"),
+        ({"vision_config": {"model_type": "siglip_vision_model", "patch_size": [14, 16]}}, "patch_size"),
         ({"vision_config": {"hidden_act": "relu"}}, "vision_config: hidden_act is 'relu', expected one of gelu, "),
         ({"vision_config": {"num_attention_heads": 5}}, r"hidden size \(1024\) is not a multiple"),
         ({"vision_config": {"use_rope": True}}, "vision_config: unknown field use_rope"),
@@ -379,16 +383,13 @@ def test_towers_and_whole_llavas(fields, said):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        (
-            {"model_type": "llava_next", "image_grid_pinpoints": [[336, 672]]},
-            "model_type 'llava_next', expected one of",
-        ),
+        ({"model_type": "llava_next_video"}, "model_type 'llava_next_video', expected one of"),
         ({"model_type": "qwen2_5_vl"}, "model_type 'qwen2_5_vl', expected one of"),
         ({"model_type": "mllama"}, "model_type 'mllama', expected one of"),
     ],
 )
 def test_llavas_that_read_pictures_in_parts_are_refused(fields, said):
-    """llava-hf's v1.6, and others that see."""
+    """In parts of other kinds than the tiles of LLaVA-NeXT and LLaVA-OneVision."""
     with pytest.raises(UserError, match=f"^config.json: {said}"):
         hub_config.describe("config.json", {**PUBLIC["llava-hf/llava-1.5-7b-hf"], **fields})
 

@@ -219,18 +219,19 @@ def test_the_fast_path_differs_by_two_at_most(width, height, size, mode, seed):
     tall=st.booleans(),
     size=st.sampled_from([7, 14, 33]),
     mode=st.sampled_from(images.MODES),
+    resample=st.sampled_from(sorted(images.RESAMPLING)),
     seed=st.integers(0, 99),
 )
-def test_a_window_has_the_pixels_of_the_whole(width, height, times, tall, size, mode, seed):
+def test_a_window_has_the_pixels_of_the_whole(width, height, times, tall, size, mode, resample, seed):
     """The pictures that are resized as a whole, and in windows, are the same bit by bit, whatever their shape."""
     width, height = (width, height * times) if tall else (width * times, height)
     image = noise(height, width, seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(images, "LONG", 10**9)
-        whole = images.preprocess(image, size, mode)
+        whole = images.preprocess(image, size, mode, resample=resample)
         patch.setattr(images, "LONG", 0)
         patch.setattr(images, "MAX_SQUARE", 0)
-        np.testing.assert_array_equal(images.preprocess(image, size, mode), whole)
+        np.testing.assert_array_equal(images.preprocess(image, size, mode, resample=resample), whole)
 
 
 @pytest.mark.parametrize("mode", images.MODES)

@@ -155,6 +155,7 @@ def test_a_run_keeps_the_whole_description(place):
             ["--config.model.projector.kind=mlp3x"],
             "config.model.projector: kind: 'mlp3x', expected linear, mlp2x_gelu, norm_mlp2x_gelu, resampler or module",
         ),
+        (["--config.model.feature_layer=9"], "model.feature_layer: 9, expected from -4 to 3"),
         (["--config.model.feature_select=cls"], "config.model: feature_select: 'cls', expected patch or full"),
         (
             [f"--config.init.llm={MISTRAL}", "--config.init.projector="],

@@ -84,11 +84,11 @@ def _sides(value: Any, square: bool) -> Any:
 
 def _with(model: Spec, mode: str, **fields: Any) -> Spec:
     """fields: of the vision tower."""
-    assert model.clip is not None
-    towers = dataclasses.replace(model.clip, vision=dataclasses.replace(model.clip.vision, **fields))
-    whole = model.config
-    config = dataclasses.replace(whole, clip=towers) if isinstance(whole, LlavaConfig) else towers
-    return dataclasses.replace(model, config=config, image_mode=mode)
+    config, towers = model.config, model.clip
+    assert towers is not None
+    towers = dataclasses.replace(towers, vision=dataclasses.replace(towers.vision, **fields))
+    new = dataclasses.replace(config, clip=towers) if isinstance(config, LlavaConfig) else towers
+    return dataclasses.replace(model, config=new, image_mode=mode)
 
 
 def read(folder: Path, model: Spec) -> Spec:

@@ -165,6 +165,8 @@ _PLACES: tuple[tuple[str, str, str], ...] = (
     (r"(model\.)?multi_modal_projector\.", "projector", ""),
     (r"(model\.)?(?=image_newline$)", "projector", ""),
     (r"(language_model\.)?(?=lm_head\.)", "llm", ""),
+    # A vision tower alone, as transformers 5.24 writes it.
+    (r"(?=(embeddings|encoder|pre_layrnorm|post_layernorm|head)\.)", "clip", "vision_model."),
     # The second "model." comes from transformers 5.4.
     (r"(model\.language_model\.(model\.)?|language_model\.model\.|model\.)", "llm", ""),
 )

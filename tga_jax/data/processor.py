@@ -14,7 +14,7 @@ from tga_jax.data import chat_template, images
 from tga_jax.data.batch import Batch
 from tga_jax.data.prompt import IMAGE, Piece, Prompt
 from tga_jax.data.tiles import Grids, Places, placed
-from tga_jax.data.tokens import ImageTokens, Vocabulary, collate, images_in, prompt_tokens
+from tga_jax.data.tokens import Vocabulary, collate, images_in, prompt_tokens
 from tga_jax.errors import UserError
 from tga_jax.workdir import read_json
 
@@ -117,29 +117,26 @@ class Processor:
         grids = None if self.image is None else self.image.grids
         if grids is not None and grids.most is not None and (several := [i for i, own in enumerate(shown) if own[1:]]):
             raise UserError(f"prompt {several[0]}: {len(shown[several[0]])} pictures, expected one for this checkpoint")
-        rows, media, places = [], [], []
-        for i, (prompt, own) in enumerate(zip(prompts, shown, strict=True)):
-            counts: ImageTokens = self.image_tokens
+        tiled = None if grids is None else [[self._tiled(picture, grids) for picture in own] for own in shown]
+        rows = []
+        for i, prompt in enumerate(prompts):
+            counts = self.image_tokens if tiled is None else tuple(len(places.index) for places, _ in tiled[i])
             try:
-                if grids is None:
-                    media.append(list(self.pixels(own)) if own else [])
-                else:
-                    found = [self._tiled(picture, grids) for picture in own]
-                    counts = tuple(len(of.index) for of, _ in found)
-                    places.append([(of, len(tiles)) for of, tiles in found])
-                    media.append([tile for _, tiles in found for tile in tiles])
                 rows.append(prompt_tokens(prompt, self.vocabulary, counts))
             except UserError as error:
                 raise UserError(f"prompt {i}: {error}") from error
         length = -(-max(len(row.tokens) for row in rows) // multiple) * multiple
-        if grids is None or not any(media):
+        if grids is None or tiled is None:
+            media = [list(self.pixels(own)) if own else [] for own in shown]
             return collate(rows, media, self.vocabulary, length, captions=1)
-        if multiple > 1:  # few numbers of tiles, too
-            most = 1 << (max(map(len, media)) - 1).bit_length()
-            example = next(own[0] for own in media if own)
-            media[0] = media[0] + [np.zeros_like(example)] * (most - len(media[0]))
+        media = [[tile for _, tiles in found for tile in tiles] for found in tiled]
+        most = max(map(len, media))
+        if most and multiple > 1:  # few numbers of tiles, too
+            blank = np.zeros_like(next(own[0] for own in media if own))
+            media[0] += [blank] * ((1 << (most - 1).bit_length()) - len(media[0]))
         batch = collate(rows, media, self.vocabulary, length, captions=1)
-        return batch._replace(image_places=placed(batch.image_mask, places, grids))
+        places = placed(batch.image_mask, [[(of, len(tiles)) for of, tiles in found] for found in tiled], grids)
+        return batch._replace(image_places=places if most else None)
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.vocabulary.decode(ids)

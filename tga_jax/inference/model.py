@@ -90,7 +90,8 @@ class Model:
             lines.append(f"  {part}: {count:,} parameters in {types}\n")
         family = f" of the family {self.spec.family}" if self.spec.family else ""
         image = self.processor.image
-        seen = f"  pictures: {image.size} pixels, {image.tokens} tokens, mode {image.mode}\n" if image else ""
+        each = " a tile" if image and image.grids else ""
+        seen = f"  pictures: {image.size} pixels, {image.tokens} tokens{each}, mode {image.mode}\n" if image else ""
         words = f"  vocabulary: {self.spec.llm.vocab_size:,}\n" if self.spec.llm else ""
         return f"Model({self.spec.kind}{family}\n{''.join(lines)}{words}{seen})"
 

@@ -5,6 +5,7 @@ positions, D hidden size of the decoder.
 """
 
 import dataclasses
+from typing import Any
 
 import chex
 import flax.linen as nn
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from tga_jax.models import clip, layers, llama, projectors
+from tga_jax.models.clip import Layers
 
 Array = jax.Array
 
@@ -34,7 +36,7 @@ class LlavaConfig:
     llm: llama.LlamaConfig
     projector: projectors.Projector = dataclasses.field(default_factory=projectors.Mlp2xGelu)
     # Of the vision tower; -2 is the output of the last block but one. Several are joined along their width.
-    feature_layer: clip.Layers = -2
+    feature_layer: Layers = -2
     feature_select: str = "patch"  # "patch" drops CLS, "full" keeps it
     tiles: Tiles | None = None  # None: one picture, one image of the tower
 
@@ -160,7 +162,7 @@ def embed(
     tokens: Array,
     image_mask: Array,
     features: Array | None,
-    places: tuple[Array, Array] | None = None,
+    places: tuple[Any, Any] | None = None,
 ) -> Array:
     """Input embeddings [B, T, D] of a sequence; features: vision features [B, M, P, C], None for text only; places:
     (index, weight) as `arranged` takes them, of a model with tiles.

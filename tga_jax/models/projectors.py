@@ -10,7 +10,7 @@ Dimension letters: P features of a picture, C their width, Q image tokens, D hid
 
 import abc
 import dataclasses
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import flax.linen as nn
 import jax
@@ -45,6 +45,7 @@ class Products(NamedTuple):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Projector(abc.ABC):
     kind: str = ""  # by which a config names the class
+    last: ClassVar[str]  # the name of the module's last layer, which has a kernel and a bias
 
     def __post_init__(self):
         if not self.kind:
@@ -57,7 +58,10 @@ class Projector(abc.ABC):
         if not is_module and kind not in tuple(KINDS):
             known = ", ".join(KINDS)
             raise ValueError(f"kind: {kind!r}, expected {known} or module:Class; a checkpoint names no files")
-        return find_class(kind, cls, KINDS)
+        name, found = find_class(kind, cls, KINDS)
+        if not hasattr(found, "last"):
+            raise ValueError(f"kind: {name} lacks `last`, the name of its module's last layer")
+        return name, found
 
     def on(self, out: int) -> Self:
         """The projector with all widths named, for a decoder of hidden size D = `out`."""
@@ -66,11 +70,6 @@ class Projector(abc.ABC):
     def tokens(self, features: int) -> int:
         """Q, of P features."""
         return features
-
-    @property
-    @abc.abstractmethod
-    def last(self) -> str:
-        """The name of the module's last layer, which has a kernel and a bias."""
 
     @abc.abstractmethod
     def module(self, out: int, dtype: str) -> nn.Module:

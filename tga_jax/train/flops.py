@@ -14,6 +14,7 @@ square (`causal=False`). Of samples that share a row each has its own square; th
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 from flax.traverse_util import flatten_dict
@@ -163,7 +164,7 @@ def projector(c: LlavaConfig) -> tuple[Work, Work]:
 def _divided(c: LlavaConfig) -> int:
     """Numbers in the projector's parameters that FSDP divides."""
     made = jax.eval_shape(lambda: llava.init(c, jax.random.key(0), ("projector",)))
-    flat: dict[str, jax.ShapeDtypeStruct] = flatten_dict(made, sep="/")  # pyrefly: ignore
+    flat: dict[str, Any] = flatten_dict(made, sep="/")
     return sum(x.size for path, x in flat.items() if "fsdp" in sharding.rule(path))
 
 

@@ -8,7 +8,7 @@ from tga_jax.checkpoints import hub, spec
 from tga_jax.checkpoints.spec import Spec
 from tga_jax.errors import UserError
 from tga_jax.models import presets
-from tga_jax.models.clip import ClipConfig, TextConfig
+from tga_jax.models.clip import ClipConfig, TextConfig, blocks_below
 from tga_jax.models.llava import LlavaConfig
 from tga_jax.train.config import ModelConfig, TrainConfig
 from tga_jax.workdir import AnyPath, is_remote, located, read_json
@@ -62,6 +62,11 @@ def model_of(config: TrainConfig, words: int | None = None) -> LlavaConfig:
         raise UserError(f"model.llm: {c.llm} holds no decoder, expected a language model or a LLaVA")
     if clip is None:
         raise UserError(f"model.vision: {c.vision} holds no vision tower, expected a CLIP or a LLaVA")
+    try:
+        blocks_below(clip.vision, c.feature_layer)
+        c.projector.on(llm.hidden_size)
+    except ValueError as error:
+        raise UserError(f"model.{error}") from error
     tower = ClipConfig(clip.vision, None, None)
     return LlavaConfig(tower, llm, c.projector, c.feature_layer, c.feature_select)
 
