@@ -56,6 +56,20 @@ def test_aot_gathers_what_the_formula_says_and_nothing_else_of_size(tmp_path):
     assert "parameters gathered" in done.stdout
 
 
+@pytest.mark.slow
+def test_samples_that_share_rows_stay_on_their_devices(tmp_path):
+    """What is taken from rows and put back crosses no device: no more activations are sent than without."""
+    packed = ("--config.batch_size=16", "--config.data.pack=2", "--config.data.lengths=(1408,)")
+    target = tmp_path / "aot.json"
+    done = tga("bench", "aot", *SMALL, *packed, "--config.data.labels=(128,)", "--target=8xcpu", f"--json={target}")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(target.read_text())
+    assert found["rows"] == 8
+    activations = sum(sums["activations"] for sums in found["collectives"].values())
+    assert activations < 0.02 * found["gathered"] + 16 * 704 * 256 * 4 * 4  # embeddings' rows, as above
+    assert found["warnings"] == []
+
+
 @pytest.mark.parametrize("target", ["8xH200", pytest.param("v5e-8", marks=pytest.mark.slow)])
 def test_aot_for_real_machines(target, tmp_path):
     file = f"--json={tmp_path / 'aot.json'}"
