@@ -299,6 +299,7 @@ def report(
 ) -> None:
     """Prints the figures, and with a peer's script the ratio of `pairs` pairs in turns. Raises UserError as TrainBench
     does, or for a peer that fails."""
+    described = None if script is None else shape(prepared.prepare(config, None, length, pictures))
     bench = TrainBench(config, length, pictures, fill)
     found = bench.figures(steps, warmup)
     if found.attention_reason:
@@ -316,7 +317,7 @@ def report(
     )
     values: dict[str, Any] = {"bench": "train", **figures.circumstances(), **dataclasses.asdict(found)}
     if script is not None:
-        arguments = ["--mode", mode, "--shape", json.dumps(shape(bench.made))]
+        arguments = ["--mode", mode, "--shape", json.dumps(described)]
         with against.start(script, arguments) as other:  # in turns: a machine's speed drifts
             ours, theirs = zip(*((bench.seconds(), other()) for _ in range(pairs)), strict=True)
         ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
