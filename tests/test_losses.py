@@ -127,3 +127,57 @@ def test_cosine():
     np.testing.assert_allclose(losses.cosine(a, b), [cos(*row) for row in zip(a, b, strict=True)], rtol=1e-5)
     assert float(losses.cosine(jnp.zeros(3), jnp.ones(3))) == 0.0
     assert np.all(np.isfinite(jax.grad(losses.cosine)(jnp.zeros(3), jnp.ones(3))))
+
+
+# --- preferences ------------------------------------------------------------------------------------------------------
+
+
+def dpo_reference(policy: np.ndarray, reference: np.ndarray, beta: float, mask: np.ndarray) -> dict[str, float]:
+    """float64, pair by pair, from the paper's equation 7."""
+    pi, ref = policy.astype(np.float64)[mask], reference.astype(np.float64)[mask]
+    chosen, rejected = (beta * (pi[:, i] - ref[:, i]) for i in (0, 1))
+    return {
+        "loss": np.mean([np.log1p(np.exp(-(c - r))) for c, r in zip(chosen, rejected, strict=True)]),
+        "rewards/chosen": chosen.mean(),
+        "rewards/rejected": rejected.mean(),
+        "rewards/accuracies": np.mean(chosen > rejected),
+        "rewards/margins": (chosen - rejected).mean(),
+        "logps/chosen": pi[:, 0].mean(),
+        "logps/rejected": pi[:, 1].mean(),
+    }
+
+
+def test_dpo_loss_and_its_gradient_against_float64():
+    policy, reference, mask = 9 * normal(5, 6, 2) - 20, 9 * normal(6, 6, 2) - 20, np.array([1, 1, 0, 1, 1, 1], bool)
+
+    def loss(policy):
+        return losses.dpo_loss(policy, jnp.asarray(reference), 0.3, jnp.asarray(mask))
+
+    (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(jnp.asarray(policy))
+    expected = dpo_reference(policy, reference, 0.3, mask)
+    assert 0 < expected["rewards/accuracies"] < 1
+    for name, wanted in expected.items():
+        np.testing.assert_allclose({"loss": value, **metrics}[name], wanted, rtol=1e-5, err_msg=name)
+    step = 1e-4
+    for b, i in np.ndindex(policy.shape):
+        moved = np.zeros(policy.shape)
+        moved[b, i] = step
+        up, down = (dpo_reference(policy + s * moved, reference, 0.3, mask)["loss"] for s in (1, -1))
+        np.testing.assert_allclose(grads[b, i], (up - down) / (2 * step), rtol=1e-4, atol=1e-7)
+
+
+def test_dpo_loss_where_nothing_has_moved_and_where_nothing_counts():
+    same = jnp.asarray(normal(7, 3, 2))
+    loss, metrics = losses.dpo_loss(same, same, 0.1, jnp.ones(3, bool))
+    np.testing.assert_allclose(loss, np.log(2), rtol=1e-6)
+    assert float(metrics["rewards/margins"]) == float(metrics["rewards/accuracies"]) == 0
+    assert float(losses.dpo_loss(same, 2 * same, 0.1, jnp.zeros(3, bool))[0]) == 0
+
+
+def test_sequence_log_probs_against_float64():
+    logits, labels = 3 * normal(8, 3, 5, 7), np.random.default_rng(9).integers(0, 7, (3, 5))
+    mask = np.random.default_rng(10).random((3, 5)) < 0.6
+    found = losses.sequence_log_probs(jnp.asarray(logits), jnp.asarray(labels), jnp.asarray(mask))
+    p = softmax(logits.astype(np.float64))
+    expected = [sum(np.log(p[b, k, labels[b, k]]) for k in range(5) if mask[b, k]) for b in range(3)]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)

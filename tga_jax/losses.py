@@ -1,4 +1,4 @@
-"""Language modelling and CLIP's contrastive loss, and what the losses of `guides` are made of.
+"""Language modelling, preference and CLIP's contrastive loss, and what the losses of `guides` are made of.
 
 Arrays in, scalars and metrics out. Dimension letters: B batch, K labels, V vocabulary, E shared embedding.
 """
@@ -26,6 +26,38 @@ def cosine(a: Array, b: Array, eps: float = 1e-12) -> Array:
     a, b = a.astype(jnp.float32), b.astype(jnp.float32)
     norms = jnp.maximum(jnp.sum(a * a, -1), eps) * jnp.maximum(jnp.sum(b * b, -1), eps)
     return jnp.sum(a * b, -1) * jax.lax.rsqrt(norms)
+
+
+def sequence_log_probs(logits: Array, labels: Array, mask: Array) -> Array:
+    """float32 [B]: log pi of each row's labels, summed over those that count; arguments as of `lm_loss`."""
+    chex.assert_shape([labels, mask], logits.shape[:2])
+    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
+    return jnp.sum(jnp.take_along_axis(log_probs, labels[..., None], axis=-1)[..., 0] * mask, axis=-1)
+
+
+def dpo_loss(
+    policy: Array, reference: Array, beta: float, mask: Array, count: Array | None = None
+) -> tuple[Array, dict[str, Array]]:
+    """Direct preference optimisation (Rafailov et al., 2023, equation 7), in the mean over the pairs that count:
+
+        L = -log sigmoid(beta (log pi(y_w | x) / pi_ref(y_w | x) - log pi(y_l | x) / pi_ref(y_l | x)))
+
+    policy, reference: float32 [B, 2], log pi and log pi_ref of the chosen answer y_w and the rejected one y_l; mask:
+    bool [B]; count: as in `masked_mean`. The metrics are TRL's, the rewards in units of beta.
+    """
+    chex.assert_shape([policy, reference], (len(mask), 2))
+    rewards = beta * (policy - reference)
+    margins = rewards[:, 0] - rewards[:, 1]
+    metrics = {
+        "rewards/chosen": rewards[:, 0],
+        "rewards/rejected": rewards[:, 1],
+        "rewards/accuracies": (margins > 0).astype(jnp.float32),
+        "rewards/margins": margins,
+        "logps/chosen": policy[:, 0],
+        "logps/rejected": policy[:, 1],
+    }
+    means = {name: masked_mean(x, mask, count) for name, x in metrics.items()}
+    return masked_mean(-jax.nn.log_sigmoid(margins), mask, count), means
 
 
 def lm_loss(logits: Array, labels: Array, mask: Array, count: Array | None = None) -> tuple[Array, dict[str, Array]]:

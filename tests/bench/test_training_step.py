@@ -13,7 +13,7 @@ import pytest
 import quick_support
 
 from tga_jax import cli, config
-from tga_jax.bench import plan, prepared, report, targets, train
+from tga_jax.bench import lengths, plan, prepared, report, targets, train
 from tga_jax.errors import UserError
 from tga_jax.train import flops
 from tga_jax.train.chips import CHIPS
@@ -54,6 +54,20 @@ def test_aot_gathers_what_the_formula_says_and_nothing_else_of_size(tmp_path):
     assert found["warnings"] == []
     assert found["fits"] is None  # nothing is known of such a chip
     assert "parameters gathered" in done.stdout
+
+
+@pytest.mark.slow
+def test_samples_that_share_rows_stay_on_their_devices(tmp_path):
+    """What is taken from rows and put back crosses no device: no more activations are sent than without."""
+    packed = ("--config.batch_size=16", "--config.data.pack=2", "--config.data.lengths=(1408,)")
+    target = tmp_path / "aot.json"
+    done = tga("bench", "aot", *SMALL, *packed, "--config.data.labels=(128,)", "--target=8xcpu", f"--json={target}")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(target.read_text())
+    assert found["rows"] == 8
+    activations = sum(sums["activations"] for sums in found["collectives"].values())
+    assert activations < 0.02 * found["gathered"] + 16 * 704 * 256 * 4 * 4  # embeddings' rows, as above
+    assert found["warnings"] == []
 
 
 @pytest.mark.parametrize("target", ["8xH200", pytest.param("v5e-8", marks=pytest.mark.slow)])
@@ -233,6 +247,46 @@ def test_random_rows_are_such_as_the_pipeline_makes(labels, fill):
     if labels:
         for places, targets_ in zip(batch.label_positions, batch.targets, strict=True):
             np.testing.assert_array_equal(places[places >= 0] + 1, np.flatnonzero(targets_))
+
+
+def test_random_samples_share_rows_as_the_pipeline_has_it():
+    made = prepared.prepare(
+        small(batch_size=4, data={"pack": 2, "lengths": (1420, 1440), "labels": (64, 64)}), length=1420
+    )
+    drawn = lengths.Samples(np.array([720, 700, 60, 710]), np.array([True, True, False, True]))
+    batch = train.random_batch(made, drawn)
+    like = jax.tree.map(lambda x: (x.shape, x.dtype), made.batch)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), batch) == like
+    assert (batch.rows >= 0).sum(1).tolist() == [1420, 770]
+    assert (batch.image_mask.sum(1) == [576, 576, 0, 576]).all()
+    assert (batch.label_positions >= 0).sum(1).max() <= 64
+    with pytest.raises(UserError, match="--fill: 568 of 710 tokens, expected more than the 576"):
+        train.equal_samples(made, 0.8)
+
+
+def test_batches_of_drawn_lengths():
+    """Those of the longest rows are in the least length that holds them; a window's samples are all there."""
+    made = small(batch_size=4, data={"pack": 2, "lengths": (1408, 1536, 1664, 2560), "labels": ()})
+    found = lengths.batches(made, 576, "llava", windows=2)
+    assert len(found) == 32
+    assert len({length for length, _ in found}) > 1
+    for length, samples in found:
+        rows = samples.lengths.reshape(2, 2).sum(1)
+        assert length == min(n for n in made.data.lengths if n >= rows.max())
+        assert samples.lengths.max() <= 1280
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--lengths=other",), "--lengths: 'other', expected one of llava"),
+        (("--lengths=llava", "--fill=0.9"), "expected no --length, --fill, --peer"),
+        (("--peer=strong", "--config.data.pack=2", "--config.data.lengths=(1408,)"), "data.pack is 2, expected 1"),
+    ],
+)
+def test_drawn_lengths_alone(flags, said, capsys):
+    assert cli.run(["bench", "train", "--config=configs/bench_small.py", *flags]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_fill_that_leaves_no_text_is_said():

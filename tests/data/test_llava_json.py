@@ -160,6 +160,57 @@ def test_a_bad_sample_is_named(problem, sample, said):
     assert validate.PROBLEMS[problem][1]
 
 
+PROMPT = {"id": "p", "image": "a.png", "image_caption": "a cat", "chosen": "No.", "rejected": "First ..."}
+ASKED = "<image>\nHow is it used?"
+
+
+@pytest.mark.parametrize(
+    ("value", "turns_"),
+    [
+        ({"question": "How is it used?"}, ((ASKED, "No."),)),  # SPA-VL, RLHF-V
+        ({"question": "How is it used? <image>"}, ((ASKED, "No."),)),
+        ({"conversations": turns(ASKED)}, ((ASKED, "No."),)),
+        (  # LLaMA-Factory's
+            {
+                "conversations": turns("<image>a", "b", "c"),
+                "chosen": {"from": "gpt", "value": "No."},
+                "rejected": {"from": "gpt", "value": "First ..."},
+            },
+            (("<image>\na", "b"), ("c", "No.")),
+        ),
+        ({"conversations": turns(ASKED, "No."), "chosen": None}, ((ASKED, "No."),)),
+    ],
+)
+def test_a_preference(value, turns_):
+    given = {**PROMPT, **value}
+    assert llava_json.parse(given, WHERE) == Sample("p", turns_, ("a.png",), "a cat", "", "First ...")
+    captioned = llava_json.with_text(given, "image_caption", "a dog")
+    assert llava_json.parse(captioned, WHERE).caption == "a dog"
+
+
+def test_a_preference_about_a_text():
+    given = {"question": "How?", "chosen": "No.", "rejected": "First ..."}
+    assert llava_json.parse(given, WHERE) == Sample("", (("How?", "No."),), (), "", "", "First ...")
+
+
+@pytest.mark.parametrize(
+    ("problem", "changed", "said"),
+    [
+        ("targets", {"rejected": " "}, "'p' has an empty `rejected`, expected an answer: there is nothing to learn"),
+        ("fields", {"chosen": 3}, "'p' has a number as `chosen`, expected a string"),
+        ("fields", {"rejected": {"from": "gpt"}}, "'p' has nothing as `rejected`, expected a string"),
+        ("placeholders", {"chosen": "<image>"}, "'p' has <image> in `chosen`, expected it in questions alone"),
+        ("fields", {"question": None}, "'p' has nothing as `question`, expected a string"),
+        ("roles", {"conversations": turns(ASKED, "a")}, "'p' has 'gpt' as `conversations[2].from`, expected 'human'"),
+    ],
+)
+def test_a_bad_preference_is_named(problem, changed, said):
+    with pytest.raises(SampleError) as raised:
+        llava_json.parse({**PROMPT, "question": "How?", **changed}, WHERE)
+    assert str(raised.value).startswith(f"{WHERE}: sample {said}")
+    assert raised.value.problem == problem
+
+
 def find_caption(source: list[dict], key: str) -> str | None:
     """The rule of TGA's released `_find_caption`, written anew: the independent reference."""
     return next((sentence[key] for sentence in source if key in sentence), None)

@@ -9,7 +9,7 @@ from tga_jax.models.packing import packing
 
 # Two rows of two samples: `a b -`, `c d e` and `f - -`, an empty one.
 VALID = np.array([[1, 1, 0], [1, 1, 1], [1, 0, 0], [0, 0, 0]], bool)
-ROWS = np.array([[0, 1, 3, 4, 5, -1], [0, -1, -1, -1, -1, -1]], np.int32)
+ROWS = jnp.array([[0, 1, 3, 4, 5, -1], [0, -1, -1, -1, -1, -1]])
 X = jnp.arange(1, 13).reshape(4, 3)
 PACKED = np.array([[1, 2, 4, 5, 6, 0], [7, 0, 0, 0, 0, 0]])
 

@@ -23,7 +23,7 @@ from tga_jax.guides import Paper, Released, Tiled
 from tga_jax.models import presets
 from tga_jax.train import loop, rehearse, setup
 from tga_jax.train.config import TrainConfig
-from tga_jax.train.step import LossConfig
+from tga_jax.train.step import DpoConfig, LossConfig
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +49,7 @@ def sample(name: str = "s", question: str = "<image>\ndescribe this", answer: st
 TEXT = {"question": "a gun", "image": None}
 LONG = "a cat on a red background " * 8
 
+DPO = LossConfig(lm=0.0, dpo=DpoConfig())
 # name -> (sample, how the source and the data differ from the defaults, problem, part of what is said, of the training)
 REASONS = {
     "good": (sample(), {}, None, ""),
@@ -95,6 +96,9 @@ REASONS = {
         "too_long",
         "it loses a part of an image",
     ),
+    "rejected": (sample(), {"loss": DPO}, "rejected", "no `rejected` answer, expected one beside the chosen one"),
+    "rejected, too long": ({**sample(), "rejected": LONG}, {"loss": DPO}, "too_long", "tokens, expected at most 40"),
+    "rejected, unasked": ({**sample(), "rejected": LONG}, {}, None, None),
     "labels": (sample(answer="a cat on a red background"), {"labels": (3,)}, "labels", "7 targets, expected at most 3"),
     "labels, cut": (sample(answer=LONG), {"labels": (40,), "policy": Policy(too_long="cut")}, "cut", None),
 }

@@ -127,5 +127,5 @@ def test_a_row_that_is_empty_has_no_noise():
 
 
 def test_a_loss_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="lm and contrastive are 0 and guide is None, expected something to learn"):
+    with pytest.raises(ValueError, match="lm and contrastive are 0, guide and dpo are None, expected something"):
         LossConfig(lm=0.0)

@@ -32,7 +32,7 @@ class AotFigures:
     target: str
     mesh: dict[str, int]
     batch_size: int
-    pack: int
+    rows: int
     length: int
     attention: str
     trace_and_lower_seconds: float
@@ -95,7 +95,7 @@ def compile_for(config: TrainConfig, target: targets.Target, length: int = 0, pi
     slices = max(target.slices, config.mesh.num_slices)
     capacity = None if target.chip is None else target.chip.memory
     return AotFigures(
-        config.name, target.name, dict(made.mesh.shape), config.batch_size, config.data.pack, made.length,
+        config.name, target.name, dict(made.mesh.shape), config.batch_size, made.rows, made.length,
         made.attention,
         trace_and_lower_seconds=between - start,
         compile_seconds=end - between,
@@ -116,7 +116,7 @@ def compile_for(config: TrainConfig, target: targets.Target, length: int = 0, pi
 def show(console: rich.console.Console, found: AotFigures) -> None:
     mesh = ", ".join(f"{name} {size}" for name, size in found.mesh.items())
     console.print(
-        f"{found.config} on {found.target} ({mesh}), {figures.rows(found.batch_size, found.pack, found.length)}, "
+        f"{found.config} on {found.target} ({mesh}), {figures.rows(found.batch_size, found.rows, found.length)}, "
         f"attention {found.attention}: traced and lowered in {found.trace_and_lower_seconds:.1f} s, compiled in "
         f"{found.compile_seconds:.1f} s"
     )

@@ -51,9 +51,9 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"median": float(median), "p10": float(low), "p90": float(high)}
 
 
-def rows(batch_size: int, pack: int, length: int) -> str:
+def rows(batch_size: int, count: int, length: int) -> str:
     """A batch's, for people: "8 rows of 1280"."""
-    return f"{f'{batch_size} samples in ' if pack > 1 else ''}{batch_size // pack} rows of {length}"
+    return f"{'' if count == batch_size else f'a batch of {batch_size} in '}{count} rows of {length}"
 
 
 def resident_bytes() -> int:

@@ -18,8 +18,8 @@ class Samples(NamedTuple):
 def llava(count: int, image_tokens: int, longest: int, rng: np.random.Generator) -> Samples:
     """Samples as in LLaVA's set of 665,298, of which 40,688 have no picture and the others one, cut at `longest`.
 
-    How long its texts are is not published. Here they are log-normal: half of those with a picture have at most 190
-    tokens, half of those without, whole conversations, at most 730.
+    The lengths of the texts are assumed to be log-normal: half of those with a picture have at most 190 tokens, half
+    of those without, whole conversations, at most 730.
     """
     pictured = rng.random(count) >= 40_688 / 665_298
     text = 30 + np.where(pictured, rng.lognormal(np.log(160), 0.75, count), rng.lognormal(np.log(700), 0.9, count))

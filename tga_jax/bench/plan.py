@@ -27,7 +27,7 @@ class Plan:
     target: str
     mesh: dict[str, int]
     batch_size: int
-    pack: int
+    rows: int
     length: int
     mfu: float
     parameters: int  # with their moments
@@ -84,7 +84,7 @@ def make(config: TrainConfig, target: targets.Target, mfu: float, length: int = 
     seconds = step.model / (target.count * chip.flops * mfu)
     per_second = config.batch_size / seconds
     return Plan(
-        config.name, target.name, dict(made.mesh.shape), config.batch_size, config.data.pack, made.length, mfu,
+        config.name, target.name, dict(made.mesh.shape), config.batch_size, made.rows, made.length, mfu,
         parameters=parameters,
         gradients=4 * elements,
         activations=activations,
@@ -111,7 +111,7 @@ def show(console: rich.console.Console, plan: Plan) -> None:
     table = rich.table.Table("", f"{plan.config} on {plan.target}")
     rows: dict[str, Any] = {
         "mesh": ", ".join(f"{name} {size}" for name, size in plan.mesh.items()),
-        "batch": f"{figures.rows(plan.batch_size, plan.pack, plan.length)} tokens",
+        "batch": f"{figures.rows(plan.batch_size, plan.rows, plan.length)} tokens",
         "memory of a device": f"{total / gib:.1f} of {plan.memory / gib:.1f} GiB: {verdict}",
         "  parameters and moments": f"{plan.parameters / gib:.2f} GiB",
         "  gradients": f"{plan.gradients / gib:.2f} GiB",

@@ -38,6 +38,11 @@ class Setup:
         return jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=NamedSharding(self.mesh, P()))
 
     @property
+    def rows(self) -> int:
+        """Of a batch: fewer than samples where these share them, more where pairs are learnt."""
+        return (self.batch.tokens if self.batch.rows is None else self.batch.rows).shape[0]
+
+    @property
     def causal(self) -> bool:
         """Whether attention computes only what its mask lets through."""
         return self.attention != "xla"

@@ -32,7 +32,7 @@ class TrainFigures:
     config: str
     mesh: dict[str, int]
     batch_size: int
-    pack: int
+    rows: int
     length: int
     attention: str
     attention_reason: str | None
@@ -115,7 +115,7 @@ def equal_samples(made: prepared.Setup, fill: float) -> lengths.Samples:
         raise UserError(
             f"--fill: {length} of {share} tokens, expected more than the {taken} of the pictures and four more"
         )
-    every = made.config.batch_size
+    every = made.batch.tokens.shape[0]
     return lengths.Samples(np.full(every, length), np.full(every, made.pictures > 0))
 
 
@@ -172,13 +172,13 @@ class TrainBench:
         chip, matmul = chips.of_kind(device.device_kind), matmul_rate(config.dtype)
         stats, memory = device.memory_stats() or {}, self.compiled.memory_analysis()
         return TrainFigures(
-            config.name, dict(made.mesh.shape), config.batch_size, config.data.pack, made.length,
+            config.name, dict(made.mesh.shape), config.batch_size, made.rows, made.length,
             made.attention, made.attention_reason, config.remat, config.dtype,
             seconds=spread,
             steps=times,
             samples_per_second=config.batch_size / spread["median"],
             tokens_per_second=self.tokens / spread["median"],
-            padded_tokens_per_second=made.work.rows * made.length / spread["median"],
+            padded_tokens_per_second=made.rows * made.length / spread["median"],
             model_tflop=step.model / 1e12,
             hardware_tflop=flops.step(made.model, made.work, made.causal).hardware / 1e12,
             tflop_per_second=rate / 1e12,
@@ -217,18 +217,23 @@ class MixtureFigures:
     padded_tokens_per_second: float
 
 
-def mixture(config: TrainConfig, kind: str, steps: int, warmup: int) -> MixtureFigures:
-    """The steps of batches as a training would read them, one of each length timed. kind: one of `lengths.KINDS`.
-    Raises UserError as TrainBench does."""
+def mixture(console: rich.console.Console, config: TrainConfig, kind: str, steps: int, warmup: int) -> MixtureFigures:
+    """The steps of batches as a training would read them, one of each length timed; prints each figure once it is
+    there. kind: one of `lengths.KINDS`. Raises UserError as TrainBench does."""
+    if config.loss.dpo is not None:
+        raise UserError("--lengths: loss.dpo learns pairs, expected a training on single samples")
     made = prepared.prepare(config)
     found = lengths.batches(config, made.model.image_tokens, kind)
+    tokens = sum(int(samples.lengths.sum()) for _, samples in found)
+    positions = sum(config.batch_size // config.data.pack * length for length, _ in found)
+    console.print(f"{config.name}, {len(found)} batches of lengths as {kind}'s: {1 - tokens / positions:.1%} padding")
     by_length: dict[int, dict[str, float]] = {}
     for length in sorted({length for length, _ in found}):
         own = [samples for taken, samples in found if taken == length]
         timed = TrainBench(config, length, samples=own[0]).figures(steps, warmup)
-        by_length[length] = {"batches": len(own), "seconds": timed.seconds["median"]}
-    tokens = sum(int(samples.lengths.sum()) for _, samples in found)
-    positions = sum(config.batch_size // config.data.pack * length for length, _ in found)
+        one = by_length[length] = {"batches": len(own), "seconds": timed.seconds["median"]}
+        rows = figures.rows(config.batch_size, made.rows, length)
+        console.print(f"{len(own)} batches: {rows}, {one['seconds']:.3f} s a step")
     seconds = sum(one["batches"] * one["seconds"] for one in by_length.values())
     return MixtureFigures(
         config.name, dict(made.mesh.shape), config.batch_size, config.data.pack, kind, len(found), made.attention,
@@ -244,13 +249,10 @@ def report_mixture(
     console: rich.console.Console, config: TrainConfig, path: Path | None, *, kind: str, steps: int, warmup: int
 ) -> None:
     """Prints the figures of `mixture`. path: they go there as JSON."""
-    found = mixture(config, kind, steps, warmup)
-    for length, one in found.by_length.items():
-        rows = figures.rows(found.batch_size, found.pack, length)
-        console.print(f"{one['batches']} of {found.batches} batches: {rows}, {one['seconds']:.3f} s a step")
+    found = mixture(console, config, kind, steps, warmup)
     console.print(
-        f"{found.config}, lengths as {kind}'s, {found.dtype}: {found.padding:.1%} padding, "
-        f"{found.samples_per_second:.2f} samples/s, {found.tokens_per_second:.0f} tokens/s without padding"
+        f"{found.dtype}, attention {found.attention}: {found.samples_per_second:.2f} samples/s, "
+        f"{found.tokens_per_second:.0f} tokens/s without padding"
     )
     if path is not None:
         write_json(path, {"bench": "mixture", **figures.circumstances(), **dataclasses.asdict(found)})
@@ -302,13 +304,14 @@ def report(
 ) -> None:
     """Prints the figures, and with a peer's script the ratio of `pairs` pairs in turns. Raises UserError as TrainBench
     does, or for a peer that fails."""
+    described = None if script is None else shape(prepared.prepare(config, None, length, pictures))
     bench = TrainBench(config, length, pictures, fill)
     found = bench.figures(steps, warmup)
     if found.attention_reason:
         console.print(f"attention: {found.attention} instead of {found.attention_reason}", markup=False)
     mfu = "" if found.mfu is None else f"{found.mfu:.1%} of the data sheet, "
     console.print(
-        f"{found.config}, {figures.rows(found.batch_size, found.pack, found.length)}, {found.dtype}: "
+        f"{found.config}, {figures.rows(found.batch_size, found.rows, found.length)}, {found.dtype}: "
         f"{found.seconds['median']:.3f} s a step ({found.seconds['p10']:.3f} to {found.seconds['p90']:.3f}), "
         f"{found.samples_per_second:.2f} samples/s, {found.tokens_per_second:.0f} tokens/s"
     )
@@ -319,7 +322,7 @@ def report(
     )
     values: dict[str, Any] = {"bench": "train", **figures.circumstances(), **dataclasses.asdict(found)}
     if script is not None:
-        arguments = ["--mode", mode, "--shape", json.dumps(shape(bench.made))]
+        arguments = ["--mode", mode, "--shape", json.dumps(described)]
         with against.start(script, arguments) as other:  # in turns: a machine's speed drifts
             ours, theirs = zip(*((bench.seconds(), other()) for _ in range(pairs)), strict=True)
         ratios = [b / a for a, b in zip(ours, theirs, strict=True)]

@@ -228,7 +228,7 @@ def export_projector(workdir: Path, file: Path) -> None:
     """LLaVA's stage-1 file, as `--pretrain_mm_mlp_adapter` takes it. Raises UserError; then `file` is as it was."""
     model = spec.read(workdir)
     kind = model.config.projector.kind if isinstance(model.config, LlavaConfig) else ""
-    if kind not in ("linear", "mlp2x_gelu") or model.config.tiles is not None:  # pyright: ignore
+    if kind not in ("linear", "mlp2x_gelu") or model.config.tiles is not None:  # pyrefly: ignore
         raise UserError(f"{workdir}: expected a LLaVA with a projector linear or mlp2x_gelu, and without tiles")
     params = {"projector": load_params(workdir, model, None)["projector"]}
     found = {n.removeprefix("multi_modal_projector."): x for n, x in convert.hub_tensors(model, params)}

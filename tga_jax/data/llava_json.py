@@ -32,11 +32,16 @@ class Sample:
     images: tuple[str, ...]  # names in the picture store, in the order of the placeholders
     caption: str  # C, "" without
     retrieved: str  # R, "" without
+    rejected: str = ""  # an answer worse than the last one, "" without
 
 
 def parse(value: Any, where: str, question_only: bool = False) -> Sample:
     """The sample that a JSON value describes; where: its file and line, for messages; question_only: its first
     question alone, whatever follows, with the answer "-".
+
+    A preference, which has `chosen` and `rejected`, is a sample with the chosen answer at its end: `question` (as in
+    SPA-VL and RLHF-V; `image` then needs no placeholder), or `conversations` up to the last question (LLaMA-Factory's,
+    whose two answers are turns). A `rejected` beside whole `conversations` rejects for their last answer.
 
     LLaVA's rules: a first turn of `gpt` is dropped, and the only `<image>` of a question is moved to its front. Several
     in one question stay where they stand. `image` is a name or a list of names; other fields are ignored.
@@ -74,7 +79,7 @@ def parse(value: Any, where: str, question_only: bool = False) -> Sample:
         images = [text(given, "image")] if given else []
     else:
         raise fail("fields", f"has {_kind(given)} as `image`, expected a name or a list of names")
-    conversation = value.get("conversations")
+    conversation, rejected = _preferred(value, len(images), text, fail)
     if question_only and isinstance(conversation, list):
         asked = [turn for turn in conversation if isinstance(turn, dict) and turn.get("from") == "human"][:1]
         if not asked:
@@ -84,18 +89,46 @@ def parse(value: Any, where: str, question_only: bool = False) -> Sample:
     placeholders = sum(question.count(IMAGE) for question, _ in turns)
     if placeholders != len(images):
         raise fail("placeholders", f"has {placeholders} {IMAGE} and {len(images)} images, expected as many")
-    return Sample(identity, turns, tuple(images), *(_extra(value, field, text, fail) for field in TEXTS))
+    caption, retrieved = (_extra(value, field, text, fail) for field in TEXTS)
+    return Sample(identity, turns, tuple(images), caption, retrieved, rejected)
 
 
 def with_text(value: dict[str, Any], field: str, text: str) -> dict[str, Any]:
     """The JSON value of a sample with another text in `field`, one of `TEXTS`, and in no turn any more."""
+    if "conversations" not in value:
+        return {**value, field: text}
     turns = [{k: v for k, v in turn.items() if k != field} for turn in value["conversations"]]
     return {**value, "conversations": [turn for turn in turns if turn], field: text}
 
 
+def _preferred(value: dict[str, Any], images: int, text: Any, fail: Any) -> tuple[Any, str]:
+    """(`conversations` with the chosen answer, the rejected one or "")."""
+
+    def answer(field: str) -> str:
+        given = value[field]
+        words = text(given.get("value") if isinstance(given, dict) else given, field)
+        if not words.strip():
+            raise fail("targets", f"has an empty `{field}`, expected an answer: there is nothing to learn")
+        if IMAGE in words:
+            raise fail("placeholders", f"has {IMAGE} in `{field}`, expected it in questions alone")
+        return words
+
+    conversation = value.get("conversations")
+    rejected = answer("rejected") if value.get("rejected") is not None else ""
+    if value.get("chosen") is None:
+        return conversation, rejected
+    chosen = {"from": "gpt", "value": answer("chosen")}
+    if conversation is None:
+        question = text(value.get("question"), "question")
+        if images and IMAGE not in question:
+            question = f"{IMAGE * images}\n{question}"
+        conversation = [{"from": "human", "value": question}]
+    return ([*conversation, chosen] if isinstance(conversation, list) else conversation), rejected
+
+
 def _extra(value: dict[str, Any], field: str, text: Any, fail: Any) -> str:
     """The text in `field` of the sample or of the first turn that has it; "" if there is none."""
-    places = [("", value), *((f"conversations[{i}].", turn) for i, turn in enumerate(value["conversations"]))]
+    places = [("", value), *((f"conversations[{i}].", turn) for i, turn in enumerate(value.get("conversations") or []))]
     given = [
         (f"{place}{field}", at[field]) for place, at in places if isinstance(at, dict) and at.get(field) is not None
     ]

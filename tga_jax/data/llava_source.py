@@ -129,4 +129,5 @@ class LlavaRecords:
             bool(sample.retrieved) and self._source.retrieved_in_prompt,
             self._source.template,
             special_tokens=self._source.special_tokens,
+            rejected=sample.rejected or None,
         )

@@ -110,6 +110,9 @@ def _bucket(rows: Sequence[Tokens], shape: Shape) -> int:
     return next(i for i, (t, k) in enumerate(places) if length <= t and labels <= k)
 
 
+_Row = tuple[Record, tuple[Tokens, ...]]  # and what a batch has of it
+
+
 class Batches:
     """Random access to the batches of a training, of this host's share of each.
 
@@ -129,14 +132,18 @@ class Batches:
         policy: Policy = Policy(),
         host: int = 0,
         hosts: int = 1,
+        pairs: bool = False,
     ):
+        """pairs: every record becomes two samples, one behind the other, with its last answer and with the rejected
+        one; `batch_size` counts pairs."""
         if batch_size % (hosts * shape.pack):
             packed = f" times data.pack={shape.pack}" if shape.pack > 1 else ""
             raise UserError(f"batch_size: {batch_size}, expected a multiple of the {hosts} hosts{packed}")
         self._records, self._vocabulary, self._shape, self._policy = records, vocabulary, shape, policy
         self._batch_size, self._seed, self._host, self._hosts = batch_size, seed, host, hosts
+        self._pairs = pairs
         self._window = 1 if len(shape.lengths) == shape.pack == 1 else WINDOW
-        self._plans: dict[int, list[list[tuple[Record, Tokens]]]] = {}
+        self._plans: dict[int, list[list[_Row]]] = {}
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -149,9 +156,20 @@ class Batches:
     def __len__(self) -> int:
         return sys.maxsize // (self._batch_size * self._window)
 
-    def _row(self, number: int) -> tuple[Record, Tokens]:
+    def _row(self, number: int) -> _Row:
         record: Record = self._records[number]  # pyrefly: ignore
-        return record, self.fit(record, self.tokens(record))
+        return record, self.samples(record)
+
+    def samples(self, record: Record) -> tuple[Tokens, ...]:
+        """What a batch has of a record. Raises SampleError naming it."""
+        versions = [record]
+        if self._pairs:
+            if record.rejected is None:
+                said = "no `rejected` answer, expected one beside the chosen one for loss.dpo to compare"
+                raise SampleError("rejected", f"sample {record.id!r}: {said}")
+            turns = (*record.turns[:-1], (record.turns[-1][0], record.rejected))
+            versions.append(dataclasses.replace(record, turns=turns))
+        return tuple(self.fit(one, self.tokens(one)) for one in versions)
 
     def tokens(self, record: Record) -> Tokens:
         """A record's tokens, of any number. Raises UserError naming the sample."""
@@ -170,25 +188,25 @@ class Batches:
 
     def without_images(self, number: int) -> Batch:
         """All samples of a batch, of every host, whose images are not read."""
-        return self.collated([row for _, row in self._plan(number)])
+        return self.collated([sample for _, samples in self._plan(number) for sample in samples])
 
     def collated(self, rows: Sequence[Tokens]) -> Batch:
         """Samples of the longest length, each with a row of its own, without images."""
         shape = self._shape
         return collate(rows, [()] * len(rows), self._vocabulary, shape.longest, shape.caption_length)
 
-    def _make_plan(self, window: int) -> list[list[tuple[Record, Tokens]]]:
+    def _make_plan(self, window: int) -> list[list[_Row]]:
         size = self._batch_size
         rows = [self._row(i) for i in range(window * self._window * size, (window + 1) * self._window * size)]
         if self._window == 1:
             return [rows]
-        lengths = np.array([len(tokens.tokens) for _, tokens in rows])
+        lengths = np.array([max(len(sample.tokens) for sample in samples) for _, samples in rows])
         pictured = np.array([bool(record.images) for record, _ in rows])
         rng = np.random.default_rng((self._seed, window))
         order = arranged(lengths, pictured, self._window, self._shape.pack, rng)
         return [[rows[i] for i in batch] for batch in order]
 
-    def _plan(self, number: int) -> list[tuple[Record, Tokens]]:
+    def _plan(self, number: int) -> list[_Row]:
         window, at = divmod(number, self._window)
         with self._lock:  # of several reading threads one makes the plan
             if window not in self._plans:
@@ -205,9 +223,7 @@ class Batches:
                 return None
             raise UserError(f"sample {record.id!r}: {error}") from error
 
-    def _of_one_shape(
-        self, rows: list[tuple[Record, Tokens]], media: list[list[np.ndarray] | None]
-    ) -> list[list[np.ndarray]]:
+    def _of_one_shape(self, rows: list[_Row], media: list[list[np.ndarray] | None]) -> list[list[np.ndarray]]:
         """`media`, the first row's filled up to the most images of any of the batch's rows: all hosts must have arrays
         of the same shape, also one whose own rows have fewer images, or none."""
         read = [images or [] for images in media]
@@ -221,14 +237,17 @@ class Batches:
 
     def __getitem__(self, number: int) -> Batch:
         rows = self._plan(number)
-        bucket = _bucket([tokens for _, tokens in rows], self._shape)
+        bucket = _bucket([sample for _, samples in rows for sample in samples], self._shape)
         share = len(rows) // self._hosts
         own = rows[self._host * share : (self._host + 1) * share]
         media = [self._read(record) for record, _ in own]
-        pictures = self._of_one_shape(rows, media)
+        pictures = [
+            images for (_, samples), images in zip(own, self._of_one_shape(rows, media), strict=True) for _ in samples
+        ]
         tokens = [
-            _start(row, 0)._replace(caption=row.caption[:1]) if images is None else row
-            for (_, row), images in zip(own, media, strict=True)
+            _start(sample, 0)._replace(caption=sample.caption[:1]) if images is None else sample
+            for (_, samples), images in zip(own, media, strict=True)
+            for sample in samples
         ]
         shape, length = self._shape, self._shape.lengths[bucket]
         labels = shape.labels[bucket] if shape.labels else None

@@ -38,6 +38,7 @@ class Record:
     template: str = "mistral_instruct"
     system: str | None = None  # None: the template's own; "": none, which a chat template gets as an empty message
     special_tokens: bool = False  # special tokens in its texts are tokens
+    rejected: str | None = None  # an answer worse than the last one; None: there is none to compare
 
 
 def _question(record: Record, turn: int) -> list[Piece]:

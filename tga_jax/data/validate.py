@@ -47,6 +47,7 @@ PROBLEMS: dict[str, tuple[str, bool]] = {
     "template": ("text that the template or the tokenizer cannot take", True),
     "long_captions": ("`image_caption` longer than data.caption_length", True),
     "too_long": ("more tokens than the last of data.lengths", True),
+    "rejected": ("no `rejected` answer for loss.dpo", True),
     "labels": ("more tokens to learn than the last of data.labels", True),
     "cut": ("more tokens than the last of data.lengths, cut there (data.policy.too_long)", False),
     "guide": ("no sample at all on which loss.guide acts", True),
@@ -57,7 +58,7 @@ PROBLEMS: dict[str, tuple[str, bool]] = {
         False,
     ),
 }
-_OF_A_TRAINING = ("template", "long_captions", "too_long", "labels", "cut", "guide")
+_OF_A_TRAINING = ("template", "long_captions", "too_long", "rejected", "labels", "cut", "guide")
 # What templates write around turns, whether or not it is special to a tokenizer.
 _MARKERS = ("<s>", "</s>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<|im_start|>", "<|im_end|>")
 _OF_PICTURES = ("image_names", "missing_images", "corrupt_images")
@@ -239,7 +240,7 @@ def _rehearse(report: _Report, training: Training, one: _Found, where: str) -> T
         one.images, one.loaders = one.images[: len(record.images)], record.images
         whole = training.batches.tokens(record)
         one.length = len(whole.tokens)
-        row = training.batches.fit(record, whole)
+        row = training.batches.samples(record)[0]
     except UserError as error:
         problem = error.problem if isinstance(error, llava_json.SampleError) else "template"
         report.problem(problem, f"{one.place}: {error}".replace(f": {where}: sample {one.sample.id!r}", ""))

@@ -63,7 +63,7 @@ class TrainConfig:
     seed: int
     model: str | ModelConfig
     steps: int
-    batch_size: int  # samples, of all devices together
+    batch_size: int  # samples, or with loss.dpo pairs, of all devices together
     loss: step.LossConfig
     optim: optim.OptimConfig
     data: sources.DataConfig
@@ -106,8 +106,9 @@ class TrainConfig:
             raise ValueError("projector_length: 'words', expected a random projector and a decoder that is loaded")
         if self.optim.accumulate > 1 and self.loss.contrastive:
             raise ValueError("optim.accumulate: the contrastive loss needs a whole batch, expected 1")
-        if self.data.pack > 1 and self.loss.contrastive:
-            raise ValueError(f"data.pack: {self.data.pack}, and the contrastive loss reads no rows, expected 1")
+        for name in ("contrastive", "dpo"):
+            if self.data.pack > 1 and getattr(self.loss, name):
+                raise ValueError(f"data.pack: {self.data.pack} beside loss.{name}, expected 1")
         for name, least in (
             ("processes", 0),
             ("log_every", 1),

@@ -68,6 +68,7 @@ class Step:
     tower: bool = True
     trains: frozenset[str] = frozenset({"projector", "llm"})
     samples: int = 1
+    reference: bool = False  # whether the sequence passes the decoder as it was at first, too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,6 +188,7 @@ def step(model: LlavaConfig, s: Step, causal: bool = True) -> StepFlops:
         "logits": logits + words,
         "projector": first + rest,
         "caption": decoder_blocks(c, s.caption, causal, s.caption_blocks, s.samples) + caption,
+        "reference": (decoder + logits + first + rest) * s.reference,
         "vision": vision(model.clip.vision, model.feature_layer) * (s.tower * s.pictures),
     }
     backward, again = 0.0, 0.0

@@ -122,7 +122,8 @@ def make_batches(
     rows = model.llm.vocab_size if text is None else min(model.llm.vocab_size, text.vocab_size)
     vocabulary = dataclasses.replace(vocabulary, rows=rows)
     shape, policy = config.data.shape(model.image_tokens), config.data.policy
-    return pipeline.Batches(records, vocabulary, shape, config.batch_size, config.seed, policy, host, hosts)
+    pairs = config.loss.dpo is not None
+    return pipeline.Batches(records, vocabulary, shape, config.batch_size, config.seed, policy, host, hosts, pairs)
 
 
 def abstract_params(config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh) -> dict[str, Any]:
@@ -176,16 +177,21 @@ def init_state(config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh) -> ste
 
     places = jax.tree.map(lambda x: x.sharding, (abstract.step, abstract.opt_state))
     number, opt_state = jax.jit(start, out_shardings=places)(params)
-    trainable, frozen = optim.partition(config.optim, params)
+    trainable, frozen = step.parted(params, config.optim, _reference(config))
     return step.TrainState(number, trainable, frozen, opt_state)
 
 
 def abstract_state(config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh) -> step.TrainState:
     """Shapes, types and places of `init_state`'s arrays."""
     params = abstract_params(config, model, mesh)
-    state = jax.eval_shape(lambda: step.init_state(_zeros(params), config.optim, config.steps))
+    state = jax.eval_shape(lambda: step.init_state(_zeros(params), config.optim, config.steps, _reference(config)))
     placed = sharding.shardings(state, mesh)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, placed)
+
+
+def _reference(config: TrainConfig) -> str | None:
+    """The dtype of copies of what trains; None where nothing is compared with them."""
+    return None if config.loss.dpo is None else config.dtype
 
 
 def _zeros(tree: Any) -> Any:
@@ -197,6 +203,7 @@ def abstract_batch(
 ) -> Batch:
     """A batch whose rows have the length data.lengths[bucket], with `images` images a sample."""
     samples, size, data = config.batch_size, model.clip.vision.image_size, config.data
+    samples *= 1 if config.loss.dpo is None else 2
     rows, packed = samples // data.pack, data.pack > 1
     length = data.longest if packed else data.lengths[bucket]
 
@@ -259,7 +266,7 @@ def guided(config: TrainConfig, batches: pipeline.Batches, say: Callable[[str], 
 def work(config: TrainConfig, model: llava.LlavaConfig, state: step.TrainState, batch: Batch) -> flops.Step | None:
     """What a step computes with a batch of these shapes, padding included; None for the contrastive training, which has
     no decoder. state, batch: real or abstract."""
-    guide = config.loss.guide
+    guide, language = config.loss.guide, config.loss.lm or config.loss.dpo is not None
     if config.loss.contrastive:
         return None
     images = batch.images if batch.image_features is None else batch.image_features
@@ -272,13 +279,14 @@ def work(config: TrainConfig, model: llava.LlavaConfig, state: step.TrainState, 
         cost = guide.cost(length // pack, batch.caption_tokens.shape[1], pictures * model.image_tokens)
     labels = None if batch.label_positions is None else batch.label_positions.shape[1]
     return flops.Step(
-        rows=config.batch_size // pack,
+        rows=config.batch_size * (1 if config.loss.dpo is None else 2) // pack,
         samples=pack,
         positions=length,
         caption=pack * cost.text,
         pictures=pack * pictures,
-        labels=labels if config.loss.lm else 0,
-        blocks=model.llm.num_layers if config.loss.lm else last,
+        labels=labels if language else 0,
+        blocks=model.llm.num_layers if language else last,
+        reference=config.loss.dpo is not None,
         caption_blocks=last if cost.text else 0,
         guided_words=pack * cost.words,
         tower=batch.image_features is None,

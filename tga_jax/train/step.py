@@ -9,6 +9,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from tga_jax import guides, losses
 from tga_jax.data.batch import Batch
@@ -17,6 +18,18 @@ from tga_jax.models.packing import Packing, packing
 from tga_jax.train import optim
 
 Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class DpoConfig:
+    """Direct preference optimisation (`losses.dpo_loss`) of a chosen answer against a rejected one. beta: how strongly
+    the policy is held to what the training starts from. Raises ValueError."""
+
+    beta: float = 0.1
+
+    def __post_init__(self):
+        if not self.beta > 0:
+            raise ValueError(f"loss.dpo.beta: {self.beta}, expected a positive number")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,10 +47,14 @@ class LossConfig:
     guide: guides.Guide | None = None
     # NEFTune (Jain et al., 2023): uniform noise of this size / sqrt(T D) on the decoder's input embeddings.
     embedding_noise: float = 0.0
+    dpo: DpoConfig | None = None
 
     def __post_init__(self):
-        if not self.lm and not self.contrastive and self.guide is None:
-            raise ValueError("loss: lm and contrastive are 0 and guide is None, expected something to learn")
+        if not self.lm and not self.contrastive and self.guide is None and self.dpo is None:
+            raise ValueError("loss: lm and contrastive are 0, guide and dpo are None, expected something to learn")
+        for name in ("lm", "contrastive", "guide", "embedding_noise"):
+            if self.dpo is not None and getattr(self, name):
+                raise ValueError(f"loss.{name}: {getattr(self, name)!r} beside loss.dpo, which is learnt alone")
         if self.patches and not self.contrastive:
             raise ValueError(f"loss.patches: {self.patches}, and contrastive is 0, expected both")
 
@@ -54,15 +71,34 @@ class Counts(NamedTuple):
     """What the losses have to know of all rows of a step, where they see a part of them: what their means are over, and
     the captions, as `guides.Seen` has them."""
 
-    labels: Array
+    labels: Array  # of loss.dpo: pairs
     guide: dict[str, Array]
     captions: Array
 
 
-def init_state(params: dict, config: optim.OptimConfig, steps: int) -> TrainState:
+_REFERENCE = "reference/"  # frozen copies of what trains, by the same paths behind it
+
+
+def parted(params: dict, config: optim.OptimConfig, reference: str | None = None) -> tuple[optim.Flat, optim.Flat]:
+    """(trainable, frozen) as `optim.partition` has them. reference: the dtype of frozen copies of what trains, for
+    loss.dpo; LoRA has none, since it adds nothing at first."""
     trainable, frozen = optim.partition(config, params)
+    if reference is not None:
+        copied = {path: x for path, x in trainable.items() if "_lora/" not in path}
+        frozen |= {f"{_REFERENCE}{path}": jnp.array(x, reference, copy=True) for path, x in copied.items()}
+    return trainable, frozen
+
+
+def init_state(params: dict, config: optim.OptimConfig, steps: int, reference: str | None = None) -> TrainState:
+    """reference: as of `parted`."""
+    trainable, frozen = parted(params, config, reference)
     opt_state = optim.make_optimizer(config, steps, trainable).init(trainable)  # pyrefly: ignore
     return TrainState(jnp.zeros((), jnp.int32), trainable, frozen, opt_state)
+
+
+def _pairs(batch: Batch) -> Array:
+    """bool [B / 2]: of samples that are pairs, those that are there."""
+    return batch.valid[::2].any(1)
 
 
 def _predicted(batch: Batch) -> Array:
@@ -72,6 +108,8 @@ def _predicted(batch: Batch) -> Array:
 
 def _counts(config: LossConfig, batch: Batch) -> Counts:
     captions = jnp.where(batch.caption_mask, batch.caption_tokens, -1)
+    if config.dpo is not None:
+        return Counts(_pairs(batch).sum(), {}, captions)
     return Counts(_predicted(batch).sum(), config.guide.counts(batch) if config.guide else {}, captions)
 
 
@@ -132,19 +170,49 @@ def _run(
     return _Pass(decoder, llm, layers.apply(decoder, llm, inputs, positions, valid, segments, None, packing), packing)
 
 
-def _lm(run: _Pass, batch: Batch, count: Array) -> tuple[Array, dict[str, Array]]:
-    """Logits are computed where the batch says that they are needed; count: labels of the whole step."""
+def _logits(run: _Pass, batch: Batch) -> tuple[Array, Array, Array]:
+    """(logits [R, K, V], labels and which of them count [R, K]) of rows, where the batch says that they are needed."""
     hidden = run.out.hidden  # after the final norm, of rows
     tokens, targets = batch.tokens, _predicted(batch)
     if run.packing is not None:
         tokens, targets = run.packing.pack(tokens), run.packing.pack(targets)
     if batch.label_positions is None:
         logits = layers.apply(run.decoder, run.llm, hidden, method="logits")[:, :-1]
-        return losses.lm_loss(logits, tokens[:, 1:], targets[:, 1:], count)
+        return logits, tokens[:, 1:], targets[:, 1:]
     at = jnp.maximum(batch.label_positions, 0)
     logits = layers.apply(run.decoder, run.llm, jnp.take_along_axis(hidden, at[..., None], axis=1), method="logits")
-    labels = jnp.take_along_axis(tokens, at + 1, axis=1)
-    return losses.lm_loss(logits, labels, batch.label_positions >= 0, count)
+    return logits, jnp.take_along_axis(tokens, at + 1, axis=1), batch.label_positions >= 0
+
+
+def _dpo(
+    model: llava.LlavaConfig, config: DpoConfig, params: dict, batch: Batch, count: Array
+) -> tuple[Array, dict[str, Array]]:
+    """Of samples that are pairs: a chosen answer, and behind it the same conversation with the rejected one.
+
+    The reference is the model that the training started from: the same parameters without LoRA, and of what trains else
+    the copies that `parted` made. count: pairs of the whole step.
+    """
+    features = _features(model, params, batch)
+
+    def log_probs(model: llava.LlavaConfig, params: dict) -> Array:
+        """[B / 2, 2]"""
+        x = llava.embed(model, params, batch.tokens, batch.image_mask, features)
+        run = _run(model, params["llm"], model.llm.num_layers, x, batch.tokens, batch.valid, None)
+        return losses.sequence_log_probs(*_logits(run, batch)).reshape(-1, 2)
+
+    flat = {path: x for path, x in flatten_dict(params, sep="/").items() if "_lora/" not in path}
+    copies = {path.removeprefix(_REFERENCE): x for path, x in flat.items() if path.startswith(_REFERENCE)}
+    started = unflatten_dict({**flat, **copies}, sep="/")
+    plain = dataclasses.replace(model, llm=dataclasses.replace(model.llm, lora=None))
+    reference = jax.lax.stop_gradient(log_probs(plain, jax.lax.stop_gradient(started)))
+    return losses.dpo_loss(log_probs(model, params), reference, config.beta, _pairs(batch), count)
+
+
+def _features(model: llava.LlavaConfig, params: dict, batch: Batch) -> Array | None:
+    """[B, M, P, D], of the pictures or as they come; None without."""
+    if batch.image_features is None and batch.images is not None:
+        return llava.image_features(model, params["clip"], batch.images)
+    return batch.image_features
 
 
 def _language(
@@ -157,9 +225,7 @@ def _language(
     counts: Counts,
 ) -> tuple[Array, dict[str, Array]]:
     """The language loss and the guide's."""
-    features = batch.image_features
-    if features is None and batch.images is not None:
-        features = llava.image_features(model, params["clip"], batch.images)
+    features = _features(model, params, batch)
     x = llava.embed(model, params, batch.tokens, batch.image_mask, features)
     if config.embedding_noise:
         size = config.embedding_noise * jax.lax.rsqrt(jnp.maximum(batch.valid.sum(1), 1) * float(x.shape[-1]))
@@ -173,7 +239,7 @@ def _language(
     run = _run(model, params["llm"], blocks, x, batch.tokens, batch.valid, student, shared)
     loss, metrics = jnp.zeros(()), {}
     if config.lm:
-        lm, extra = _lm(run, batch, counts.labels)
+        lm, extra = losses.lm_loss(*_logits(run, batch), counts.labels)
         loss, metrics = config.lm * lm, {"lm": lm, **extra}
     if guide and features is not None and student is not None:
         text, constant = guide.teacher(batch), jax.lax.stop_gradient(params["llm"])
@@ -231,19 +297,22 @@ def loss_fn(
     if config.contrastive:
         value, extra = _contrastive(model, config, params, batch)
         loss, metrics = loss + value, {**metrics, **extra}
+    counts = _counts(config, batch) if counts is None else counts
+    if config.dpo is not None:
+        value, extra = _dpo(model, config.dpo, params, batch, counts.labels)
+        loss, metrics = loss + value, {**metrics, **extra}
     if config.lm or config.guide:
-        counts = _counts(config, batch) if counts is None else counts
         value, extra = _language(model, config, params, batch, key, progress, counts)
         loss, metrics = loss + value, {**metrics, **extra}
     return loss, {"loss": loss, **metrics}
 
 
-def _divided(batch: Batch, count: int) -> Batch:
-    """[B, ...] -> [A, B/A, ...]: every A-th row, so that rows stay on the devices that hold them."""
-    rows = len(batch.tokens) if batch.rows is None else len(batch.rows)
+def _divided(batch: Batch, count: int, pairs: bool) -> Batch:
+    """[B, ...] -> [A, B/A, ...]: every A-th row, so that rows stay on the devices that hold them; or pair of rows."""
+    rows = (len(batch.tokens) if batch.rows is None else len(batch.rows)) // (1 + pairs)
 
     def parts(x: Array) -> Array:
-        """x: of rows, or of the samples that share them."""
+        """x: of rows, of the samples that share them, or of pairs' samples."""
         apart = jnp.moveaxis(x.reshape(rows // count, count, -1, *x.shape[1:]), 1, 0)
         return apart.reshape(count, -1, *x.shape[1:])
 
@@ -281,7 +350,7 @@ def train_step(
     if optimizer.accumulate == 1:
         grads, metrics = gradient(batch, key)
     else:
-        batches = _divided(batch, optimizer.accumulate)
+        batches = _divided(batch, optimizer.accumulate, config.dpo is not None)
         keys = jax.random.split(key, optimizer.accumulate)
         found = jax.eval_shape(gradient, *jax.tree.map(lambda x: x[0], (batches, keys)))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), found)
