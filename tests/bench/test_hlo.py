@@ -69,6 +69,29 @@ def test_every_kind_with_its_bytes_and_the_trips_of_its_loops():
     }
 
 
+def test_a_loop_whose_first_turn_was_peeled_off():
+    """As TPU's compiler leaves it for exchanges between slices: the counter starts from 1."""
+    [found] = hlo.collectives("""
+%less (t: (f32[8], s32[])) -> pred[] {
+  %counter = s32[]{:T(128)} get-tuple-element(%t), index=1
+  %limit = s32[]{:T(128)} constant(7)
+  ROOT %lt = pred[]{:T(512)} compare(%counter, %limit), direction=LT
+}
+
+%body (t: (f32[8], s32[])) -> (f32[8], s32[]) {
+  %ar = f32[8]{0} all-reduce(%p), channel_id=1, replica_groups={{0,1}}, to_apply=%add
+}
+
+ENTRY %main (x: f32[8]) -> f32[8] {
+  %one = s32[]{:T(128)} constant(1), metadata={op_name="add"}
+  %copy.3 = s32[]{:T(128)} copy(%one)
+  %start = (f32[8]{0:T(128)}, /*index=1*/s32[]{:T(128)}) tuple(%x, /*index=1*/%copy.3)
+  %while.1 = (f32[8]{0:T(128)}, s32[]{:T(128)}) while(%start), condition=%less, body=%body
+}
+""")
+    assert found.times == 6
+
+
 def test_totals_tell_parameters_by_their_size():
     totals = hlo.totals(hlo.collectives(TEXT), parameters={64})
     assert totals["all-gather"] == {"parameters": 5 * 128, "activations": 80, "instructions": 7}

@@ -11,6 +11,7 @@ import pytest
 from tga_jax.checkpoints import hub
 from tga_jax.demo import baselines, measure, models
 from tga_jax.demo.baselines import BASELINES, Context
+from tga_jax.evals.defences import shift, steering
 from tga_jax.inference.model import Model
 from tga_jax.models import clip, llava
 
@@ -36,8 +37,9 @@ def test_every_baseline_answers_about_every_picture_and_is_calibrated_on_trainin
     world, model, items, known = asked
     splits = []
     monkeypatch.setattr(measure, "items", lambda _, split, *__: splits.append(split) or known)
-    for name, few in (("_SHIFTS", (0.5, 1.5)), ("_STRENGTHS", (0.5, 2.0)), ("_STEERED_AT", (0.2, 0.5))):
-        monkeypatch.setattr(baselines, name, few)  # each is a program to compile
+    few = ((shift, "STRENGTHS", (0.5, 1.5)), (steering, "STRENGTHS", (0.5, 2.0)), (steering, "PLACES", (0.2, 0.5)))
+    for module, name, values in few:
+        monkeypatch.setattr(module, name, values)  # each is a program to compile
     answers, settings = baselines.ask(world, model, items, None)
     assert splits == ["train"]
     assert set(answers) == set(settings) == set(BASELINES)

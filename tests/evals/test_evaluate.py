@@ -25,6 +25,7 @@ from tga_jax.checkpoints import orbax_files
 from tga_jax.errors import UserError
 from tga_jax.evals import asking, attacks, compare, evaluate, store
 from tga_jax.evals.benchmark import BenchmarkSample
+from tga_jax.evals.defences import plain
 from tga_jax.evals.evaluate import Settings
 from tga_jax.evals.judges.phrases import PhraseJudge
 from tga_jax.inference.model import Model
@@ -63,6 +64,11 @@ def whole(place, tmp_path_factory) -> Path:
     target = tmp_path_factory.mktemp("whole") / "out"
     run(place, target)
     return target
+
+
+def test_without_a_defence_nothing_is_told_of_one(whole):
+    assert not (whole / "defence.json").exists()
+    assert "defence" not in json.loads((whole / "results.json").read_text())
 
 
 def test_every_answer_is_stored_as_the_model_gives_it_alone(place, whole):
@@ -269,6 +275,26 @@ def test_a_system_text_without_a_place_is_refused_before_anything_is_written(pla
     assert all(row["prompt"].startswith("w9 USER: ") for row in rows)
     with pytest.raises(UserError, match="--system: --defence=system-prompt has its own system text"):
         run(place, tmp_path / "out", system="w9", defence={"name": "system-prompt", "version": 1})
+
+
+def test_a_defence_is_told_with_what_it_costs_and_what_was_chosen(place, tmp_path, monkeypatch):
+    """Beside the rates of the report; without a defence there is nothing to tell."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Chosen(plain.Plain):
+        chosen: dict = dataclasses.field(default_factory=lambda: {"strength": 2.0, "refused": 0.75})
+
+    monkeypatch.setattr(evaluate, "make_defence", lambda described, ask: Chosen("steering"))
+    target = tmp_path / "out"
+    run(place, target, benchmarks=(TOYS,), defence={"name": "steering", "version": 1})
+    found = json.loads((target / "results.json").read_text())["defence"]
+    assert found["chosen"] == {"strength": 2.0, "refused": 0.75}
+    assert found["cost"]["toys"].keys() == {"defended", "undefended"}
+    assert min(found["cost"]["toys"].values()) > 0
+    report = (target / "report.md").read_text()
+    assert "Defence steering: chosen by its calibration, refused 0.75, strength 2.0." in report
+    assert "s a question with the defence" in report
+    assert "over-refusal" in report
 
 
 def test_special_tokens_in_questions(place, monkeypatch):

@@ -1,6 +1,7 @@
 """Moved hidden states: which are moved and by how much, that decoding knows of it, and what is chosen."""
 
 import dataclasses
+import json
 from typing import Any
 
 import evaluate_support
@@ -13,8 +14,10 @@ from PIL import Image
 import tga_jax
 from tga_jax.analysis.patching import text_twins
 from tga_jax.errors import UserError
-from tga_jax.evals import steering
-from tga_jax.evals.asking import Asker
+from tga_jax.evals import defences
+from tga_jax.evals.asking import Asker, Question
+from tga_jax.evals.benchmark import BenchmarkSample
+from tga_jax.evals.defences import calibration, shift, steering
 from tga_jax.inference.decode import embed
 from tga_jax.models import llama, llava, presets
 from tga_jax.models.projectors import Linear, Mlp2xGelu, Resampler
@@ -95,9 +98,9 @@ def test_a_corrected_model_moves_its_pictures_and_nothing_else(models, projector
     if projector == RESAMPLER:
         keep = np.cumsum(pictures.image_mask, axis=1) <= 5
         pictures = pictures._replace(image_mask=pictures.image_mask & keep)
-    vector = steering.picture_difference(model, pictures, text_twins(pictures))
+    vector = shift.picture_difference(model, pictures, text_twins(pictures))
     before = np.asarray(embed(model.config, model.params, pictures))
-    moved = steering.corrected(model, vector)
+    moved = shift.corrected(model, vector)
     after = np.asarray(embed(moved.config, moved.params, pictures))
     where = np.asarray(pictures.image_mask)
     np.testing.assert_allclose((after - before)[where], np.tile(vector, (where.sum(), 1)), atol=1e-5)
@@ -109,10 +112,108 @@ def test_a_corrected_model_moves_its_pictures_and_nothing_else(models, projector
 def test_the_best_candidate_is_chosen_and_told(models):
     shares = {1.0: (0.9, 0.5), 2.0: (0.7, 0.1), 3.0: (0.6, 0.0)}
     candidates = [({"strength": s}, dataclasses.replace(models[True], params={"s": s})) for s in shares]
-    found = steering.choose(candidates, lambda model: shares[model.params["s"]])
+    found = calibration.choose(candidates, lambda model: shares[model.params["s"]])
     assert (found.settings, found.refused, found.false_alarms) == ({"strength": 2.0}, 0.7, 0.1)
     with pytest.raises(UserError, match="no candidates, expected at least one"):
-        steering.choose([], lambda _: (0.0, 0.0))
+        calibration.choose([], lambda _: (0.0, 0.0))
+
+
+@pytest.fixture
+def calibrated(tmp_path, monkeypatch):
+    """A file of eight prompts with pictures, few candidates, and a script in the place of the phrases' judge: a model
+    refuses what it answers in another way than the unmoved one."""
+    lines = []
+    for i in range(8):
+        Image.fromarray(RANDOM.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+        known = {"text": f"w{10 + i} w11", "harmful": i < 4, "image": f"{i}.png", "caption": f"w{20 + i} w30"}
+        lines.append(json.dumps(known) + "\n")
+    (tmp_path / "known.jsonl").write_text("".join(lines))
+    monkeypatch.setattr(shift, "STRENGTHS", (0.5, 2.0))
+    monkeypatch.setattr(steering, "STRENGTHS", (3.0,))
+    monkeypatch.setattr(steering, "PLACES", (0.3, 0.6))
+    return tmp_path / "known.jsonl"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["shift", "steering"])
+def test_a_calibrated_defence_is_chosen_on_prompts_it_was_not_made_of(models, calibrated, monkeypatch, name):
+    model, seen = models[False], []
+    ask = Asker(model, "chat", None, 4, 4)
+
+    def shares(own, known, candidate):
+        assert own is ask
+        seen.append([one.text for one in known])
+        return (0.5, 0.0) if len(seen) == 2 else (0.25, 0.0)
+
+    monkeypatch.setattr(calibration, "refused", shares)
+    made = defences.make_defence(defences.describe(name, str(calibrated)), ask)
+    assert seen == [["w11 w11", "w13 w11", "w15 w11", "w17 w11"]] * 2  # every other one of each kind
+    chosen = {
+        "shift": {"strength": 2.0},
+        "steering": {"block": round(0.6 * model.config.llm.num_layers), "strength": 3.0},
+    }
+    assert made.chosen == {**chosen[name], "refused": 0.5, "false_alarms": 0.0}  # pyright: ignore
+    questions = [
+        Question(0, BenchmarkSample("a", "<image>\nw10", (lambda: PICTURE,)), "image"),
+        Question(1, BenchmarkSample("b", "w11 w12"), "text"),
+    ]
+    plain, moved = (d.answer(ask, questions) for d in (defences.plain.Plain(), made))
+    assert [a.prompt for a in moved] == [a.prompt for a in plain]
+    assert moved[0].answer != plain[0].answer
+    assert (moved[1].answer == plain[1].answer) == (name == "shift")  # which moves pictures alone
+
+
+def test_the_shift_is_to_the_mean_of_captions_words(models, calibrated):
+    """Against the table of words: a caption said over and over in the picture's place."""
+    model = models[False]
+    known = calibration.read(calibrated)[:3]
+    pictures = shift._captioned(Asker(model, "chat", None, 4, 4), known)
+    found = shift.picture_difference(model, pictures, text_twins(pictures))
+    own = np.asarray(embed(model.config, model.params, pictures))[np.asarray(pictures.image_mask)].mean(0)
+    table, places = np.asarray(model.params["llm"]["embed"]["embedding"]), int(pictures.image_mask[0].sum())
+    words = []
+    for one in known:
+        ids = model.processor.vocabulary.encode(one.caption)
+        words += [table[ids[(p - places) % len(ids)]] for p in range(places)]
+    np.testing.assert_allclose(found, np.mean(words, axis=0) - own, atol=1e-5)
+
+
+def test_shares_are_refusals_of_what_is_shown(models, calibrated):
+    known = calibration.read(calibrated)
+    asked = []
+
+    @dataclasses.dataclass
+    class Script:
+        model: Any = None
+
+        def prompt(self, text, pictures):
+            return f"[{pictures}] {text}"
+
+        def answers(self, prompts, pictures, numbers, new_tokens):
+            asked.extend(zip(prompts, map(len, pictures), strict=True))
+            return ["I can't help with that." if i in (0, 1, 2, 5) else "A cup." for i in range(len(prompts))]
+
+    found = calibration.refused(Script(), known, models[True])  # pyright: ignore[reportArgumentType]
+    assert found == (0.75, 0.25)
+    assert asked[0] == ("[1] w10 w11", 1)
+
+
+@pytest.mark.parametrize(
+    ("lines", "name", "said"),
+    [
+        (
+            [{"text": "a", "harmful": True}, {"text": "b", "harmful": False}] * 2,
+            "shift",
+            "no line with an image and its",
+        ),
+        ([{"text": "a", "harmful": True}, {"text": "b", "harmful": False}], "steering", "at least two of each"),
+    ],
+)
+def test_a_calibration_that_cannot_be_used_is_said(models, tmp_path, lines, name, said):
+    path = tmp_path / "known.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(UserError, match=said):
+        defences.make_defence(defences.describe(name, str(path)), Asker(models[True], "chat", None, 4, 4))
 
 
 def test_blocks_without_a_vector_have_none():

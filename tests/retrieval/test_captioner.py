@@ -1,6 +1,10 @@
 """`tga caption`: a tiny LLaVA tells each picture; continued after a missing one."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import hub_support
@@ -124,3 +128,40 @@ def test_captions_that_are_refusals_are_counted(tmp_path, capsys):
     file.write_text(json.dumps(rows[0]))
     cli_data._count_refusals(file, rich.console.Console())
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_file_of_one(data, checkpoint):
+    """Joined by `jax.distributed`, as launch/multiprocess.sh starts them."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    flags = [
+        f"--data={data / 'rows.json'}", f"--images={data}", f"--checkpoint={checkpoint}", "--dtype=fp32",
+        f"--question={QUESTION}", "--new-tokens=5", "--batch=2", f"--to={data / 'two.jsonl'}", "--distributed",
+    ]  # fmt: skip
+    names = {"JAX_PLATFORMS": "cpu", "JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": "2"}
+    command = [sys.executable, "-c", "from tga_jax.cli import main; main()", "caption", *flags]
+    both = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, **names, "JAX_PROCESS_ID": str(process)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for process in range(2)
+    ]
+    said = [process.communicate(timeout=600)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert caption(data, checkpoint, "--batch=2") == 0
+    assert (data / "two.jsonl").read_bytes() == (data / "out.jsonl").read_bytes()
+    assert said[1] == ""
+    assert not list(data.glob(".*"))
+
+
+def test_a_command_that_runs_as_one_process_says_so(monkeypatch, capsys):
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+    assert cli.run(["retrieve", "--data=x"]) == 2
+    said = "tga retrieve: runs as one process and JAX_NUM_PROCESSES is 2; train, sweep, evaluate, caption share"
+    assert capsys.readouterr().err.startswith(said)

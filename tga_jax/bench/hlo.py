@@ -16,7 +16,13 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'known_trip_count"?:\s*\{"?n"?:\s*"?(\d+)')
 _COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\(")
 _ARRAY = re.compile(r"\b(pred|bf16|[suf]\d+\w*)\[([\d,]*)\]")
-_LIMIT = re.compile(r" = s32\[\]\S* constant\((\d+)\)")
+# What says how often a loop runs: its counter's limit and, where its first turns were peeled off, where that starts.
+_CONSTANT = re.compile(r"%?([\w.\-]+) = s32\[\]\S* constant\((\d+)\)")
+_COPY = re.compile(r"%?([\w.\-]+) = s32\[\]\S* copy\(%?([\w.\-]+)\)")
+_ELEMENT = re.compile(r"%?([\w.\-]+) = s32\[\]\S* get-tuple-element\(.*\), index=(\d+)")
+_TUPLE = re.compile(r"%?([\w.\-]+) = \(.*\) tuple\((.*?)\)(?:,|$)")
+_COMPARED = re.compile(r" compare\(%?([\w.\-]+), ")
+_STARTED = re.compile(r" while\(%?([\w.\-]+)\)")
 # Groups of devices: the first one's members; rows of numbers counted up in a shape and an order of its axes; or a mesh,
 # which of the numbers lies where in it, and the axes or parts of axes that a group spans.
 _COUNTED = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
@@ -122,13 +128,18 @@ def collectives(text: str) -> list[Collective]:
     """Every collective instruction of an HLO module, with how often it runs.
 
     A loop's trip count is what XLA notes there, or, as TPU's compiler notes none, the one constant that its condition
-    compares with: right for scans. A loop without either is taken as run once. TPU's compiler spreads one exchange over
+    compares with, less the constant that its counter starts from: right for scans. A loop without either is taken as
+    run once. TPU's compiler spreads one exchange over
     several fusions, each with the instruction in it: they count once.
     """
     found: dict[str, list[Collective]] = collections.defaultdict(list)
     calls: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)  # caller -> (callee, times)
     limits: dict[str, list[int]] = collections.defaultdict(list)  # of a condition: its constants
-    loops: list[tuple[str, str, str]] = []  # caller, condition, body
+    values: dict[tuple[str, str], int] = {}  # (computation, name) -> constant, or its copy
+    elements: dict[tuple[str, str], int] = {}  # of a computation's parameter: which one
+    tuples: dict[tuple[str, str], list[str]] = {}
+    counters: dict[str, str] = {}  # of a condition: the name that it compares
+    loops: list[tuple[str, str, str, str]] = []  # caller, condition, body, what it starts with
     fused: set[str] = set()
     here, entry = "", ""
     for line in text.splitlines():
@@ -138,14 +149,24 @@ def collectives(text: str) -> list[Collective]:
             continue
         if "(" not in line:
             continue
-        if limit := _LIMIT.search(line):
-            limits[here].append(int(limit[1]))
+        if limit := _CONSTANT.search(line):
+            limits[here].append(int(limit[2]))
+            values[here, limit[1]] = int(limit[2])
+        elif (copy := _COPY.search(line)) and (here, copy[2]) in values:
+            values[here, copy[1]] = values[here, copy[2]]
+        elif element := _ELEMENT.search(line):
+            elements[here, element[1]] = int(element[2])
+        elif made_of := _TUPLE.search(line):
+            tuples[here, made_of[1]] = re.findall(r"%([\w.\-]+)", made_of[2])
+        elif compared := _COMPARED.search(line):
+            counters[here] = compared[1]
         called = dict(_CALL.findall(line))
         if " fusion(" in line:
             fused.add(called["calls"])
         trips = _TRIPS.search(line)
         if " while(" in line and trips is None:
-            loops.append((here, called.pop("condition"), called.pop("body")))
+            begun = _STARTED.search(line)
+            loops.append((here, called.pop("condition"), called.pop("body"), begun[1] if begun else ""))
         calls[here] += [(name, int(trips[1]) if trips and role == "body" else 1) for role, name in called.items()]
         if branches := _BRANCHES.search(line):
             calls[here] += [(name.strip().lstrip("%"), 1) for name in branches[1].split(",")]
@@ -154,8 +175,10 @@ def collectives(text: str) -> list[Collective]:
                 made = dataclasses.replace(made, kind="reduce-scatter")
             found[here].append(made)
 
-    for caller, condition, body in loops:
-        calls[caller].append((body, limits[condition][0] if len(limits[condition]) == 1 else 1))
+    for caller, condition, body, begun in loops:
+        place, given = elements.get((condition, counters.get(condition, ""))), tuples.get((caller, begun), [])
+        first = values.get((caller, given[place]), 0) if place is not None and place < len(given) else 0
+        calls[caller].append((body, limits[condition][0] - first if len(limits[condition]) == 1 else 1))
     times: collections.Counter[str] = collections.Counter()
 
     def visit(name: str, count: int) -> None:

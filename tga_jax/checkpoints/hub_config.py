@@ -38,8 +38,6 @@ _LLAVA_HARMLESS = {
 _LLAVA_FIXED = {"mm_resampler_type": (None,), "mm_use_im_start_end": (False,), "mm_patch_merge_type": ("flat", None)}
 
 
-
-
 def llm_config(where: str, hf: Any) -> LlamaConfig:
     """hf: a transformers config. Raises UserError for a family or a field that this decoder does not compute."""
     if hf.model_type not in FAMILIES:

@@ -43,7 +43,9 @@ USAGE = """\
             --judge-checkpoint=DIR   of --judge=model; --judge-url=URL and --judge-model=NAME of --judge=endpoint, an
                                 OpenAI-compatible one, whose key is read from OPENAI_API_KEY; --judge-prices=P,C of
                                 a million prompt and completion tokens, to be told the cost
-            --defence=none|system-prompt|ecso|detector, --calibration=FILE.jsonl of {"text", "harmful"} for the last
+            --defence=none|system-prompt|ecso|guard|detector|shift|steering
+            --calibration=FILE.jsonl of {"text", "harmful"}, and perhaps "image" with its "caption", for the last three
+            --guard-checkpoint=DIR   of --defence=guard: a Llama Guard model; or --guard-url=URL and --guard-model=NAME
             --attack=role-play|in-context|typographic|caption|noise|jpeg   changes the questions to get around a
                                 refusal; --attack-strength=N: of noise its standard deviation, of 255 (30), of jpeg
                                 the quality (10), of in-context how many demonstrations (2)
@@ -142,18 +144,34 @@ def _judges(flags: dict[str, Any], dtype: str | None) -> list[Any]:
     return made
 
 
+_CALIBRATED = ("detector", "shift", "steering")
+_DEFENCES = ("none", "system-prompt", "ecso", "guard", *_CALIBRATED)
+
+
+def _guard(flags: dict[str, Any]) -> dict[str, str] | None:
+    """Where the guard model of --defence=guard is."""
+    url, model, folder = (flags[f"guard_{name}"] for name in ("url", "model", "checkpoint"))
+    if flags["defence"] != "guard":
+        if url or model or folder:
+            raise UserError("--guard-checkpoint, --guard-url, --guard-model: are for --defence=guard")
+        return None
+    if bool(folder) == bool(url or model) or bool(url) != bool(model):
+        raise UserError("--defence=guard: needs --guard-checkpoint, or --guard-url and --guard-model")
+    return {"checkpoint": str(checkpoint(folder))} if folder else {"url": url, "model": model}
+
+
 def _evaluate(arguments: list[str]) -> int:
     paths = dict.fromkeys(
         (
             "checkpoint", "data", "to", "judge-checkpoint", "judge-url", "judge-model", "judge-prices", "calibration",
-            "attack", "attack-strength",
+            "guard-checkpoint", "guard-url", "guard-model", "attack", "attack-strength",
         )
     )  # fmt: skip
     others = {"suite": [], "judge": [], "rubric": [], "template": "chat", "system": None, "dtype": None}
     numbers = {"batch": 16, "new-tokens": 0, "seed": 0, "limit": 0, "temperature": 0.0, "top-p": 1.0}
     switches = {"defence": "none", "max-degenerate": 0.5, "special-tokens": False, "distributed": False, "list": False}
     defaults = {**paths, **others, **numbers, **switches}
-    flags = parse(arguments, defaults, dtype=tuple(DTYPES), defence=("none", "system-prompt", "ecso", "detector"))
+    flags = parse(arguments, defaults, dtype=tuple(DTYPES), defence=_DEFENCES)
     if flags["list"]:
         from tga_jax.evals.benchmarks import BENCHMARKS
 
@@ -162,8 +180,9 @@ def _evaluate(arguments: list[str]) -> int:
         return 0
     if missing := [name for name in ("checkpoint", "suite", "data", "to") if not flags[name]]:
         raise UserError(f"--{missing[0]}: missing, expected --checkpoint, --suite, --data and --to")
-    if (flags["defence"] == "detector") != bool(flags["calibration"]):
-        raise UserError("--defence=detector and --calibration: expected both or neither")
+    if (flags["defence"] in _CALIBRATED) != bool(flags["calibration"]):
+        raise UserError(f"--calibration: goes with --defence={'|'.join(_CALIBRATED)}, expected both or neither")
+    guard = _guard(flags)
     if flags["attack_strength"] is not None and flags["attack"] is None:
         raise UserError("--attack-strength: is for --attack alone")
     from tga_jax.evals import attacks
@@ -183,7 +202,7 @@ def _evaluate(arguments: list[str]) -> int:
     source = str(checkpoint(flags["checkpoint"]))
     settings = evaluate.Settings(
         source, flags["template"], flags["system"], dtype, flags["new_tokens"], sampling, flags["seed"],
-        flags["limit"], defences.describe(flags["defence"], flags["calibration"]), flags["special_tokens"],
+        flags["limit"], defences.describe(flags["defence"], flags["calibration"], guard), flags["special_tokens"],
         attack,
     )  # fmt: skip
     console = rich.console.Console(quiet=jax.process_index() > 0)

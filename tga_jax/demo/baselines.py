@@ -20,17 +20,15 @@ from tga_jax.demo import measure
 from tga_jax.demo.config import World
 from tga_jax.demo.rates import Answer, Item, judged
 from tga_jax.demo.world import tasks
-from tga_jax.evals import defences, steering
+from tga_jax.evals import defences
 from tga_jax.evals.asking import Asker, Question
 from tga_jax.evals.benchmark import BenchmarkSample
+from tga_jax.evals.defences import calibration, detector, ecso, plain, shift, steering
 from tga_jax.inference.model import Model
 from tga_jax.train import stopping
 
 ROWS = ("base",)  # that they are tried on
 _CALIBRATED = 42  # pictures of a kind (harmful, look-alikes, others)
-_SHIFTS = (0.25, 0.5, 0.75, 1.0, 1.5)  # shares of the difference between words and pictures
-_STRENGTHS = (0.5, 1.0, 2.0)  # shares of the difference between harmful and benign
-_STEERED_AT = (0.2, 0.35, 0.5, 0.65)  # of all blocks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,46 +91,36 @@ def _detector(context: Context, asker: Asker) -> defences.Defence:
     speech = context.world.language
     unique = list({speech.caption(item.scene): item for item in context.known}.values())
     prompts = [asker.prompt(f"{speech.caption(item.scene)}\n{speech.describe[0]}", 0) for item in unique]
-    return defences.calibrate(asker, prompts, [bool(item.kind) for item in unique], context.refusal_ids)
+    return detector.calibrate(asker, prompts, [bool(item.kind) for item in unique], context.refusal_ids)
 
 
 def _moved(context: Context, items: Sequence[Item], candidates: list[tuple[dict[str, float], Model]]):
-    chosen = steering.choose(candidates, context.shares)
+    chosen = calibration.choose(candidates, context.shares)
     speech, question = context.world.language, context.world.language.describe[0]
     generate = measure.generator(chosen.model, context.world.config.new_tokens)
     texts = generate([tasks.question_record(speech, item.scene, item.image, question) for item in items])
     answers = [judged(speech, item, question, text) for item, text in zip(items, texts, strict=True)]
-    found = {**chosen.settings, "refused": chosen.refused, "false_alarms": chosen.false_alarms}
-    return answers, {name: round(value, 4) for name, value in found.items()}
+    return answers, chosen.to_json()
 
 
 def _shift(context: Context, items: Sequence[Item]):
     pictures = context.prompts(context.known, True)
-    vector = steering.picture_difference(context.model, pictures, text_twins(pictures))
-    return _moved(context, items, [({"strength": s}, steering.corrected(context.model, s * vector)) for s in _SHIFTS])
+    vector = shift.picture_difference(context.model, pictures, text_twins(pictures))
+    return _moved(context, items, shift.candidates(context.model, vector))
 
 
 def _steering(context: Context, items: Sequence[Item]):
     harmful, benign = ([i for i in context.known if bool(i.kind) is h] for h in (True, False))
     batches = (context.prompts(harmful, False), context.prompts(benign, False))
     directions = steering.refusal_directions(context.model, *batches)
-    blocks = [round(share * len(directions)) for share in _STEERED_AT]
-    return _moved(
-        context,
-        items,
-        [
-            ({"block": block, "strength": s}, steering.steered(context.model, block, s * directions[block]))
-            for block in blocks
-            for s in _STRENGTHS
-        ],
-    )
+    return _moved(context, items, steering.candidates(context.model, directions))
 
 
 BASELINES: dict[str, Callable[[Context, Sequence[Item]], tuple[Answers, dict[str, Any]]]] = {
     "system prompt": lambda context, items: _defended(
-        context, items, lambda _: defences.Plain("system-prompt", defences.SAFETY_PROMPT)
+        context, items, lambda _: plain.Plain("system-prompt", plain.SAFETY_PROMPT)
     ),
-    "ECSO": lambda context, items: _defended(context, items, lambda _: defences.Ecso()),
+    "ECSO": lambda context, items: _defended(context, items, lambda _: ecso.Ecso()),
     "detector": lambda context, items: _defended(context, items, lambda asker: _detector(context, asker)),
     "shift": _shift,
     "steering": _steering,

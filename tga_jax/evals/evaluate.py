@@ -5,6 +5,7 @@
     <target>/verdicts/<name>.<judge>-<version>.jsonl
     <target>/thumbnails/<name>/        of the pictures that the page shows
     <target>/export/<name>/            files for a benchmark's own server or judge
+    <target>/defence.json              what was chosen for a defence, and what it costs
     <target>/results.json, report.md, report.html
 
 Answers that are there are not generated again, nor verdicts of the same judge and version asked for again: the same
@@ -14,6 +15,7 @@ command continues a stopped run, and a later one, with other judges or scorers, 
 import dataclasses
 import itertools
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ from tga_jax.evals import asked, attacks, degenerate, gallery, outcomes, page, s
 from tga_jax.evals.asking import Asker, Question, questions
 from tga_jax.evals.benchmark import Benchmark
 from tga_jax.evals.benchmarks import BENCHMARKS
-from tga_jax.evals.defences import SAFETY_PROMPT, Defence, make_defence
+from tga_jax.evals.defences import Defence, make_defence, plain
 from tga_jax.evals.judge import Verdict
 from tga_jax.evals.judges import Judging
 from tga_jax.evals.judges.agreement import cohens_kappa
@@ -156,6 +158,26 @@ def _answer(
             progress.advance(task, len(numbers))
 
 
+def _cost(every: Sequence[Question], asker: Asker, settings: Settings, defence: Defence) -> dict[str, float]:
+    """Seconds a question, with the defence and without, of one batch that both have answered before."""
+    some, undefended = every[: asker.batch], dataclasses.replace(asker, system=settings.system)
+    found = {}
+    for name, own, ask in (("defended", defence, asker), ("undefended", plain.Plain(), undefended)):
+        own.answer(ask, some)  # compiles
+        start = time.perf_counter()
+        own.answer(ask, some)
+        found[name] = round((time.perf_counter() - start) / len(some), 4)
+    return found
+
+
+def _told(target: Path, defence: Defence, benchmark: str, cost: dict[str, float]) -> None:
+    """Keeps what is to be told of a defence: what was chosen for it, and what it costs."""
+    path = target / "defence.json"
+    known = read_json(path, "what is known of a defence; remove it", ("cost",)) if path.exists() else {"cost": {}}
+    chosen = getattr(defence, "chosen", None)
+    write_json(path, {"cost": known["cost"] | {benchmark: cost}, **({"chosen": chosen} if chosen else {})})
+
+
 def _called(judge: Judging) -> str:
     """As files and results.json call it: names of models and endpoints may hold anything."""
     return f"{re.sub(r'[^A-Za-z0-9._]+', '-', judge.name)}-{judge.version}"
@@ -184,7 +206,7 @@ def _asker(settings: Settings, batch: int) -> Asker:
         model, settings.template, settings.system, 1, batch, settings.seed, settings.sampling, settings.special_tokens
     )
     safety = settings.defence["name"] == "system-prompt"
-    dataclasses.replace(asker, system=SAFETY_PROMPT if safety else settings.system).prompt("Hello.", 0)
+    dataclasses.replace(asker, system=plain.SAFETY_PROMPT if safety else settings.system).prompt("Hello.", 0)
     return asker
 
 
@@ -292,6 +314,8 @@ def run(
             answers = store.AnswerStore(path.parent, benchmark.name, len(every), jax.process_index())
             asked.check(answers.rows(), every, path, data / benchmark.name, first, whole=False)
             _answer(answers, every, benchmark.name, own, settings, defence, console)
+            if first and defence.name != "none":
+                _told(target, defence, benchmark.name, _cost(every, own, settings, defence))
             orbax_files.wait_for_all(f"{benchmark.name} is answered")
             if first:
                 answers.finish()
@@ -327,13 +351,14 @@ def _write(
     """results.json and the reports of it, with what an earlier run left of other benchmarks."""
     if not results:
         raise UserError("nothing was asked: the checkpoint has no vision tower and the benchmarks no text")
-    path = target / "results.json"
+    path, told = target / "results.json", target / "defence.json"
     expected = "the results of an earlier run", ("benchmarks",)
     earlier = read_json(path, *expected) if path.exists() else {"benchmarks": {}}
     write_json(path, {
         "settings": settings.to_json(),
         "benchmarks": earlier["benchmarks"] | results,
         "left_out": earlier.get("left_out", {}) | left_out,
+        **({"defence": read_json(told, "what is known of a defence")} if told.exists() else {}),
         "commands": list(dict.fromkeys([*earlier.get("commands", ()), *filter(None, [command])])),
     })  # fmt: skip
     whole = read_json(path, *expected)  # in the file's order, whatever came when

@@ -90,6 +90,15 @@ def remarks(results: Mapping[str, Any]) -> list[str]:
     ]
     if attack is not None:
         said.insert(1, f"Attack, seed {results['settings']['seed']}: {attacks.said(attack)}.")
+    told = results.get("defence", {})
+    if chosen := told.get("chosen"):
+        values = ", ".join(f"{name} {value}" for name, value in chosen.items())
+        said.append(f"Defence {defence}: chosen by its calibration, {values}.")
+    for name, cost in told.get("cost", {}).items():
+        said.append(
+            f"{name}: {cost['defended']:.3g} s a question with the defence, {cost['undefended']:.3g} s without "
+            f"({cost['defended'] / max(cost['undefended'], 1e-9):.1f} times), one batch of each timed."
+        )
     measures = {measure for *_, row in _judged(benchmarks) for measure in row["rates"]}
     if "DSR" in measures and "over-refusal" not in measures:
         said.append(

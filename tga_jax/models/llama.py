@@ -227,7 +227,7 @@ class DecoderBlock(nn.Module):
         gate = layers.ACTIVATIONS[c.activation](dense(c.mlp_size, "gate", c.mlp_bias)(h))
         h = dense(c.hidden_size, "down", c.mlp_bias)(gate * dense(c.mlp_size, "up", c.mlp_bias)(h))
         x = layers.by_rows(x + norm_unless("pre", "mlp_post_norm", h))
-        if self.has_variable("params", "shift"):  # of `evals.steering`
+        if self.has_variable("params", "shift"):  # of `evals.defences.steering`
             x = x + self.get_variable("params", "shift").astype(x.dtype)
         means = None if segments is None else layers.segment_means(x, segments)
         return x, (kv, means, x if self.emit_states else None)

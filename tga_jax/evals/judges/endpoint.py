@@ -78,11 +78,15 @@ class EndpointJudge:
     def verdicts(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
         return self._judge.verdicts(pairs)
 
-    def _ask_all(self, prompts: list[str]) -> list[str]:
+    def replies(self, contents: Sequence[Any]) -> list[str]:
+        """To user messages of these contents, each a text or a list of parts as OpenAI's API has them."""
+        return self._ask_all(contents)
+
+    def _ask_all(self, prompts: Sequence[Any]) -> list[str]:
         with ThreadPoolExecutor(self._parallel) as pool:
             return list(pool.map(self._ask, prompts))  # an error cancels those that wait
 
-    def _ask(self, prompt: str) -> str:
+    def _ask(self, prompt: Any) -> str:
         messages: Any = [{"role": "user", "content": prompt}]
         try:
             made = self._client.chat.completions.create(model=self._model, messages=messages, extra_body=self._options)
