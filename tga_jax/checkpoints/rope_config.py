@@ -105,7 +105,7 @@ def _attention_factor(where: str, parameters: dict[str, Any], longest: int) -> f
 def write(row: Family, c: LlamaConfig) -> dict[str, Any]:
     """`rope_parameters` of an exported config."""
     scaling = c.rope_scaling
-    found = {"rope_type": "default" if scaling is None else scaling.kind, "rope_theta": c.rope_theta}
+    found: dict[str, Any] = {"rope_type": "default" if scaling is None else scaling.kind, "rope_theta": c.rope_theta}
     if scaling is not None:
         found |= {hub: getattr(scaling, ours) for hub, ours in _ROPE[scaling.kind].items()}
         found |= {name: list(found[name]) for name in found.keys() & set(_LISTS)}
