@@ -87,7 +87,7 @@ def test_with_lora_the_reference_is_the_model_without_it():
     plain = {**params, "llm": {**params["llm"], "blocks": {
         name: x for name, x in params["llm"]["blocks"].items() if not name.endswith("_lora")
     }}}  # fmt: skip
-    merged = {**params, "llm": llama.merge_lora(model.llm, params["llm"])}
+    merged = {**params, "llm": layers.merge_lora(model.llm.lora, params["llm"])}
     expected = expected_loss(by_hand(merged, batch), by_hand(plain, batch), 0.3)
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-4)
     assert model.llm.lora == LORA

@@ -34,7 +34,7 @@ def with_lora(seed: int = 0) -> tuple[llava.LlavaConfig, dict]:
 def test_merged_lora_computes_what_lora_does():
     model, params = with_lora()
     config, batch = LossConfig(guide=RELEASED), batch_of()
-    merged = {**params, "llm": llama.merge_lora(model.llm, params["llm"])}
+    merged = {**params, "llm": layers.merge_lora(model.llm.lora, params["llm"])}
     assert jax.tree.structure(merged) == jax.tree.structure(parameters())
     loss, metrics = jax.jit(lambda p, b: step.loss_fn(model, config, p, b, KEY, jnp.asarray(0.25)))(params, batch)
     expected, whole = evaluate(config, merged, batch)

@@ -290,6 +290,18 @@ class Lora(nn.Module):
         return self.config.alpha / self.config.rank * up(low)
 
 
+def merge_lora(config: LoraConfig, params: dict) -> dict:
+    """A decoder's parameters, its blocks stacked, with what LoRA adds in the kernels."""
+    merged = {name: value for name, value in params["blocks"].items() if not name.endswith("_lora")}
+    for name in config.targets:
+        down, up = (params["blocks"][f"{name}_lora"][half]["kernel"] for half in ("down", "up"))
+        change = jax.vmap(lambda a, b: jnp.tensordot(a, b, 1))(down.astype(jnp.float32), up.astype(jnp.float32))
+        kernel = merged[name]["kernel"]
+        total = kernel.astype(jnp.float32) + config.alpha / config.rank * change
+        merged[name] = {**merged[name], "kernel": total.astype(kernel.dtype)}
+    return {**params, "blocks": merged}
+
+
 def segment_means(x: Array, segments: Array) -> Array:
     """Masked means: x [B, T, D], segments bool [B, N, T] -> float32 [B, N, D]; an empty segment gives zeros."""
     weights = segments.astype(jnp.float32)

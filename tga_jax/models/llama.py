@@ -386,19 +386,6 @@ def separate_blocks(params: dict, free: bool = False) -> dict:
     return {**params, "blocks": blocks}
 
 
-def merge_lora(config: LlamaConfig, params: dict) -> dict:
-    """The same decoder without LoRA: what it adds is in the kernels. params: stacked blocks."""
-    assert config.lora is not None
-    merged = {name: value for name, value in params["blocks"].items() if not name.endswith("_lora")}
-    for name in config.lora.targets:
-        down, up = (params["blocks"][f"{name}_lora"][half]["kernel"] for half in ("down", "up"))
-        change = jax.vmap(lambda a, b: jnp.tensordot(a, b, 1))(down.astype(jnp.float32), up.astype(jnp.float32))
-        kernel = merged[name]["kernel"]
-        total = kernel.astype(jnp.float32) + config.lora.alpha / config.lora.rank * change
-        merged[name] = {**merged[name], "kernel": total.astype(kernel.dtype)}
-    return {**params, "blocks": merged}
-
-
 def are_separate(params: dict) -> bool:
     return "0" in params.get("blocks", {})
 

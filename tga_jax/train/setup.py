@@ -19,7 +19,7 @@ from tga_jax.data.batch import Batch
 from tga_jax.data.sources import Pictures
 from tga_jax.data.tokens import Vocabulary
 from tga_jax.errors import UserError
-from tga_jax.models import attention, llama, llava, sharding
+from tga_jax.models import attention, layers, llama, llava, sharding
 from tga_jax.train import flops, optim, origin, step
 from tga_jax.train.config import TrainConfig
 from tga_jax.workdir import Input, located
@@ -297,6 +297,6 @@ def work(config: TrainConfig, model: llava.LlavaConfig, state: step.TrainState, 
 def trained_params(config: TrainConfig, model: llava.LlavaConfig, state: step.TrainState) -> dict[str, Any]:
     """The parts that were trained, whole, with LoRA merged into them."""
     params = optim.combine(state.trainable, state.frozen)
-    if model.llm.lora is not None and "llm" in params:
-        params["llm"] = jax.jit(lambda p: llama.merge_lora(model.llm, p))(params["llm"])
+    if (lora := model.llm.lora) is not None and "llm" in params:
+        params["llm"] = jax.jit(lambda p: layers.merge_lora(lora, p))(params["llm"])
     return {part: params[part] for part in sorted({path.split("/")[0] for path in state.trainable})}
