@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from step_support import KEY, MODEL, RELEASED, batch_of, evaluate, parameters
 
-from tga_jax.models import layers, llama, llava
+from tga_jax.models import layers, llava
 from tga_jax.train import optim, step
 from tga_jax.train.step import LossConfig
 
