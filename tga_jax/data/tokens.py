@@ -197,9 +197,10 @@ class Vocabulary:
 
     @functools.cached_property
     def control_ids(self) -> np.ndarray:
-        """int [N]: of what `control` finds, but for the token of unknown words, which any text may have."""
+        """int [N]: of what `control` finds, but for the token of unknown words, which any text may have; a byte-level
+        tokenizer knows all words and may name its end token there (OLMo 2)."""
         ids = [i for i, t in self.tokenizer.added_tokens_decoder.items() if self.control.fullmatch(t.content)]
-        return np.array([i for i in ids if i != self.tokenizer.unk_token_id], int)
+        return np.array([i for i in ids if i == self.tokenizer.eos_token_id or i != self.tokenizer.unk_token_id], int)
 
 
 def _spans(control: re.Pattern[str], text: str, literal: np.ndarray) -> tuple[tuple[int, int], ...]:
