@@ -284,7 +284,7 @@ def _write_processor(companions: Path, folder: Path, model: Spec, tokenizer: Any
     if image_config.find(companions) is None:
         square = {"height": size, "width": size}
         sizes = {"size": square if model.image_mode == "stretch" else {"shortest_edge": size}, "crop_size": square}
-        pixels = {"image_mean": list(vision.pixel_mean), "image_std": list(vision.pixel_std)}
+        pixels: dict[str, Any] = {"image_mean": list(vision.pixel_mean), "image_std": list(vision.pixel_std)}
         pixels["resample"] = image_config.RESAMPLE[vision.resample]
         cls(**sizes, **pixels, **({"do_pad": True} if pads else {})).save_pretrained(folder)
     if model.kind == "clip" and model.clip.text is not None and any(companions.glob("tokenizer*")):

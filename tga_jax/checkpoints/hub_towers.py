@@ -1,6 +1,6 @@
 """Vision towers in the hub's configs, and back: CLIP's, with its text tower, and SigLIP's."""
 
-from typing import Any
+from typing import Any, Literal
 
 import transformers
 
@@ -53,7 +53,7 @@ def image_mode(vision: VisionConfig) -> str:
     return "crop" if vision.has_cls else "stretch"
 
 
-def select_strategy(config: LlavaConfig) -> str:
+def select_strategy(config: LlavaConfig) -> Literal["default", "full"]:
     """The hub's `vision_feature_select_strategy`; its "default" drops the first of a tower's states."""
     keeps_all = config.feature_select == "full" or not config.clip.vision.has_cls
     return "full" if keeps_all else "default"
