@@ -75,11 +75,12 @@ def test_every_sample_once_an_epoch(hosts, lengths, pack):
 
 
 @pytest.mark.parametrize("hosts", [2, 4])
-@pytest.mark.parametrize("lengths", [(24,), (9, 12, 24)])
-def test_hosts_share_a_batch_and_its_shape(hosts, lengths):
+@SHAPES
+def test_hosts_share_a_batch_and_its_shape(hosts, lengths, pack):
     """The h-th part of the one host's batch is host h's, in order; all hosts compile the same program, also one whose
     rows have fewer pictures than another's, or none."""
-    whole, shares = batches(lengths=lengths), [batches(lengths=lengths, host=h, hosts=hosts) for h in range(hosts)]
+    shape = {"batch_size": 8, "lengths": lengths, "pack": pack}
+    whole, shares = batches(**shape), [batches(**shape, host=h, hosts=hosts) for h in range(hosts)]
     for number in range(2 * WINDOW):
         for host, share in enumerate(shares):
             assert equal(share[number], jax.tree.map(lambda x, h=host: np.split(x, hosts)[h], whole[number]))

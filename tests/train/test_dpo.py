@@ -77,6 +77,7 @@ def test_the_step_is_the_equation():
     assert abs(float(metrics["loss"]) - np.log(2)) > 1e-2
 
 
+@pytest.mark.slow
 def test_with_lora_the_reference_is_the_model_without_it():
     """The adapter is kept once; that it has learnt something is seen in the rewards."""
     model, params = with_lora()
@@ -94,6 +95,7 @@ def test_with_lora_the_reference_is_the_model_without_it():
     assert abs(expected - np.log(2)) > 1e-2
 
 
+@pytest.mark.slow
 def test_parts_of_a_step_keep_their_pairs():
     batch = batch_of((*KINDS, "no retrieved", "no retrieved"))
     found = []
@@ -159,6 +161,7 @@ def test_the_pipeline_gives_pairs(data):
     np.testing.assert_array_equal(np.concatenate([half.tokens for half in halves]), whole.tokens)
 
 
+@pytest.mark.slow
 def test_a_training_stopped_and_resumed(data, tmp_path):
     config = training(data, steps=3)
     quiet = rich.console.Console(file=io.StringIO())

@@ -251,6 +251,7 @@ def test_a_stopped_training_continues_bit_for_bit(whole, data, tmp_path, number,
     assert_same_run(workdir, whole, config)
 
 
+@pytest.mark.slow
 def test_so_does_one_whose_samples_share_rows(data, tmp_path):
     plain = train_support.config(data, steps=3, checkpoint_every=100)
     config = dataclasses.replace(plain, data=dataclasses.replace(plain.data, lengths=(48, 60, 80), pack=2))

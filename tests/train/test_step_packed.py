@@ -63,10 +63,8 @@ def assert_same(one, other) -> None:
     chex.assert_trees_all_close(other[1], one[1], rtol=1e-5, atol=1e-5)
 
 
-# Of the guides that read means, and of those that read states, one each in the quick tests.
 _GUIDES = [
-    pytest.param(guide, marks=[] if name in ("paper", "tiled") else pytest.mark.slow, id=name)
-    for name, guide in GUIDES.items()
+    pytest.param(guide, marks=[] if name == "paper" else pytest.mark.slow, id=name) for name, guide in GUIDES.items()
 ]
 
 
@@ -79,6 +77,7 @@ def test_sharing_a_row_changes_nothing(guide):
     assert_same(*both(MODEL, config, parameters(), batch, shared(batch, 3, longest)))
 
 
+@pytest.mark.slow
 def test_a_sample_alone_fills_a_row():
     """Beside one that is empty, as a picture that cannot be read leaves it."""
     batch = batch_of(("full", "text", "full", "no retrieved"))
@@ -111,6 +110,7 @@ def test_with_lora():
     assert_same(*both(model, LossConfig(guide=RELEASED), params, batch, shared(batch, 3, 43)))
 
 
+@pytest.mark.slow
 def test_logits_at_the_labels_alone():
     batch, config = mixed(), LossConfig(guide=GUIDES["paper"])
     alone = padded(
@@ -121,6 +121,7 @@ def test_logits_at_the_labels_alone():
     )
 
 
+@pytest.mark.slow
 def test_a_target_at_a_samples_start_is_not_predicted_by_its_neighbour():
     batch = mixed()
     targets = batch.targets.copy()
@@ -133,7 +134,8 @@ def test_a_target_at_a_samples_start_is_not_predicted_by_its_neighbour():
     assert_same(alone, labels)
 
 
-@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_step_and_what_it_logs(accumulate):
     """In parts, too, of whole rows."""
     batch = batch_of(("full", "text", "no caption", "no retrieved", "full", "full", "text", "full"))
