@@ -156,7 +156,7 @@ def test_two_processes_write_the_file_of_one(data, checkpoint):
     assert [process.returncode for process in both] == [0, 0], said
     assert caption(data, checkpoint, "--batch=2") == 0
     assert (data / "two.jsonl").read_bytes() == (data / "out.jsonl").read_bytes()
-    assert said[1] == ""
+    assert all(line.startswith("[Gloo]") for line in said[1].splitlines())  # the connection, by itself
     assert not list(data.glob(".*"))
 
 

@@ -25,7 +25,7 @@ class AotFigures:
     """Bytes are of one device and step. gathered_formula: what FSDP should gather; None where nothing is divided.
 
     between_slices: of the arrays that it exchanges with other slices or machines; and by the formula, the gradients of
-    its parameters in float32. None for one slice.
+    its parameters, in the type that is computed in. None for one slice.
     """
 
     config: str
@@ -108,7 +108,7 @@ def compile_for(config: TrainConfig, target: targets.Target, length: int = 0, pi
         gathered=collectives["all-gather"]["parameters"],
         gathered_formula=made.gathered,
         between_slices=hlo.between_slices(exchanged, target.count, slices) if slices > 1 else None,
-        between_slices_formula=4 * prepared.trained_elements(made) if slices > 1 else None,
+        between_slices_formula=made.itemsize * prepared.trained_elements(made) if slices > 1 else None,
         warnings=[line for line in errors if _WARNING in line.lower()],
     )  # fmt: skip
 

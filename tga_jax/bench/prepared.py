@@ -56,14 +56,18 @@ class Setup:
         return found
 
     @property
+    def itemsize(self) -> int:
+        """Bytes of a parameter, and of its gradient, as devices exchange them."""
+        # The CPU has no products of bfloat16: its compiler converts parameters before it gathers them.
+        platform = self.mesh.devices.flat[0].platform
+        return 2 if self.config.dtype == "bfloat16" and platform != "cpu" else 4
+
+    @property
     def gathered(self) -> float | None:
         """Bytes of parameters that a device gathers in a step by the formula; None where nothing is divided."""
         if self.mesh.shape["fsdp"] == 1:
             return None
-        # The CPU has no products of bfloat16: its compiler converts parameters before it gathers them.
-        platform = self.mesh.devices.flat[0].platform
-        size = 2 if self.config.dtype == "bfloat16" and platform != "cpu" else 4
-        once = flops.gathered(self.model, self.work, size, self.mesh.shape["tensor"])
+        once = flops.gathered(self.model, self.work, self.itemsize, self.mesh.shape["tensor"])
         return self.config.optim.accumulate * once
 
     def lower(self) -> Any:
