@@ -151,7 +151,7 @@ def test_a_file_in_the_released_layout_gives_the_same_batches(folder):
         for name in ("ours", "theirs"):
             source = LlavaSource(str(folder / f"{name}.json"), str(folder / "pictures"), template, toxic="text")
             made = data(folder, source={"own": source})
-            both.append(Batches(sources.records(made, 12, 0), vocabulary, made.shape(4), 6, 0))
+            both.append(Batches(sources.records(made, sources.Pictures(12), 0), vocabulary, made.shape(4), 6, 0))
         for number in range(4):
             ours, theirs = (batches[number] for batches in both)
             for name, array in ours._asdict().items():
@@ -180,10 +180,10 @@ def data(folder: Path, **fields) -> DataConfig:
 def test_files_are_mixed_by_weight(folder):
     one = data(folder).source["own"]
     mixed = data(folder, source={"a": one, "b": dataclasses.replace(one, template="plain", weight=3.0)})
-    found = sources.records(mixed, 12, seed=0)
+    found = sources.records(mixed, sources.Pictures(12), seed=0)
     share = np.mean([found[i].template == "plain" for i in range(400)])
     assert share == pytest.approx(0.75, abs=0.01)
-    alone = sources.records(data(folder), 12, seed=0)
+    alone = sources.records(data(folder), sources.Pictures(12), seed=0)
     assert sorted(alone[i].id for i in range(3)) == ["one", "text", "two"]
 
 

@@ -35,7 +35,7 @@ def shown(world):
     for name, built in configs.items():
         if (data := repr(built.data)) not in seen:
             seen.add(data)
-            records = sources.records(built.data, 16, built.seed)
+            records = sources.records(built.data, sources.Pictures(16), built.seed)
             out[name] = built, [records[i] for i in range(RECORDS)]
     return out
 

@@ -81,7 +81,7 @@ def test_an_answer_that_writes_an_image_has_no_place_for_one():
 def test_earlier_turns_stand_before_the_question():
     ask = Script([["one"]])
     sample = BenchmarkSample("q0", "and now?", before=(("first?", "yes"), ("then?", "no")))
-    [found] = defences.Plain().answer(ask, [Question(0, sample, "text")])  # pyright: ignore[reportArgumentType]
+    [found] = plain.Plain().answer(ask, [Question(0, sample, "text")])  # pyright: ignore[reportArgumentType]
     assert found.prompt == "first? / yes / then? / no / [0] and now?"
 
 

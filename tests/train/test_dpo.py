@@ -146,7 +146,10 @@ def training(data, **fields):
 
 def test_the_pipeline_gives_pairs(data):
     config = training(data, batch_size=4)
-    vocabulary, records = sources.vocabulary(config.data), sources.records(config.data, 8, config.seed)
+    vocabulary, records = (
+        sources.vocabulary(config.data),
+        sources.records(config.data, sources.Pictures(8), config.seed),
+    )
     shape = config.data.shape(4)
     whole = pipeline.Batches(records, vocabulary, shape, 4, 3, pairs=True)[0]
     assert len(whole.tokens) == len(whole.images) == 8

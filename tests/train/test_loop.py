@@ -405,7 +405,7 @@ def test_the_samples_counted_are_those_that_the_training_reads(data):
     """Sixteen batches are sorted by length together and permuted: the first batch is not the first records."""
     config = train_support.config(data, steps=1)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, lengths=(30, 40)))
-    records = sources.records(config.data, 8, config.seed)
+    records = sources.records(config.data, sources.Pictures(8), config.seed)
     made = pipeline.Batches(records, sources.vocabulary(config.data), config.data.shape(4), 2, config.seed)
     batch = made[0]
     pairs = int((batch.image_mask.any(1) & batch.caption_mask.any(1)).sum())
@@ -424,7 +424,7 @@ def test_the_first_lines_say_on_how_many_samples_the_guide_acts(data, tmp_path, 
     loop.run(train_support.config(data), tmp_path / "run", verbose=True)
     assert capsys.readouterr().out.startswith(f"nothing left to do: {ended}")
     said = [line for line in out if "the guide acts on:" in line]
-    made = sources.records(train_support.config(data).data, 8, 3)
+    made = sources.records(train_support.config(data).data, sources.Pictures(8), 3)
     read = [made[i] for i in range(8)]
     pairs = sum(bool(r.images and r.caption) for r in read)
     hinges = sum(bool(r.images and r.caption and r.retrieved_in_prompt) for r in read)

@@ -123,7 +123,7 @@ def trains(made: TrainConfig, count: int = 1) -> str:
     vocabulary = sources.vocabulary(made.data)
     model = setup.make_model(made, vocabulary.size)
     try:
-        records = sources.records(made.data, model.clip.vision.image_size, made.seed)
+        records = sources.records(made.data, sources.Pictures(model.clip.vision.image_size), made.seed)
         batches = iter(pipeline.iterate(setup.make_batches(made, vocabulary, model, records)))
         for _ in range(count):
             next(batches)
@@ -233,7 +233,7 @@ def test_a_guide_with_nothing_to_act_on(folder, tmp_path, guide):
 def test_lengths_are_those_of_the_trainings_rows(folder, tmp_path):
     made = config(folder, [sample(), sample("t", **TEXT), sample(answer=LONG)], tmp_path / "some.jsonl")
     made = dataclasses.replace(made, data=dataclasses.replace(made.data, policy=Policy("cut")))
-    records = sources.records(made.data, 8, made.seed)
+    records = sources.records(made.data, sources.Pictures(8), made.seed)
     vocabulary = sources.vocabulary(made.data)
     lengths = {len(tokenize(records[i], vocabulary, 4).tokens) for i in range(9)}
     report = rehearse.reports(made, decode=False)["own"]

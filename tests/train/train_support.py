@@ -83,7 +83,7 @@ def config(folder: Path, **fields) -> TrainConfig:
 def rows(config: TrainConfig) -> list[Tokens]:
     """The first samples of a training, tokenised."""
     vocabulary = sources.vocabulary(config.data)
-    records = sources.records(config.data, 8, config.seed)
+    records = sources.records(config.data, sources.Pictures(8), config.seed)
     return [tokenize(records[i], vocabulary, 4) for i in range(32)]  # pyright: ignore[reportArgumentType]
 
 
