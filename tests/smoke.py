@@ -701,6 +701,13 @@ def _() -> None:
     check_bench("plan", "step_seconds", OWN_DATA, "--config.data.tokenizer=parts/tokenizer", "--target=8xH200")
 
 
+@case("bench gate")
+def _() -> None:
+    """Without a table, since to make one takes two minutes; with one it is a slow test."""
+    done = run("bench", "gate", "none.json", status=2)
+    assert "none.json: no such file" in done.stderr
+
+
 @case("bench report")
 def _() -> None:
     names = ("decode", "train", "vision", "aot", "plan")
