@@ -448,7 +448,7 @@ def test_a_folder_of_something_else_is_left_alone(capsys, elsewhere):
         (["evaluate", *ASKED, "--suite=hod", "--judge=endpoint"], "needs --judge-url and --judge-model"),
         (
             ["evaluate", *ASKED, "--suite=hod", "--defence=detector"],
-            "--defence=detector and --calibration: expected both",
+            "--calibration: goes with --defence=detector|shift|steering, expected both",
         ),
         (["evaluate", *ASKED, "--suite=hod", "--judge-prices=1", "--judge=endpoint"], "needs --judge-url"),
         (["compare", "a"], "expected the folders of two evaluations"),

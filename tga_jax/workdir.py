@@ -84,7 +84,7 @@ def disk_errors(folder: AnyPath) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def reading(path: AnyPath) -> Iterator[None]:
+def reading(path: AnyPath, expected: str = "") -> Iterator[None]:
     """Turns what a file, a folder or a bucket that cannot be read raises into a UserError that names `path`."""
     try:
         yield
@@ -94,7 +94,8 @@ def reading(path: AnyPath) -> Iterator[None]:
         if not isinstance(error, OSError) and not is_remote(path):
             raise
         reason = getattr(error, "strerror", None) or (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: cannot be read ({reason})") from error
+        wanted = f", expected {expected}" if expected else ""
+        raise UserError(f"{path}: cannot be read ({reason}){wanted}") from error
 
 
 @contextlib.contextmanager

@@ -53,7 +53,7 @@ def read_samples(file: Samples, bar: Progress) -> PicturedSamples:
 
 def read_texts(path: AnyPath) -> list[str]:
     """The lines that are not blank. Raises UserError naming the file, and the line that is not UTF-8."""
-    with reading(path):
+    with reading(path, "one text a line"):
         data = path.read_bytes()
     try:
         lines = data.decode("utf-8-sig").split("\n")

@@ -85,6 +85,6 @@ def save(run: AnyPath, folder: Path, dtype: str) -> None:
     optimizer = dataclasses.replace(c.optim, schedule=((".*", 1.0),), param_dtype=dtype)
     # Without LoRA, which a training merges into what it leaves.
     whole = dataclasses.replace(c, init={**c.init, **trained}, optim=optimizer, lora=None)
-    mesh = sharding.make_mesh(-1, 1, 1, jax.local_devices()[:1])
+    mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
     params = setup.init_params(whole, setup.make_model(whole, model), mesh)
     hub.save(folder, described, params, Path(c.data.tokenizer))
