@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tga_jax.cli.flags import DTYPES, checkpoint, parse, parse_counts, parse_with_config, training
+from tga_jax.cli.flags import DTYPES, ROOT, checkpoint, parse, parse_counts, parse_with_config, training
 from tga_jax.errors import UserError
 
 USAGE = """\
@@ -234,7 +234,7 @@ _GATED = (
     *("--config.loss.guide.kind=paper", "--config.batch_size=8"),
     *("--config.mesh.data=1", "--config.mesh.fsdp=8"),
 )
-_GATE = {stage: f"configs/bench_small.py:{stage.replace(' ', '')}" for stage in ("stage 1", "stage 2")}
+_GATE = {stage: f"{ROOT}/configs/bench_small.py:{stage.replace(' ', '')}" for stage in ("stage 1", "stage 2")}
 _PEERS = ("strong", "default", "faithful")
 
 
