@@ -84,9 +84,9 @@ def test_the_lens_and_the_tokens_are_those_of_the_model_itself(whole, checkpoint
 
 
 def tga_pixels(name: str) -> np.ndarray:
-    from tga_jax.models import llava
+    from tga_jax.models import clip
 
-    return np.array(getattr(llava, f"PIXEL_{name}"), np.float32)
+    return np.array(getattr(clip.VisionConfig, f"pixel_{name.lower()}"), np.float32)
 
 
 def test_means_counts_and_tokens(whole):

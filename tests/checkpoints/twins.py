@@ -996,7 +996,7 @@ def _llava_weights(rows: int, seed: int) -> Tensors:
 
 def _tiled_weights(folder: Path, text: dict[str, Any], tower: dict[str, tuple[int, ...]], seed: int) -> Tensors:
     """Written with the names of before transformers 4.52."""
-    shapes = llm_shapes(text, text["model_type"] == "qwen2") | tower
+    shapes = llm_shapes(text) | tower
     shapes |= _projector_shapes("model.mm_projector.0", "model.mm_projector.2", 32)
     dtype = np.float16 if text["model_type"] == "mistral" else ml_dtypes.bfloat16
     weights = llava_hf_names(_random(shapes, dtype, seed))
