@@ -187,7 +187,7 @@ def test_names_of_the_hub_become_folders_of_its_cache(monkeypatch):
     monkeypatch.setattr(fetch.download, "is_name", lambda name: name.startswith("org/"))
     made = train_support.config(Path("data"), model=ModelConfig("org/llm", "org/clip"), init={"llm": "mine"})
     assert made.init == {"clip": "org/clip", "projector": "", "llm": "mine"}
-    found = fetch.fetched(made, rich.console.Console(quiet=True))
+    found = fetch.fetched(made, rich.console.Console(quiet=True), Path("work"))
     assert found.model == ModelConfig("/cache/org/llm", "/cache/org/clip")
     assert found.init == {"clip": "/cache/org/clip", "projector": "", "llm": "mine"}
     assert set(asked) == {("org/clip", True), ("org/llm", False)}  # of the decoder only its sizes
