@@ -1,4 +1,4 @@
-"""`tga bench gate`: what five programs compute, read and hold, and how often they are compiled, against a kept table.
+"""`tga bench gate`: what key programs compute, read and hold, and how often they are compiled, against a kept table.
 
 XLA says all of it of a compiled program, so that a regression is seen without a clock, on any machine of a kind.
 """

@@ -38,7 +38,7 @@ USAGE = """\
             --config=FILE, --config.FIELD=V, --length=T, --pictures=N, --target=T
             --mfu=F             the share of the peak that the step reaches (default: 0.5)
             --compile           with what `bench aot` says of the memory
-          bench gate TABLE: what five programs compute, read and hold, and how often they are compiled, against a kept
+          bench gate TABLE: what key programs compute, read and hold, and how often they are compiled, against a kept
             table; ends with 1 if something is worse
             --write             the table becomes what was measured
           bench report FILES: the JSON files of measurements as a table in Markdown

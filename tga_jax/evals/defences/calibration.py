@@ -34,13 +34,6 @@ class Known:
         return f"{self.caption}\n{self.text}" if self.caption else self.text
 
 
-def _picture(path: Path) -> Image.Image:
-    try:
-        return images.decode(path.read_bytes(), str(path))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read as an image ({error.strerror})") from error
-
-
 def read(path: Path) -> list[Known]:
     """JSON lines or a list; pictures lie below the file's folder. Raises UserError naming the line that is wrong."""
     file, found = SampleFile(path), []
@@ -51,7 +44,7 @@ def read(path: Path) -> list[Known]:
             good = all(isinstance(row.get(name), str) and row[name] for name in ("image", "caption"))
         if not good:
             raise UserError(f"{file.where(i)}: expected {_FIELDS}")
-        image = partial(_picture, path.parent / row["image"]) if "image" in row else None
+        image = partial(images.open_file, path.parent / row["image"]) if "image" in row else None
         found.append(Known(row["text"], row["harmful"], image, row.get("caption", "")))
     return found
 
@@ -90,7 +83,7 @@ def choose(
     candidates.
     """
     if not candidates:
-        raise UserError("steering: no candidates, expected at least one")
+        raise UserError("calibration: no candidates, expected at least one")
     found = [Chosen(model, settings, *shares(model)) for settings, model in candidates]
     return max(found, key=lambda one: one.refused - one.false_alarms)
 
