@@ -12,7 +12,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import transformers
-from PIL import Image
+from PIL import ExifTags, Image
 
 from tga_jax.data import images
 from tga_jax.errors import UserError
@@ -289,3 +289,25 @@ def test_normalised_as_transformers_does():
     found = clip.normalized(clip.VisionConfig(8, 1, 2, 16), images.preprocess(image, 24, "crop"))
     expected = theirs(24)(image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
     np.testing.assert_allclose(found, expected, rtol=0, atol=5e-7)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", [None, 1, 2, 3, 4, 5, 6, 7, 8])
+def test_the_size_in_the_header_is_that_of_the_decoded_picture(kind, orientation):
+    exif, file = Image.Exif(), io.BytesIO()
+    if orientation is not None:
+        exif[ExifTags.Base.Orientation] = orientation
+    Image.new("RGB", (5, 9)).save(file, kind, exif=exif)
+    decoded = images.decode(file.getvalue(), "p")
+    assert images.size(file.getvalue(), "p") == (decoded.height, decoded.width)
+    if orientation is not None:
+        assert (decoded.height > decoded.width) == (orientation < 5)
+
+
+def test_the_size_of_what_is_no_picture():
+    for data, said in (
+        (b"", "in no known format"),
+        (b"\x89PNG\r\n\x1a\n" + b"x" * 40, "p: cannot be read as an image"),
+    ):
+        with pytest.raises(UserError, match=said):
+            images.size(data, "p")

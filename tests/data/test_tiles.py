@@ -47,11 +47,12 @@ def theirs(name: str):
 @hypothesis.given(name=st.sampled_from(sorted(PUBLIC)), height=EDGES, width=EDGES)
 def test_as_many_tokens_and_tiles_as_in_transformers(name, height, width):
     side, patches, pinpoints, most = PUBLIC[name]
-    grids = Grids(pinpoints, patches, most)
-    found = grids.places((height, width), side)
+    grids = Grids(pinpoints, side, patches, most)
+    found = grids.places((height, width))
+    assert len(found.index) == grids.tokens((height, width))
     assert len(found.index) == theirs(name)._get_number_of_features(height, width, side, side)
     count = modeling_llava_next.image_size_to_num_patches((height, width), [list(g) for g in pinpoints], side)
-    assert grids.tiles((height, width), side) == count
+    assert grids.tiles((height, width)) == count <= grids.slots(count) <= min(1.5 * count, grids.tiles(grids.largest))
     assert found.index.max() < count * patches * patches
     np.testing.assert_allclose(found.weight.sum(-1), 1, rtol=1e-6)
 
@@ -63,11 +64,11 @@ def test_as_many_tokens_and_tiles_as_in_transformers(name, height, width):
 def test_features_are_packed_as_in_transformers(name, height, width):
     """The sums of features that the places name, against what transformers' models make of the same features."""
     side, patches, pinpoints, most = PUBLIC[name]
-    grids = Grids(pinpoints, patches, most)
+    grids = Grids(pinpoints, side, patches, most)
     rng = np.random.default_rng(height)
-    features = rng.standard_normal((grids.tiles((height, width), side), patches * patches, 3)).astype(np.float32)
+    features = rng.standard_normal((grids.tiles((height, width)), patches * patches, 3)).astype(np.float32)
     newline = rng.standard_normal(3).astype(np.float32)
-    places = grids.places((height, width), side)
+    places = grids.places((height, width))
     flat = np.concatenate([features.reshape(-1, 3), newline[None]])  # the newline at the end, where -1 finds it
     assert NEWLINE == -1
     ours = (flat[places.index] * places.weight[..., None]).sum(1)
@@ -92,17 +93,17 @@ def test_features_are_packed_as_in_transformers(name, height, width):
 @pytest.mark.parametrize("name", ["small next", "small onevision"])
 def test_pixels_are_transformers_own_bit_by_bit(name, resample):
     side, patches, pinpoints, most = PUBLIC[name]
-    grids, rng = Grids(pinpoints, patches, most), np.random.default_rng(1)
+    grids, rng = Grids(pinpoints, side, patches, most), np.random.default_rng(1)
     for height, width in ((30, 41), (41, 30), (28, 28), (5, 90), (200, 3), (1, 1), (61, 150)):
         image = Image.fromarray(rng.integers(0, 256, (height, width, 3)).astype(np.uint8))
         how = {"do_rescale": False, "do_normalize": False, "resample": {"bicubic": 3, "bilinear": 2}[resample]}
         expected = theirs(name).image_processor(image, return_tensors="np", **how)["pixel_values"][0]
-        np.testing.assert_array_equal(grids.cut(image, side, resample), expected.transpose(0, 2, 3, 1))
+        np.testing.assert_array_equal(grids.cut(image, resample), expected.transpose(0, 2, 3, 1))
 
 
 def test_pictures_of_a_row_stand_one_behind_the_other():
-    grids = Grids(((2, 2), (2, 4)), 1)  # one patch a tile of two pixels
-    square, wide = grids.places((5, 5), 2), grids.places((3, 6), 2)
+    grids = Grids(((2, 2), (2, 4)), 2, 1)  # one patch a tile of two pixels
+    square, wide = grids.places((5, 5)), grids.places((3, 6))
     assert square.index.tolist() == [[0], [1], [NEWLINE]]
     assert wide.index.tolist() == [[0], [1], [2], [NEWLINE]]
     mask = np.array([[0, 1, 1, 1, 0, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0, 0, 0, 0]], bool)

@@ -2,6 +2,7 @@
 does not fit."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,15 @@ def train(variant: str, llm: str, vision: str, *flags: str) -> None:
     assert cli.run(command) in (None, 0)
 
 
+def tiles(folder: Path) -> list[str]:
+    """The flags of a model that cuts pictures as the LLaVA in this folder does."""
+    raw = json.loads((folder / "config.json").read_text())
+    most = re.fullmatch(r"anyres_max_(\d+)", raw.get("vision_aspect_ratio", ""))
+    found = [f"--config.model.tiles.pinpoints={tuple(map(tuple, raw['image_grid_pinpoints']))}"]
+    found += [f"--config.model.tiles.most={most[1]}", "--config.model.feature_layer=-1"] if most else []
+    return [*found, "--config.data.image_mode=stretch"]
+
+
 @pytest.mark.parametrize(
     ("llm", "vision"),
     [
@@ -77,20 +87,25 @@ def test_both_stages_and_what_comes_of_them(place, llm, vision):
     if vision != CLIP:
         twins.write(vision, place)
     template = ["--config.data.source.llava.template=vicuna_v1"] if "vicuna" in llm else []  # it has none of its own
-    train("stage1", llm, vision)
-    train("stage2", llm, vision, "--config.init.projector=stage1", *template)
+    grids = tiles(place / vision) if vision in twins.TILED else []
+    train("stage1", llm, vision, *grids)
+    train("stage2", llm, vision, "--config.init.projector=stage1", *template, *grids)
     assert cli.run(["convert", "--from-run=stage2", "--to=whole", "--dtype=fp32"]) in (None, 0)
     assert cli.run(["convert", "--from=whole", "--to-hub=hub"]) in (None, 0)
     ours, begun = tga_jax.load("whole", "float32", stacked=True), hub.open_hub(place / llm)[0]
     assert ours.spec.family == begun.family
     assert ours.spec.llm == begun.config
-    theirs = transformers.LlavaForConditionalGeneration.from_pretrained("hub", dtype=torch.float32).eval()
+    theirs = transformers.AutoModelForImageTextToText.from_pretrained("hub", dtype=torch.float32).eval()
     prompt, picture = f"USER: <image> {QUESTION} ASSISTANT:", Image.open("0.png")
     batch = ours.processor.batch([prompt], [[picture]])
     tokens = np.where(batch.image_mask, theirs.config.image_token_id, batch.tokens)
     pixels = np.asarray(clip.normalized(ours.config.clip.vision, batch.images[0])).transpose(0, 3, 1, 2)
     how = {"max_new_tokens": 5, "do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
+    how |= {"repetition_penalty": 1.0}  # Qwen2 has another
     inputs = {"input_ids": torch.tensor(tokens, dtype=torch.long), "pixel_values": torch.tensor(pixels)}
+    if grids:
+        inputs |= {"pixel_values": inputs["pixel_values"][None], "image_sizes": torch.tensor([[20, 31]])}
+        assert len(pixels) == hub.grids(ours.config).tiles((20, 31)) > 1  # pyrefly: ignore
     answer = theirs.generate(**inputs, **how)[0, tokens.shape[1] :]
     expected = ours.processor.tokenizer.decode(answer, skip_special_tokens=True)
     assert ours.generate([prompt], [[picture]], new_tokens=5) == [expected]
@@ -118,7 +133,7 @@ def test_the_checkpoints_say_sizes_starts_and_words(place):
     assert made.data.tokenizer == QWEN
     model = origin.model_of(made)
     assert model.llm == hub.open_hub(place / QWEN)[0].config
-    assert model.clip.vision == hub.open_hub(place / CLIP)[0].config.vision  # pyright: ignore
+    assert model.clip.vision == hub.open_hub(place / CLIP)[0].config.vision  # pyrefly: ignore
     assert model.clip.text is None
     assert (model.feature_layer, model.feature_select, model.image_tokens) == (-2, "patch", 4)
     other = built("--config.init.llm=elsewhere", "--config.data.tokenizer=words", "--config.model.feature_layer=-1")
@@ -130,7 +145,7 @@ def test_the_checkpoints_say_sizes_starts_and_words(place):
     mixed = built("--config.model.llm=ours", f"--config.model.vision={LLAVA}")
     assert mixed.data.tokenizer == "ours/hub"
     assert origin.model_of(mixed).llm == model.llm
-    assert origin.model_of(mixed).clip.vision == hub.open_hub(place / LLAVA)[0].config.clip.vision  # pyright: ignore
+    assert origin.model_of(mixed).clip.vision == hub.open_hub(place / LLAVA)[0].config.clip.vision  # pyrefly: ignore
 
 
 def test_a_run_keeps_the_whole_description(place):

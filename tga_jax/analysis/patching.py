@@ -26,7 +26,9 @@ def text_twins(pictures: Batch) -> Batch:
     """The prompts with the caption's words, repeated, in the picture's place."""
     tokens = llava.text_twin(pictures.tokens, pictures.image_mask, pictures.caption_tokens, pictures.caption_mask)
     nowhere = np.zeros_like(pictures.image_mask)
-    return pictures._replace(tokens=np.asarray(tokens), image_mask=nowhere, images=None, image_features=None)
+    return pictures._replace(
+        tokens=np.asarray(tokens), image_mask=nowhere, images=None, image_features=None, image_places=None
+    )
 
 
 class Patch(NamedTuple):

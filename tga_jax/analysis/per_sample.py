@@ -50,7 +50,8 @@ class Recorder:
                 attention = rounded(found["attention"][:, row])
                 lines[i]["runs"]["image"] = {**self._run(found["lens"][:, row]), "attention": attention}
                 if self.image_tokens:
-                    lines[i]["image_top"] = found["image_top"][:, row].tolist()
+                    own = int(pictures.image_mask[row].sum())  # others, as those of tiles, may have more
+                    lines[i]["image_top"] = found["image_top"][:, row, :own].tolist()
             for row, i in paired:
                 pooled.append(np.stack([found["image"][:, row], found["caption"][:, row]]))
                 lines[i]["cosine"] = rounded(cosine(*pooled[-1]))
@@ -67,7 +68,7 @@ class Recorder:
 
     def _probe(self, prompts: Sequence[Prompt], image_tokens: bool) -> tuple[Batch, dict[str, np.ndarray]]:
         rows = to_batch(self.model, prompts, self.batch)
-        count = self.model.processor.image_tokens if image_tokens else 0
+        count = int(rows.image_mask.sum(1).max()) if image_tokens else 0
         return rows, jax.tree.map(np.asarray, probe(self.config, self.model.params, rows, count))
 
     def _run(self, lens: np.ndarray) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from tga_jax.data.batch import Batch
 from tga_jax.data.media import Store
 from tga_jax.data.open_samples import Samples
 from tga_jax.data.templates import IMAGE, Record
-from tga_jax.data.tokens import Tokens, collate, tokenize
+from tga_jax.data.tokens import Tokens, tokenize
 from tga_jax.errors import UserError
 from tga_jax.inference.model import Model
 
@@ -21,7 +21,7 @@ _LENGTHS = 64  # of which padded lengths are multiples: a program is compiled fo
 
 class Prompt(NamedTuple):
     row: Tokens
-    pictures: Sequence[np.ndarray]  # uint8 [I, I, 3] each: one, or none
+    pictures: Sequence[np.ndarray]  # one, as `Processor.kept` gives it, or none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ def pair(
     id: str = "",
     harmful: bool | None = None,
 ) -> PromptPair:
-    """The prompts of one question, in which `<image>` stands for the picture, uint8 [I, I, 3].
+    """The prompts of one question, in which `<image>` stands for the picture, as `Processor.kept` gives it.
 
     template: one of `templates.TEMPLATES`; caption: "" if there is none. Raises UserError for a prompt that is longer
     than the model's context.
@@ -62,7 +62,7 @@ def pair(
 def _prompt(model: Model, template: str, question: str, caption: str, pictures: Sequence[np.ndarray]) -> Prompt:
     record = Record("", ((question, None),), (lambda: None,) * len(pictures), caption=caption, template=template)
     processor = model.processor
-    row = tokenize(record, processor.vocabulary, processor.image_tokens, prompt_only=True)
+    row = tokenize(record, processor.vocabulary, processor.positions(pictures), prompt_only=True)
     longest = max(len(row.tokens), len(row.caption))
     if model.context is not None and longest > model.context:
         raise UserError(f"takes {longest} tokens, expected at most {model.context}")
@@ -75,7 +75,7 @@ def to_batch(model: Model, prompts: Sequence[Prompt], size: int) -> Batch:
     longest, caption = (max(len(getattr(p.row, name)) for p in prompts) for name in ("tokens", "caption"))
     length, captions = longest + -longest % _LENGTHS, caption + (1 - caption) % _LENGTHS  # behind the begin token
     rows, pictures = [p.row for p in prompts], [p.pictures for p in prompts]
-    return collate(rows, pictures, model.processor.vocabulary, length, captions)
+    return model.processor.collated(rows, pictures, length, captions)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,4 +115,4 @@ class PromptPairs:
             raise UserError("has a picture, which this checkpoint cannot see; expected text alone")
         if self.store is None:
             raise UserError("has a picture, expected --images, where pictures lie")
-        return self.model.processor.pixels([images.decode(self.store.read(name), name)])[0]
+        return self.model.processor.kept(images.decode(self.store.read(name), name))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from tga_jax.checkpoints import hub
 from tga_jax.data.batch import Batch
 from tga_jax.errors import UserError
 from tga_jax.models.llava import LlavaConfig
@@ -41,6 +42,11 @@ class Setup:
     def rows(self) -> int:
         """Of a batch: fewer than samples where these share them, more where pairs are learnt."""
         return (self.batch.tokens if self.batch.rows is None else self.batch.rows).shape[0]
+
+    @property
+    def image_tokens(self) -> int:
+        """Of a sample; of a model with tiles, whose pictures have as many as the largest grid."""
+        return self.pictures * _image_tokens(self.model)
 
     @property
     def causal(self) -> bool:
@@ -75,6 +81,12 @@ class Setup:
         return setup.make_step(self.config, self.model, self.state).trace(self.state, self.batch, self.key).lower()
 
 
+def _image_tokens(model: LlavaConfig) -> int:
+    """Of a picture."""
+    grids = hub.grids(model)
+    return model.image_tokens if grids is None else grids.tokens(grids.largest)
+
+
 def prepare(config: TrainConfig, devices: Sequence[Any] | None = None, length: int = 0, pictures: int = 1) -> Setup:
     """devices: those of a topology, or None for this machine's; length: one of data.lengths, 0 for the last.
 
@@ -89,8 +101,7 @@ def prepare(config: TrainConfig, devices: Sequence[Any] | None = None, length: i
     attention, reason = setup.choose_attention(config, model.llm, mesh)
     model = setup.make_model(config, model, attention)
     share = lengths[bucket] // config.data.pack  # of a sample
-    if pictures * model.image_tokens > share:
-        taken = pictures * model.image_tokens
+    if (taken := pictures * _image_tokens(model)) > share:
         raise UserError(f"length {share}: {pictures} picture(s) take {taken} tokens, expected fewer")
     with jax.set_mesh(mesh):
         state = setup.abstract_state(config, model, mesh)

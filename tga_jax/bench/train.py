@@ -14,7 +14,9 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tga_jax.bench import against, figures, lengths, prepared
+from tga_jax.checkpoints import hub
 from tga_jax.data.batch import Batch
+from tga_jax.data.tiles import placed
 from tga_jax.data.tokens import Shared, Tokens, collate
 from tga_jax.errors import UserError
 from tga_jax.guides import Released
@@ -85,7 +87,7 @@ def random_batch(made: prepared.Setup, samples: lengths.Samples, seed: int = 0) 
     labels = None if like.label_positions is None else like.label_positions.shape[1]
 
     def sample(length: int, pictured: bool) -> Tokens:
-        image = pictured * made.pictures * made.model.image_tokens
+        image = pictured * made.image_tokens
         retrieved = answer = (length - image) // 4
         if labels is not None:
             answer = min(answer, labels // pack)
@@ -104,12 +106,18 @@ def random_batch(made: prepared.Setup, samples: lengths.Samples, seed: int = 0) 
     rows = [sample(*one) for one in zip(*samples, strict=True)]
     pad: Any = SimpleNamespace(pad_id=0)  # what of a vocabulary is read
     shared = None if like.rows is None else Shared(pack, like.rows.shape[1])
-    return collate(rows, [pictures(own) for own in samples.pictured], pad, t, c, labels, shared)
+    batch = collate(rows, [pictures(own) for own in samples.pictured], pad, t, c, labels, shared)
+    if (grids := hub.grids(made.model)) is None or batch.images is None:
+        return batch
+    largest = [(grids.places(grids.largest), grids.tiles(grids.largest))] * made.pictures
+    return batch._replace(
+        image_places=tuple(placed(batch.image_mask, [largest if own else [] for own in samples.pictured], grids))
+    )
 
 
 def equal_samples(made: prepared.Setup, fill: float) -> lengths.Samples:
     """Those of a batch, all with `fill` of their share of a row. Raises UserError if that is too little."""
-    share, taken = made.length // made.config.data.pack, made.pictures * made.model.image_tokens
+    share, taken = made.length // made.config.data.pack, made.image_tokens
     length = round(fill * share)
     if length < taken + 4:
         raise UserError(
@@ -223,7 +231,7 @@ def mixture(console: rich.console.Console, config: TrainConfig, kind: str, steps
     if config.loss.dpo is not None:
         raise UserError("--lengths: loss.dpo learns pairs, expected a training on single samples")
     made = prepared.prepare(config)
-    found = lengths.batches(config, made.model.image_tokens, kind)
+    found = lengths.batches(config, made.image_tokens, kind)
     tokens = sum(int(samples.lengths.sum()) for _, samples in found)
     positions = sum(config.batch_size // config.data.pack * length for length, _ in found)
     console.print(f"{config.name}, {len(found)} batches of lengths as {kind}'s: {1 - tokens / positions:.1%} padding")

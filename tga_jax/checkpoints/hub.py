@@ -38,7 +38,7 @@ from tga_jax.models import sharding
 from tga_jax.models.clip import ClipConfig
 from tga_jax.models.llava import LlavaConfig
 from tga_jax.report.progress import Progress
-from tga_jax.workdir import AnyPath, new_folder, read_json, replacing
+from tga_jax.workdir import AnyPath, new_folder, read_json, replacing, write_json
 
 _ADAPTER = "adapter_config.json"
 
@@ -283,29 +283,29 @@ def _write_processor(companions: Path, folder: Path, model: Spec, tokenizer: Any
 
     if model.clip is None:
         return
-    size = model.clip.vision.image_size
-    pads = model.image_mode == "pad"  # a square first, of the mean color
-    cls = transformers.LlavaImageProcessorPil if pads else transformers.CLIPImageProcessorPil
     vision = model.clip.vision
     if image_config.find(companions) is None:
-        square = {"height": size, "width": size}
-        shape = square if model.image_mode == "stretch" else {"shortest_edge": size}
-        fields: dict[str, Any] = {"size": shape, "crop_size": square}
-        fields |= {"image_mean": list(vision.pixel_mean), "image_std": list(vision.pixel_std)}
-        fields["resample"] = image_config.RESAMPLE[vision.resample]
-        if pads:
-            fields["do_pad"] = True
-        cls(**fields).save_pretrained(folder)
+        image_config.to_hub(model).save_pretrained(folder)
     if model.kind == "clip" and model.clip.text is not None and any(companions.glob("tokenizer*")):
         _end_texts(load_tokenizer(companions), model.clip.text.eos_token_id, folder)
     if tokenizer is None:
         return
-    assert isinstance(model.config, LlavaConfig)
-    processor = transformers.LlavaProcessor(
-        image_processor=cls.from_pretrained(folder),
+    c = model.config
+    assert isinstance(c, LlavaConfig)
+    selects = hub_towers.select_strategy(c)
+    if c.tiles is not None and c.tiles.most is not None:
+        # transformers makes this processor only with one of videos, which needs torchvision; the files are the same.
+        tokenizer.save_pretrained(folder)
+        said = {"processor_class": "LlavaOnevisionProcessor", "image_token": IMAGE, "video_token": "<video>"}
+        said |= {"num_image_tokens": c.image_tokens, "vision_aspect_ratio": f"anyres_max_{c.tiles.most}"}
+        write_json(folder / "processor_config.json", said | {"vision_feature_select_strategy": selects})
+        return
+    kind = transformers.LlavaProcessor if c.tiles is None else transformers.LlavaNextProcessor
+    processor = kind(
+        image_processor=type(image_config.to_hub(model)).from_pretrained(folder),
         tokenizer=tokenizer,
-        patch_size=model.clip.vision.patch_size,
-        vision_feature_select_strategy=hub_towers.select_strategy(model.config),
+        patch_size=vision.patch_size,
+        vision_feature_select_strategy=selects,
         num_additional_image_tokens=int(vision.has_cls),
         chat_template=tokenizer.chat_template,
     )
@@ -320,6 +320,14 @@ def _ids(value: Any, where: str) -> list[int]:
     return found
 
 
+def grids(config: LlavaConfig) -> Grids | None:
+    """How the model cuts pictures into tiles; None if it does not."""
+    tiles, vision = config.tiles, config.clip.vision
+    if tiles is None:
+        return None
+    return Grids(tiles.pinpoints, vision.image_size, vision.image_size // vision.patch_size, tiles.most)
+
+
 def processor(folder: Path, model: Spec) -> Processor:
     """folder: where the tokenizer lies, or a GGUF file. Raises UserError if there is none."""
     tokenizer = gguf.tokenizer(folder) if folder.suffix == ".gguf" else load_tokenizer(folder)
@@ -331,10 +339,8 @@ def processor(folder: Path, model: Spec) -> Processor:
     if model.clip is not None:
         tokens = model.config.image_tokens if isinstance(model.config, LlavaConfig) else 0
         vision = model.clip.vision
-        tiles = model.config.tiles if isinstance(model.config, LlavaConfig) else None
-        side = vision.image_size // vision.patch_size
-        grids = None if tiles is None else Grids(tiles.pinpoints, side, tiles.most)
+        found = grids(model.config) if isinstance(model.config, LlavaConfig) else None
         color = color_of(vision.pixel_mean)
-        image = ImageSpec(vision.image_size, tokens, model.image_mode, vision.resample, color, grids)
+        image = ImageSpec(vision.image_size, tokens, model.image_mode, vision.resample, color, found)
     text = model.llm or (model.clip.text if model.clip is not None else None)
     return Processor(tokenizer, image, tuple(sorted(ids)), None if text is None else text.vocab_size)

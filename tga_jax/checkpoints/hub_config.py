@@ -281,6 +281,19 @@ def _hub_llm(model: Spec, vocab_size: int) -> Any:
     return row.config(**fields, **model.hub_fields, architectures=[row.architecture])
 
 
+def _hub_tiles(model: Spec, c: LlavaConfig) -> tuple[Any, dict[str, Any]]:
+    """(class of the hub's config, the fields that it alone has)."""
+    if c.tiles is None:
+        return transformers.LlavaConfig, {"image_seq_length": c.image_tokens}
+    grids = [list(grid) for grid in c.tiles.pinpoints]
+    if c.tiles.most is None:
+        return transformers.LlavaNextConfig, {"image_seq_length": c.image_tokens, "image_grid_pinpoints": grids}
+    assert model.image_token_id is not None
+    # Videos are not supported here, and have the id behind pictures', as in the published models.
+    video = {"video_token_index": model.image_token_id + 1, "vision_aspect_ratio": f"anyres_max_{c.tiles.most}"}
+    return transformers.LlavaOnevisionConfig, {"image_grid_pinpoints": grids, **video}
+
+
 def to_hub(model: Spec, vocab_size: int | None = None) -> Any:
     """The transformers config of an exported model; vocab_size: rows of the embedding table, with its padding.
 
@@ -291,22 +304,21 @@ def to_hub(model: Spec, vocab_size: int | None = None) -> Any:
     if isinstance(model.config, LlavaConfig):
         c = model.config
         width = c.llm.hidden_size
-        if c.tiles is not None:
-            raise UserError("export: a model that cuts pictures into tiles, expected a LLaVA without them")
         if c.projector.on(width) != Mlp2xGelu(hidden=width):
             raise UserError(
                 f"export: projector {c.projector}, expected mlp2x_gelu of the decoder's width {width}, the only one of "
                 "LlavaForConditionalGeneration"
             )
-        return transformers.LlavaConfig(
+        own, kind = _hub_tiles(model, c)
+        return own(
             vision_config=hub_towers.to_hub_vision(c.clip.vision),
             text_config=_hub_llm(model, vocab_size or c.llm.vocab_size),
             image_token_index=model.image_token_id,  # pyrefly: ignore
-            image_seq_length=c.image_tokens,
             vision_feature_layer=list(c.feature_layer) if isinstance(c.feature_layer, tuple) else c.feature_layer,
             vision_feature_select_strategy=hub_towers.select_strategy(c),
             tie_word_embeddings=c.llm.tie_embeddings,
-            architectures=["LlavaForConditionalGeneration"],
+            architectures=[f"{own.__name__.removesuffix('Config')}ForConditionalGeneration"],
+            **kind,
         )
     vision, text = hub_towers.to_hub_vision(model.config.vision), model.config.text
     if text is None:

@@ -147,3 +147,25 @@ def read(folder: Path, model: Spec) -> Spec:
     else:
         check("crop_size", _sides(raw.get("crop_size", 224), True) == square, f"{side}, as of the vision tower")
     return _with(model, found_mode, **pixels, resample=resample)
+
+
+def to_hub(model: Spec) -> Any:
+    """transformers' image processor that does the same, on Pillow."""
+    import transformers
+
+    assert model.clip is not None
+    vision, config = model.clip.vision, model.config
+    tiles = config.tiles if isinstance(config, LlavaConfig) else None
+    square = {"height": vision.image_size, "width": vision.image_size}
+    shortest = {"shortest_edge": vision.image_size}
+    fields: dict[str, Any] = {"image_mean": list(vision.pixel_mean), "image_std": list(vision.pixel_std)}
+    fields["resample"] = RESAMPLE[vision.resample]
+    if tiles is not None:
+        fields["image_grid_pinpoints"] = [list(grid) for grid in tiles.pinpoints]
+        if tiles.most is not None:
+            return transformers.LlavaOnevisionImageProcessorPil(size=square, **fields)
+        return transformers.LlavaNextImageProcessorPil(size=shortest, crop_size=square, **fields)
+    fields |= {"size": square if model.image_mode == "stretch" else shortest, "crop_size": square}
+    if model.image_mode == "pad":  # a square first, of the mean color
+        return transformers.LlavaImageProcessorPil(**fields, do_pad=True)
+    return transformers.CLIPImageProcessorPil(**fields)

@@ -195,6 +195,8 @@ def hub_name(part: str, local: str, whole: bool) -> str:
     """The inverse of `locate` for export. whole: within a LLaVA checkpoint, else a checkpoint of this part alone."""
     if part == "llm" and local.startswith("lm_head."):
         return f"language_model.{local}" if whole else local
+    if local == "image_newline":
+        return local
     if whole:
         return HUB_LLAVA[part] + local
     return {"clip": "", "projector": "multi_modal_projector.", "llm": HUB_LLM}[part] + local

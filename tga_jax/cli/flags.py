@@ -80,7 +80,8 @@ def _default(schema: Any, path: Sequence[str]) -> Any:
     kinds = (hint, *typing.get_args(hint))
     if not inner:
         if field.default in (dataclasses.MISSING, None):
-            simple = next((kind for kind in kinds if kind in (bool, int, float, str)), None)
+            plain = [typing.get_origin(kind) or kind for kind in kinds]
+            simple = next((kind for kind in plain if kind in (bool, int, float, str, tuple)), None)
             if simple is None:
                 raise KeyError(name)
             return config_dict.placeholder(simple)

@@ -1,12 +1,14 @@
 """Image files to model input: LLaVA-1.5's preprocessing up to the normalisation, which runs on the device."""
 
+import contextlib
 import io
 import math
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from tga_jax.data import resize
 from tga_jax.errors import UserError
@@ -18,6 +20,8 @@ RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.
 MAX_PIXELS = 100_000_000
 MAX_SQUARE, MAX_SIDE = 20_000, 2**17  # to pad: of a square that is made as a whole, and of any
 LONG = 16  # times the result's side: a longer picture is not resized as a whole
+
+_LYING = range(5, 9)  # EXIF's orientations that swap height and width
 
 # Not all that Pillow opens: EPS, for one, would be run as a program by Ghostscript.
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -34,10 +38,8 @@ def decode(data: bytes, name: str, draft: tuple[int, str] | None = None) -> Imag
 
     Raises UserError naming the file: not a picture, truncated, or of more than `MAX_PIXELS` pixels.
     """
-    try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        if image.width * image.height > MAX_PIXELS:  # known from the header, before anything is decoded
-            raise ValueError(f"{image.width} x {image.height} pixels, expected at most {MAX_PIXELS:,}")
+    with _named(name):
+        image = _opened(data)
         if draft:
             size, mode = draft
             edge = (max if mode == "pad" else min)(image.size)  # the first to become `size`
@@ -47,6 +49,31 @@ def decode(data: bytes, name: str, draft: tuple[int, str] | None = None) -> Imag
                 image.draft("RGB", (image.width // fits[0], image.height // fits[0]))
         ImageOps.exif_transpose(image, in_place=True)
         return to_rgb(image)
+
+
+def size(data: bytes, name: str) -> tuple[int, int]:
+    """(height, width) of what `decode` makes of a file's bytes, from its header. Raises UserError as it does, but for
+    what only decoding finds."""
+    with _named(name):
+        image = _opened(data)
+        lies = image.getexif().get(ExifTags.Base.Orientation, 1) in _LYING
+        lies = lies and image.format != "TIFF"  # whose size Pillow has upright at once
+        return (image.width, image.height) if lies else (image.height, image.width)
+
+
+def _opened(data: bytes) -> Image.Image:
+    """Not decoded yet. Raises ValueError, or what Pillow raises."""
+    image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{image.width} x {image.height} pixels, expected at most {MAX_PIXELS:,}")
+    return image
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Errors of reading a picture become UserError naming the file."""
+    try:
+        yield
     except UnidentifiedImageError as error:
         raise UserError(f"{name}: cannot be read as an image (in no known format)") from error
     except Image.DecompressionBombError as error:  # Pillow's own limit, which does not say the size

@@ -4,12 +4,11 @@ import dataclasses
 from functools import partial
 
 import grain
-import numpy as np
 
 from tga_jax.data import fingerprint, llava_json
 from tga_jax.data.open_samples import open_pictures, open_samples
 from tga_jax.data.pipeline import endless
-from tga_jax.data.sources import Pictures, Source
+from tga_jax.data.sources import PictureFile, Pictures, Source
 from tga_jax.data.templates import IMAGE, TEMPLATES, Record
 from tga_jax.errors import UserError
 from tga_jax.workdir import Input, located, reading
@@ -85,10 +84,13 @@ class LlavaRecords:
     def __len__(self) -> int:
         return len(self._file)
 
-    def _image(self, name: str, where: str) -> np.ndarray:
+    def _picture(self, name: str, where: str) -> PictureFile:
+        return PictureFile(partial(self._bytes, name, where), f"{where}: {name}", self._pictures)
+
+    def _bytes(self, name: str, where: str) -> bytes:
         assert self._store is not None
         try:
-            return self._pictures.read(self._store.read(name), name)
+            return self._store.read(name)
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
 
@@ -123,7 +125,7 @@ class LlavaRecords:
         return Record(
             sample.id or where,
             turns,
-            tuple(partial(self._image, name, where) for name in sample.images),
+            tuple(self._picture(name, where) for name in sample.images),
             sample.caption,
             sample.retrieved,
             bool(sample.retrieved) and self._source.retrieved_in_prompt,

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import grain
 import numpy as np
@@ -19,10 +19,20 @@ from tga_jax.data.arrange import arranged
 from tga_jax.data.batch import Batch
 from tga_jax.data.llava_json import SampleError
 from tga_jax.data.templates import Record
-from tga_jax.data.tokens import Shared, Tokens, Vocabulary, collate, tokenize
+from tga_jax.data.tiles import Grids, Size, placed
+from tga_jax.data.tokens import ImageTokens, Shared, Tokens, Vocabulary, collate, tokenize
 from tga_jax.errors import UserError
 
 WINDOW = 16  # batches that are sorted by length together
+
+
+@runtime_checkable
+class Sized(Protocol):
+    """A record's picture that tells its size, as `sources.PictureFile` does."""
+
+    def __call__(self) -> np.ndarray: ...
+
+    def size(self) -> Size: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +40,11 @@ class Shape:
     """Static lengths. lengths: of rows, ascending; a batch takes the least that holds its rows."""
 
     lengths: tuple[int, ...]
-    image_tokens: int  # P: tokens an image takes
+    image_tokens: int  # P: tokens an image takes, unless `grids` says how many
     caption_length: int  # C, with its begin token
     labels: tuple[int, ...] = ()  # K for each length: most targets of a row there; (): T, and no `label_positions`
     pack: int = 1  # samples that share a row
+    grids: Grids | None = None  # of a model that cuts pictures into tiles
 
     def __post_init__(self):
         if self.labels and (len(self.labels) != len(self.lengths) or min(self.labels) < 1):
@@ -110,7 +121,16 @@ def _bucket(rows: Sequence[Tokens], shape: Shape) -> int:
     return next(i for i, (t, k) in enumerate(places) if length <= t and labels <= k)
 
 
-_Row = tuple[Record, tuple[Tokens, ...]]  # and what a batch has of it
+class _Row(NamedTuple):
+    record: Record
+    samples: tuple[Tokens, ...]  # what a batch has of it
+    # Of the record's pictures, where they matter (`Shape.grids`); None: one cannot be read, and the samples are empty.
+    sizes: tuple[Size, ...] | None
+
+
+def _emptied(sample: Tokens) -> Tokens:
+    """Nothing to read and nothing to learn."""
+    return _start(sample, 0)._replace(caption=sample.caption[:1])
 
 
 class Batches:
@@ -158,10 +178,46 @@ class Batches:
 
     def _row(self, number: int) -> _Row:
         record: Record = self._records[number]  # pyrefly: ignore
-        return record, self.samples(record)
+        try:
+            sizes = self.sizes(record)
+        except SampleError:
+            if self._policy.missing != "skip":
+                raise
+            empty = self._samples(record, (0,) * len(record.images))
+            return _Row(record, tuple(map(_emptied, empty)), None)
+        return _Row(record, self._samples(record, self._counts(sizes)), sizes)
+
+    @property
+    def needs_sizes(self) -> bool:
+        """Whether pictures' files are looked into before their pixels are needed."""
+        return self._shape.grids is not None
+
+    def sizes(self, record: Record) -> tuple[Size, ...]:
+        """(height, width) of the record's pictures, where tokens depend on it. Raises SampleError naming it."""
+        grids = self._shape.grids
+        if grids is None:
+            return ()
+        if grids.most is not None and len(record.images) > 1:
+            said = f"{len(record.images)} pictures, expected one for this model, which cuts it into tiles"
+            raise SampleError("several_images", f"sample {record.id!r}: {said}")
+        sized = [image for image in record.images if isinstance(image, Sized)]
+        if len(sized) < len(record.images):
+            said = "a picture without `size`, expected a data.sources.PictureFile for a model that cuts it into tiles"
+            raise UserError(f"sample {record.id!r}: {said}")
+        try:
+            return tuple(image.size() for image in sized)
+        except UserError as error:
+            raise SampleError("corrupt_images", f"sample {record.id!r}: {error}") from error
+
+    def _counts(self, sizes: tuple[Size, ...]) -> ImageTokens:
+        grids = self._shape.grids
+        return self._shape.image_tokens if grids is None else tuple(map(grids.tokens, sizes))
 
     def samples(self, record: Record) -> tuple[Tokens, ...]:
         """What a batch has of a record. Raises SampleError naming it."""
+        return self._samples(record, self._counts(self.sizes(record)))
+
+    def _samples(self, record: Record, image_tokens: ImageTokens) -> tuple[Tokens, ...]:
         versions = [record]
         if self._pairs:
             if record.rejected is None:
@@ -169,11 +225,14 @@ class Batches:
                 raise SampleError("rejected", f"sample {record.id!r}: {said}")
             turns = (*record.turns[:-1], (record.turns[-1][0], record.rejected))
             versions.append(dataclasses.replace(record, turns=turns))
-        return tuple(self.fit(one, self.tokens(one)) for one in versions)
+        return tuple(self.fit(one, self._tokens(one, image_tokens)) for one in versions)
 
     def tokens(self, record: Record) -> Tokens:
         """A record's tokens, of any number. Raises UserError naming the sample."""
-        row = tokenize(record, self._vocabulary, self._shape.image_tokens)
+        return self._tokens(record, self._counts(self.sizes(record)))
+
+    def _tokens(self, record: Record, image_tokens: ImageTokens) -> Tokens:
+        row = tokenize(record, self._vocabulary, image_tokens)
         learnt = row.tokens[row.targets]
         if record.template == "chat" and len(learnt) and not np.isin(learnt, self._vocabulary.control_ids).any():
             raise UserError(
@@ -188,7 +247,7 @@ class Batches:
 
     def without_images(self, number: int) -> Batch:
         """All samples of a batch, of every host, whose images are not read."""
-        return self.collated([sample for _, samples in self._plan(number) for sample in samples])
+        return self.collated([sample for row in self._plan(number) for sample in row.samples])
 
     def collated(self, rows: Sequence[Tokens]) -> Batch:
         """Samples of the longest length, each with a row of its own, without images."""
@@ -200,8 +259,8 @@ class Batches:
         rows = [self._row(i) for i in range(window * self._window * size, (window + 1) * self._window * size)]
         if self._window == 1:
             return [rows]
-        lengths = np.array([max(len(sample.tokens) for sample in samples) for _, samples in rows])
-        pictured = np.array([bool(record.images) for record, _ in rows])
+        lengths = np.array([max(len(sample.tokens) for sample in row.samples) for row in rows])
+        pictured = np.array([bool(row.record.images) for row in rows])
         rng = np.random.default_rng((self._seed, window))
         order = arranged(lengths, pictured, self._window, self._shape.pack, rng)
         return [[rows[i] for i in batch] for batch in order]
@@ -214,22 +273,31 @@ class Batches:
                 self._plans[window] = self._make_plan(window)
             return self._plans[window][at]
 
-    def _read(self, record: Record) -> list[np.ndarray] | None:
-        """The record's images; None if one cannot be read and may be skipped."""
+    def _read(self, row: _Row) -> list[np.ndarray] | None:
+        """The record's images, or its pictures' tiles; None if one cannot be read and may be skipped."""
+        if row.sizes is None:
+            return None
         try:
-            return [image() for image in record.images]
+            found = [image() for image in row.record.images]
         except UserError as error:
             if self._policy.missing == "skip":
                 return None
-            raise UserError(f"sample {record.id!r}: {error}") from error
+            raise UserError(f"sample {row.record.id!r}: {error}") from error
+        return found if self._shape.grids is None else [tile for tiles in found for tile in tiles]
+
+    def _images(self, row: _Row) -> int:
+        """How many `_read` gives."""
+        grids = self._shape.grids
+        return len(row.record.images) if grids is None else sum(map(grids.tiles, row.sizes or ()))
 
     def _of_one_shape(self, rows: list[_Row], media: list[list[np.ndarray] | None]) -> list[list[np.ndarray]]:
-        """`media`, the first row's filled up to the most images of any of the batch's rows: all hosts must have arrays
-        of the same shape, also one whose own rows have fewer images, or none."""
-        read = [images or [] for images in media]
-        most = max(len(record.images) for record, _ in rows)
+        """`media`, the first row's filled up to the most images of any of the batch's rows, or to a few more tiles: all
+        hosts must have arrays of the same shape, also one whose own rows have fewer images, or none."""
+        read, grids = [images or [] for images in media], self._shape.grids
+        most = max(map(self._images, rows))
+        most = most if grids is None else grids.slots(most)
         if most > len(read[0]):
-            others = (self._read(record) or [] for record, _ in rows)  # of other hosts, only if this has none
+            others = (self._read(row) or [] for row in rows)  # of other hosts, only if this has none
             example = next((image for images in itertools.chain(read, others) for image in images), None)
             if example is not None:
                 read[0] = read[0] + [np.zeros_like(example)] * (most - len(read[0]))
@@ -237,22 +305,31 @@ class Batches:
 
     def __getitem__(self, number: int) -> Batch:
         rows = self._plan(number)
-        bucket = _bucket([sample for _, samples in rows for sample in samples], self._shape)
+        bucket = _bucket([sample for row in rows for sample in row.samples], self._shape)
         share = len(rows) // self._hosts
         own = rows[self._host * share : (self._host + 1) * share]
-        media = [self._read(record) for record, _ in own]
+        media = [self._read(row) for row in own]
         pictures = [
-            images for (_, samples), images in zip(own, self._of_one_shape(rows, media), strict=True) for _ in samples
+            images for row, images in zip(own, self._of_one_shape(rows, media), strict=True) for _ in row.samples
         ]
         tokens = [
-            _start(sample, 0)._replace(caption=sample.caption[:1]) if images is None else sample
-            for (_, samples), images in zip(own, media, strict=True)
-            for sample in samples
+            _emptied(sample) if images is None else sample
+            for row, images in zip(own, media, strict=True)
+            for sample in row.samples
         ]
         shape, length = self._shape, self._shape.lengths[bucket]
         labels = shape.labels[bucket] if shape.labels else None
         own_length, shared = (length, None) if shape.pack == 1 else (shape.longest, Shared(shape.pack, length))
-        return collate(tokens, pictures, self._vocabulary, own_length, shape.caption_length, labels, shared)
+        batch = collate(tokens, pictures, self._vocabulary, own_length, shape.caption_length, labels, shared)
+        if shape.grids is None or batch.images is None:
+            return batch
+        grids = shape.grids
+        cut = [
+            [(grids.places(size), grids.tiles(size)) for size in row.sizes or () if images is not None]
+            for row, images in zip(own, media, strict=True)
+            for _ in row.samples
+        ]
+        return batch._replace(image_places=tuple(placed(batch.image_mask, cut, grids)))
 
 
 def iterate(

@@ -13,8 +13,8 @@ from PIL import Image
 from tga_jax.data import chat_template, images
 from tga_jax.data.batch import Batch
 from tga_jax.data.prompt import IMAGE, Piece, Prompt
-from tga_jax.data.tiles import Grids, Places, placed
-from tga_jax.data.tokens import Vocabulary, collate, images_in, prompt_tokens
+from tga_jax.data.tiles import Grids, placed
+from tga_jax.data.tokens import ImageTokens, Tokens, Vocabulary, collate, images_in, prompt_tokens
 from tga_jax.errors import UserError
 from tga_jax.workdir import read_json
 
@@ -88,12 +88,31 @@ class Processor:
             return self.pixels([picture])[0]
         return np.asarray(_opened(picture))
 
-    def _tiled(self, picture: Picture, grids: Grids) -> tuple[Places, np.ndarray]:
-        """(of which features its image tokens are made, its tiles uint8 [N, I, I, 3])."""
-        assert self.image is not None
-        image = _opened(picture)
-        tiles = grids.cut(image, self.image.size, self.image.resample)
-        return grids.places((image.height, image.width), self.image.size), tiles
+    def positions(self, pictures: Sequence[np.ndarray]) -> ImageTokens:
+        """Of pictures, as `kept` gives them, the number of each one's image tokens, or one number for all; 0 without a
+        vision tower."""
+        if self.image is None or self.image.grids is None:
+            return self.image_tokens
+        return tuple(self.image.grids.tokens((len(picture), picture.shape[1])) for picture in pictures)
+
+    def collated(
+        self, rows: Sequence[Tokens], pictures: Sequence[Sequence[np.ndarray]], length: int, captions: int = 1
+    ) -> Batch:
+        """Tokenised prompts and the pictures of each, as `kept` gives them, as a Batch of so many positions."""
+        if self.image is None or self.image.grids is None:
+            return collate(rows, pictures, self.vocabulary, length, captions)
+        grids, resample = self.image.grids, self.image.resample
+        cut = [[grids.cut(Image.fromarray(picture), resample) for picture in own] for own in pictures]
+        media = [[tile for tiles in own for tile in tiles] for own in cut]
+        most = max(map(len, media))
+        if not most:
+            return collate(rows, media, self.vocabulary, length, captions)
+        blank = np.zeros((grids.side, grids.side, 3), np.uint8)
+        media[0] += [blank] * (grids.slots(most) - len(media[0]))
+        batch = collate(rows, media, self.vocabulary, length, captions)
+        sizes = [[(len(picture), picture.shape[1]) for picture in own] for own in pictures]
+        sizes = [[(grids.places(size), grids.tiles(size)) for size in own] for own in sizes]
+        return batch._replace(image_places=tuple(placed(batch.image_mask, sizes, grids)))
 
     def batch(
         self, prompts: Sequence[str | Prompt], pictures: Sequence[Sequence[Picture]] | None = None, multiple: int = 1
@@ -117,26 +136,15 @@ class Processor:
         grids = None if self.image is None else self.image.grids
         if grids is not None and grids.most is not None and (several := [i for i, own in enumerate(shown) if own[1:]]):
             raise UserError(f"prompt {several[0]}: {len(shown[several[0]])} pictures, expected one for this checkpoint")
-        tiled = None if grids is None else [[self._tiled(picture, grids) for picture in own] for own in shown]
+        kept = [[self.kept(picture) for picture in own] for own in shown]
         rows = []
         for i, prompt in enumerate(prompts):
-            counts = self.image_tokens if tiled is None else tuple(len(places.index) for places, _ in tiled[i])
             try:
-                rows.append(prompt_tokens(prompt, self.vocabulary, counts))
+                rows.append(prompt_tokens(prompt, self.vocabulary, self.positions(kept[i])))
             except UserError as error:
                 raise UserError(f"prompt {i}: {error}") from error
         length = -(-max(len(row.tokens) for row in rows) // multiple) * multiple
-        if grids is None or tiled is None:
-            media = [list(self.pixels(own)) if own else [] for own in shown]
-            return collate(rows, media, self.vocabulary, length, captions=1)
-        media = [[tile for _, tiles in found for tile in tiles] for found in tiled]
-        most = max(map(len, media))
-        if most and multiple > 1:  # few numbers of tiles, too
-            blank = np.zeros_like(next(own[0] for own in media if own))
-            media[0] += [blank] * ((1 << (most - 1).bit_length()) - len(media[0]))
-        batch = collate(rows, media, self.vocabulary, length, captions=1)
-        places = placed(batch.image_mask, [[(of, len(tiles)) for of, tiles in found] for found in tiled], grids)
-        return batch._replace(image_places=places if most else None)
+        return self.collated(rows, kept, length)
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.vocabulary.decode(ids)

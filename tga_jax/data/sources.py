@@ -6,6 +6,7 @@ A source of your own is one class, in any file: inherit `Source`, write `dataset
 
 import abc
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from tga_jax import config as config_files
 from tga_jax.data import fingerprint, images
 from tga_jax.data.pipeline import Policy, Shape
 from tga_jax.data.processor import load_tokenizer
+from tga_jax.data.tiles import Grids, Size
 from tga_jax.data.tokens import Vocabulary
 from tga_jax.errors import UserError
 from tga_jax.workdir import Input
@@ -27,18 +29,40 @@ KINDS = {
 
 
 class Pictures(NamedTuple):
-    """What the model expects of a picture: uint8 [size, size, 3]. mode: one of `images.MODES`; resample, color: as in
-    `images.preprocess`."""
+    """What the model expects of a picture: uint8 [size, size, 3], or, if it cuts pictures into tiles (`grids`), uint8
+    [N, size, size, 3]. mode: one of `images.MODES`; resample, color: as in `images.preprocess`."""
 
     size: int
     mode: str = "pad"
     fast: bool = False  # cheaper, with slightly other pixels
     resample: str = "bicubic"
     color: images.Color = images.CLIP_COLOR
+    grids: Grids | None = None
 
     def read(self, data: bytes, name: str) -> np.ndarray:
         """A file's bytes. Raises UserError naming the file."""
-        return images.read(data, name, *self)
+        if self.grids is not None:
+            return self.grids.cut(images.decode(data, name), self.resample)
+        return images.read(data, name, self.size, self.mode, self.fast, self.resample, self.color)
+
+
+@dataclasses.dataclass(frozen=True)
+class PictureFile:
+    """A picture of a record, read when it is asked for: its pixels by a call, as `Pictures.read` makes them.
+
+    load: gives the file's bytes; name: of the file, for messages. Both methods raise UserError naming it.
+    """
+
+    load: Callable[[], bytes]
+    name: str
+    pictures: Pictures
+
+    def __call__(self) -> np.ndarray:
+        return self.pictures.read(self.load(), self.name)
+
+    def size(self) -> Size:
+        """(height, width), upright; from the file's header, so that nothing is decoded."""
+        return images.size(self.load(), self.name)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,8 +127,8 @@ class DataConfig:
         """T of a sample."""
         return self.shape(0).longest
 
-    def shape(self, image_tokens: int) -> Shape:
-        return Shape(self.lengths, image_tokens, self.caption_length, self.labels, self.pack)
+    def shape(self, image_tokens: int, grids: Grids | None = None) -> Shape:
+        return Shape(self.lengths, image_tokens, self.caption_length, self.labels, self.pack, grids)
 
     def inputs(self) -> dict[str, Input]:
         """The tokenizer and what the sources read, by the fields that say where. Raises UserError for what cannot be

@@ -30,10 +30,11 @@ class Places(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Grids:
-    """pinpoints: the grids' sizes in pixels; patches: p; most: as many tiles' worth of features at most, more are
-    resized bilinearly (OneVision's `anyres_max_9`); None: all of them (NeXT)."""
+    """pinpoints: the grids' sizes in pixels; side: I; patches: p; most: as many tiles' worth of features at most, more
+    are resized bilinearly (OneVision's `anyres_max_9`); None: all of them (NeXT)."""
 
     pinpoints: tuple[Size, ...]
+    side: int
     patches: int
     most: int | None = None
 
@@ -48,14 +49,26 @@ class Grids:
 
         return max(self.pinpoints, key=shown)
 
-    def tiles(self, size: Size, side: int) -> int:
-        """N, of a picture of this size, in tiles of `side` pixels."""
+    def tiles(self, size: Size) -> int:
+        """N, of a picture of this size."""
         height, width = self.best(size)
-        return 1 + (height // side) * (width // side)
+        return 1 + (height // self.side) * (width // self.side)
 
-    def cut(self, image: Image.Image, side: int, resample: str) -> np.ndarray:
-        """uint8 [N, I, I, 3], I = `side`: the RGB picture, stretched, and the tiles of its grid."""
-        height, width = self.best((image.height, image.width))
+    @property
+    def largest(self) -> Size:
+        """The grid of most tiles."""
+        return max(self.pinpoints, key=math.prod)
+
+    def slots(self, tiles: int) -> int:
+        """Room for so many tiles: a number of few, since a program is compiled for each, and at most half more."""
+        step = max(1, 1 << max(tiles.bit_length() - 2, 0))
+        room = -(-tiles // step) * step
+        most = self.tiles(self.largest)
+        return min(room, most) if tiles <= most else room
+
+    def cut(self, image: Image.Image, resample: str) -> np.ndarray:
+        """uint8 [N, I, I, 3]: the RGB picture, stretched, and the tiles of its grid."""
+        side, (height, width) = self.side, self.best((image.height, image.width))
         across, down = width / image.width, height / image.height
         if across < down:
             shown = (width, min(math.ceil(image.height * across), height))
@@ -68,17 +81,30 @@ class Grids:
         whole = images.preprocess(image, side, "stretch", resample=resample)
         return np.concatenate([whole[None], tiles.reshape(-1, side, side, 3)])
 
-    def places(self, size: Size, side: int) -> Places:
-        """Of a picture of this size, in tiles of `side` pixels."""
-        p, (height, width) = self.patches, (edge // side for edge in self.best(size))
+    def _shown(self, size: Size) -> tuple[tuple[slice, slice], Size]:
+        """(which rows and columns of the grid's features show a picture of this size, what they are resized to)."""
+        p = self.patches
+        height, width = self.best(size)
+        part = _without_padding((height // self.side * p, width // self.side * p), size)
+        rows, columns = (one.stop - one.start for one in part)
+        if self.most is not None and (ratio := math.sqrt(rows * columns / (self.most * p * p))) > 1.1:
+            rows, columns = int(rows // ratio), int(columns // ratio)
+        return part, (rows, columns)
+
+    def tokens(self, size: Size) -> int:
+        """Q, of a picture of this size."""
+        _, (rows, columns) = self._shown(size)
+        return self.patches**2 + rows * (columns + 1)
+
+    def places(self, size: Size) -> Places:
+        """Of a picture of this size."""
+        p, (height, width) = self.patches, (edge // self.side for edge in self.best(size))
         tile = 1 + np.arange(height * width).reshape(height, 1, width, 1)
-        grid = tile * p * p + np.arange(p)[:, None, None] * p + np.arange(p)
-        grid = _without_padding(grid.reshape(height * p, width * p), size)
+        part, resized = self._shown(size)
+        grid = (tile * p * p + np.arange(p)[:, None, None] * p + np.arange(p)).reshape(height * p, width * p)[part]
         index, weight = grid[..., None], np.ones((*grid.shape, 1), np.float32)
         if self.most is not None:
-            ratio = math.sqrt(grid.size / (self.most * p * p))
-            rows, columns = (int(edge // ratio) if ratio > 1.1 else edge for edge in grid.shape)
-            index, weight = _bilinear(grid, rows, columns)
+            index, weight = _bilinear(grid, *resized)
         # A newline behind each row, and the whole picture before all.
         ends = ((0, 0), (0, 1), (0, 0))
         index = np.pad(index, ends, constant_values=NEWLINE).reshape(-1, index.shape[-1])
@@ -88,14 +114,14 @@ class Grids:
         return Places(np.concatenate([whole, index]).astype(np.int32), np.concatenate([first, weight]))
 
 
-def _without_padding(grid: np.ndarray, size: Size) -> np.ndarray:
-    """The rows, or columns, of a grid that a picture of this size reaches when it is centred there."""
-    (rows, columns), (height, width) = grid.shape, size
+def _without_padding(grid: Size, size: Size) -> tuple[slice, slice]:
+    """The rows and columns of a grid that a picture of this size reaches when it is centred there."""
+    (rows, columns), (height, width) = grid, size
     if width / height > columns / rows:
         cut = (rows - int(round(height * (columns / width), 7))) // 2
-        return grid[cut : rows - cut]
+        return slice(cut, rows - cut), slice(0, columns)
     cut = (columns - int(round(width * (rows / height), 7))) // 2
-    return grid[:, cut : columns - cut]
+    return slice(0, rows), slice(cut, columns - cut)
 
 
 def _bilinear(grid: np.ndarray, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:

@@ -279,11 +279,12 @@ def prompt_tokens(prompt: str | Prompt, vocabulary: Vocabulary, image_tokens: Im
     return Tokens(tokens, targets, image_mask, retrieved_mask, np.array([vocabulary.caption_begin], np.int32))
 
 
-def tokenize(record: Record, vocabulary: Vocabulary, image_tokens: int, prompt_only: bool = False) -> Tokens:
+def tokenize(record: Record, vocabulary: Vocabulary, image_tokens: ImageTokens, prompt_only: bool = False) -> Tokens:
     """A record in its template.
 
-    prompt_only: up to where the last answer starts, for generation (no targets then). Raises UserError naming the
-    sample if it has nothing to learn, not as many `<image>` as images, or a token without a row in the model's table.
+    image_tokens: as of `prompt_tokens`; prompt_only: up to where the last answer starts, for generation (no targets
+    then). Raises UserError naming the sample if it has nothing to learn, not as many `<image>` as images, or a token
+    without a row in the model's table.
     """
     found = pieces(record, vocabulary.tokenizer, prompt_only)
     try:

@@ -37,6 +37,7 @@ _ROWS = 256  # looked at together
 PROBLEMS: dict[str, tuple[str, bool]] = {
     "json": ("line that is not JSON or not UTF-8", True),
     "fields": ("field that is missing or of a wrong type", True),
+    "several_images": ("several pictures, for a model that cuts one into tiles", True),
     "roles": ("speakers that do not take turns", True),
     "targets": ("no answer to learn from", True),
     "placeholders": (f"{IMAGE} and images differ in number, or {IMAGE} outside a question", True),
@@ -58,7 +59,7 @@ PROBLEMS: dict[str, tuple[str, bool]] = {
         False,
     ),
 }
-_OF_A_TRAINING = ("template", "long_captions", "too_long", "rejected", "labels", "cut", "guide")
+_OF_A_TRAINING = ("several_images", "template", "long_captions", "too_long", "rejected", "labels", "cut", "guide")
 # What templates write around turns, whether or not it is special to a tokenizer.
 _MARKERS = ("<s>", "</s>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<|im_start|>", "<|im_end|>")
 _OF_PICTURES = ("image_names", "missing_images", "corrupt_images")
@@ -97,7 +98,8 @@ class Checks:
 
     def unasked(self, store: Store | None) -> set[str]:
         """The problems that are not looked for."""
-        unasked = set() if self.decode else {"corrupt_images"}
+        looks = self.decode or (self.training is not None and self.training.batches.needs_sizes)
+        unasked = set() if looks else {"corrupt_images"}
         unasked |= set() if store else {"image_names"}
         unasked |= set() if store or self.training else {"missing_images"}
         if self.training is None:
@@ -180,7 +182,7 @@ def validate(path: workdir.AnyPath, checks: Checks, console: rich.console.Consol
                 except UserError as error:
                     report.problem(error.problem if isinstance(error, llava_json.SampleError) else "json", str(error))
             if training:
-                rows = [_rehearse(report, training, one, file.where(one.row)) for one in found]
+                rows = [_rehearse(report, training, one, file.where(one.row), store) for one in found]
                 if training.counts and (whole := [row for row in rows if row is not None]):
                     acted += sum(int(n) for n in training.counts(training.batches.collated(whole)).values())
             else:
@@ -233,7 +235,7 @@ class _Found:
         yield from zip(self.images, self.loaders or itertools.repeat(None), strict=False)
 
 
-def _rehearse(report: _Report, training: Training, one: _Found, where: str) -> Tokens | None:
+def _rehearse(report: _Report, training: Training, one: _Found, where: str, store: Store | None) -> Tokens | None:
     """What the training makes of a sample; None, and reported, if it stops there."""
     try:
         record = training.records.record(one.sample, where)
@@ -243,6 +245,9 @@ def _rehearse(report: _Report, training: Training, one: _Found, where: str) -> T
         row = training.batches.samples(record)[0]
     except UserError as error:
         problem = error.problem if isinstance(error, llava_json.SampleError) else "template"
+        if problem == "corrupt_images" and store:  # or not there
+            looked = (_image_problem(store, name, None, False) for name in one.images)
+            problem = next((seen[0] for seen in looked if seen), problem)
         report.problem(problem, f"{one.place}: {error}".replace(f": {where}: sample {one.sample.id!r}", ""))
         one.images = one.loaders = ()
         return None

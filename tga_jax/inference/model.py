@@ -146,7 +146,7 @@ class Model:
         """(pixels [N, I, I, 3], of a model with tiles the places of the image tokens, all rows as one). Raises
         UserError as `forward` does."""
         assert self.processor.image is not None
-        size, expected, grids = self.processor.image.size, self.processor.image.tokens, self.processor.image.grids
+        expected, grids = self.processor.image.tokens, self.processor.image.grids
         count = 0 if pixel_values is None else len(pixel_values)
         if (image_sizes is None) == bool(count and grids):
             raise UserError(f"image_sizes: {image_sizes}, expected the pictures' sizes for a model with tiles, only")
@@ -156,7 +156,7 @@ class Model:
             pixels = None if pixel_values is None else np.asarray(pixel_values, np.float32)
             return None if pixels is None else pixels.transpose(0, 2, 3, 1), None
         sizes = [(int(height), int(width)) for height, width in np.asarray(image_sizes)]
-        found = [(grids.places(each, size), grids.tiles(each, size)) for each in sizes]
+        found = [(grids.places(each), grids.tiles(each)) for each in sizes]
         if len(sizes) != count or mask.sum() != (wanted := sum(len(places.index) for places, _ in found)):
             raise UserError(f"{mask.sum()} image tokens and {count} pictures, expected {wanted} for sizes {sizes}")
         own = [np.asarray(of, np.float32)[:n] for of, (_, n) in zip(pixel_values, found, strict=True)]

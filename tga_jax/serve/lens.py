@@ -38,8 +38,8 @@ class Lens:
 def look(
     model: Model, refusal_ids: Sequence[int], pixels: np.ndarray, question: str, caption: str, template: str = "chat"
 ) -> Lens:
-    """model: with stacked blocks (`load(..., stacked=True)`); refusal_ids: the tokens that begin a refusal; pixels: as
-    `processor.pixels` gives them, uint8 [I, I, 3]; caption: "" if there is none; template: one of
+    """model: with stacked blocks (`load(..., stacked=True)`); refusal_ids: the tokens that begin a refusal; pixels: a
+    picture as `processor.kept` gives it; caption: "" if there is none; template: one of
     `templates.TEMPLATES`, "chat" for the checkpoint's. Raises UserError for a prompt that the model cannot take."""
     if IMAGE in question + caption:
         raise UserError(f"{IMAGE} in the question or the caption, expected text alone")
@@ -49,7 +49,7 @@ def look(
     window = max(1, round(language_model(config).num_layers / 8))
     [line], _ = Recorder(model, tuple(refusal_ids), PAPERS, image_tokens=False, window=window, batch=1).lines([sample])
     batch = to_batch(model, [sample.image], 1)
-    found = nearest_words(config, model.params, batch, count=model.processor.image_tokens)
+    found = nearest_words(config, model.params, batch, count=int(batch.image_mask.sum()))
     ids, cosines = (np.asarray(x)[0].tolist() for x in found)
     words = [model.processor.decode([id]).strip() or "␣" for id in ids]
     return Lens(

@@ -148,7 +148,7 @@ class Page:
                 said[title] = (answer, REFUSALS.verdict(answer, asked.question))
                 yield {side: panel.answers(seat.name, said, unknown)}
         for side, seat in sides:
-            pixels = seat.model.processor.pixels([file])[0]
+            pixels = seat.model.processor.kept(file)
             found = look(seat.model, seat.refusal_ids, pixels, asked.question, asked.caption, seat.template)
             yield {f"{side}_lens": panel.lens(found)}
         if self.nearest is not None:

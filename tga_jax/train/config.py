@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from tga_jax.data import sources
-from tga_jax.models import attention, clip, layers, projectors
+from tga_jax.models import attention, clip, layers, llava, projectors
 from tga_jax.train import optim, step
 
 PARTS = ("clip", "projector", "llm")
@@ -35,6 +35,7 @@ class ModelConfig:
     projector: projectors.Projector = dataclasses.field(default_factory=projectors.Mlp2xGelu)
     feature_layer: clip.Layers = -2
     feature_select: str = "patch"
+    tiles: llava.Tiles | None = None
 
     def __post_init__(self):
         for name in ("llm", "vision"):

@@ -9,7 +9,7 @@ from tga_jax.checkpoints.spec import Spec
 from tga_jax.errors import UserError
 from tga_jax.models import presets
 from tga_jax.models.clip import ClipConfig, TextConfig, blocks_below
-from tga_jax.models.llava import LlavaConfig
+from tga_jax.models.llava import LlavaConfig, Tiles
 from tga_jax.train.config import ModelConfig, TrainConfig
 from tga_jax.workdir import AnyPath, is_remote, located, read_json
 
@@ -68,7 +68,22 @@ def model_of(config: TrainConfig, words: int | None = None) -> LlavaConfig:
     except ValueError as error:
         raise UserError(f"model.{error}") from error
     tower = ClipConfig(clip.vision, None, None)
-    return LlavaConfig(tower, llm, c.projector, c.feature_layer, c.feature_select)
+    made = LlavaConfig(tower, llm, c.projector, c.feature_layer, c.feature_select, c.tiles)
+    if c.tiles is not None:
+        _check_tiles(made, c.tiles)
+    return made
+
+
+def _check_tiles(model: LlavaConfig, tiles: Tiles) -> None:
+    side, patches = model.clip.vision.image_size, model.clip.vision.num_patches
+    if not tiles.pinpoints or any(edge < 1 or edge % side for grid in tiles.pinpoints for edge in grid):
+        said = f"pairs of multiples of {side}, the tower's image size"
+        raise UserError(f"model.tiles.pinpoints: {tiles.pinpoints}, expected {said}")
+    if model.features != patches or model.image_tokens != patches:
+        said = "an image token for each patch, in the patches' order"
+        raise UserError(
+            f"model.feature_select, projector: {model.image_tokens} image tokens, expected with tiles {said}"
+        )
 
 
 def _of(config: ModelConfig, field: str) -> Spec:

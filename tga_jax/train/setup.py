@@ -89,9 +89,11 @@ def make_model(config: TrainConfig, model: int | llava.LlavaConfig | None, chose
     if not isinstance(model, llava.LlavaConfig):
         model = origin.model_of(config, model)
     if model.tiles is not None:
-        raise UserError(
-            f"model: {config.called!r} cuts pictures into tiles, expected one image a picture in a training"
-        )
+        for name, wanted in (("image_mode", "stretch"), ("fast_images", False)):
+            if (found := getattr(config.data, name)) != wanted:
+                raise UserError(
+                    f"data.{name}: {found!r}, expected {wanted!r} with a model that cuts pictures into tiles"
+                )
     if config.loss.guide is not None:
         try:
             config.loss.guide.on(model.llm.num_layers)
@@ -111,7 +113,8 @@ def pictures(config: TrainConfig, model: llava.LlavaConfig) -> Pictures:
     """How pictures come to the model's tower."""
     vision = model.clip.vision
     color = images.color_of(vision.pixel_mean)
-    return Pictures(vision.image_size, config.data.image_mode, config.data.fast_images, vision.resample, color)
+    data = config.data
+    return Pictures(vision.image_size, data.image_mode, data.fast_images, vision.resample, color, hub.grids(model))
 
 
 def make_batches(
@@ -121,7 +124,7 @@ def make_batches(
     text = model.clip.text if config.loss.contrastive else None
     rows = model.llm.vocab_size if text is None else min(model.llm.vocab_size, text.vocab_size)
     vocabulary = dataclasses.replace(vocabulary, rows=rows)
-    shape, policy = config.data.shape(model.image_tokens), config.data.policy
+    shape, policy = config.data.shape(model.image_tokens, hub.grids(model)), config.data.policy
     pairs = config.loss.dpo is not None
     return pipeline.Batches(records, vocabulary, shape, config.batch_size, config.seed, policy, host, hosts, pairs)
 
@@ -201,8 +204,11 @@ def _zeros(tree: Any) -> Any:
 def abstract_batch(
     config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh, bucket: int = -1, images: int = 1
 ) -> Batch:
-    """A batch whose rows have the length data.lengths[bucket], with `images` images a sample."""
+    """A batch whose rows have the length data.lengths[bucket], with `images` images a sample; of a model with tiles,
+    with so many pictures of the most tiles."""
     samples, size, data = config.batch_size, model.clip.vision.image_size, config.data
+    if (grids := hub.grids(model)) is not None:
+        images *= grids.tiles(grids.largest)
     samples *= 1 if config.loss.dpo is None else 2
     rows, packed = samples // data.pack, data.pack > 1
     length = data.longest if packed else data.lengths[bucket]
@@ -210,6 +216,8 @@ def abstract_batch(
     def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.of_batch(mesh))
 
+    terms = 1 if model.tiles is None or model.tiles.most is None else 4  # as `tiles.placed` has them
+    places = array(jnp.int32, samples, length, terms), array(jnp.float32, samples, length, terms)
     return Batch(
         tokens=array(jnp.int32, samples, length),
         valid=array(bool, samples, length),
@@ -219,6 +227,7 @@ def abstract_batch(
         caption_tokens=array(jnp.int32, samples, data.caption_length),
         caption_mask=array(bool, samples, data.caption_length),
         images=array(jnp.uint8, samples, images, size, size, 3) if images else None,
+        image_places=places if images and model.tiles is not None else None,
         label_positions=array(jnp.int32, rows, data.labels[bucket]) if data.labels else None,
         rows=array(jnp.int32, rows, data.lengths[bucket]) if packed else None,
     )
@@ -276,7 +285,8 @@ def work(config: TrainConfig, model: llava.LlavaConfig, state: step.TrainState, 
     last, cost = 0, guides.Cost()
     if guide is not None and pictures:
         last = max(guide.on(model.llm.num_layers).layers)
-        cost = guide.cost(length // pack, batch.caption_tokens.shape[1], pictures * model.image_tokens)
+        own = length // pack
+        cost = guide.cost(own, batch.caption_tokens.shape[1], step.image_positions(model, pictures, own))
     labels = None if batch.label_positions is None else batch.label_positions.shape[1]
     return flops.Step(
         rows=config.batch_size * (1 if config.loss.dpo is None else 2) // pack,

@@ -132,6 +132,11 @@ def _contrastive(
     return config.contrastive * loss + config.patches * found["patches"], found
 
 
+def image_positions(model: llava.LlavaConfig, images: int, length: int) -> int:
+    """P: how many image tokens a sample of `length` positions and so many images, or tiles, has at most."""
+    return images * model.image_tokens if model.tiles is None else length
+
+
 class _Pass(NamedTuple):
     """A pass of the decoder's first blocks."""
 
@@ -196,7 +201,7 @@ def _dpo(
 
     def log_probs(model: llava.LlavaConfig, params: dict) -> Array:
         """[B / 2, 2]"""
-        x = llava.embed(model, params, batch.tokens, batch.image_mask, features)
+        x = llava.embed(model, params, batch.tokens, batch.image_mask, features, batch.image_places)
         run = _run(model, params["llm"], model.llm.num_layers, x, batch.tokens, batch.valid, None)
         return losses.sequence_log_probs(*_logits(run, batch)).reshape(-1, 2)
 
@@ -226,7 +231,7 @@ def _language(
 ) -> tuple[Array, dict[str, Array]]:
     """The language loss and the guide's."""
     features = _features(model, params, batch)
-    x = llava.embed(model, params, batch.tokens, batch.image_mask, features)
+    x = llava.embed(model, params, batch.tokens, batch.image_mask, features, batch.image_places)
     if config.embedding_noise:
         size = config.embedding_noise * jax.lax.rsqrt(jnp.maximum(batch.valid.sum(1), 1) * float(x.shape[-1]))
         x += size[:, None, None] * jax.random.uniform(key, x.shape, x.dtype, -1.0, 1.0)
@@ -255,7 +260,7 @@ def _language(
             teacher=teacher,
             inputs=x,
             embeddings=constant["embed"]["embedding"],
-            image_tokens=features.shape[1] * model.image_tokens,
+            image_tokens=image_positions(model, features.shape[1], batch.tokens.shape[1]),
             progress=progress,
             counts=counts.guide,
             captions=counts.captions,
@@ -274,6 +279,9 @@ def _check(batch: Batch) -> None:
     rows = len(batch.tokens) if batch.rows is None else len(batch.rows)
     chex.assert_is_divisible(len(batch.tokens), rows)
     of = {"images": (len(batch.tokens), 5), "image_features": (len(batch.tokens), 4), "label_positions": (rows, 2)}
+    if batch.image_places is not None:
+        chex.assert_shape(batch.image_places, (*batch.tokens.shape, None))
+        chex.assert_equal_shape(batch.image_places)
     for name, (count, rank) in of.items():
         if (array := getattr(batch, name)) is not None:
             chex.assert_shape(array, (count, *(None,) * (rank - 1)))
