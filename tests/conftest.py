@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import os
+import re
 import resource
 import shutil
 import sys
@@ -40,6 +41,24 @@ def pytest_configure(config):
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(places))
 
 
+@pytest.hookimpl(tryfirst=True)  # before the tests are chosen by their marks
+def pytest_collection_modifyitems(config, items):
+    """Marks what slow.txt names. Raises UsageError for a line that names nothing, where all tests are collected."""
+    lines = (Path(__file__).parent / "slow.txt").read_text().splitlines()
+    unused = {line for line in lines if line and not line.startswith("#")}
+    patterns = {line: re.compile(f"tests/{re.escape(line)}(\\[.*)?".replace(r"\*", ".*")) for line in unused}
+    by_file: dict[str, list[str]] = {}
+    for line in patterns:
+        by_file.setdefault(f"tests/{line.partition('::')[0]}", []).append(line)
+    for item in items:
+        for line in by_file.get(item.nodeid.partition("::")[0], ()):
+            if patterns[line].fullmatch(item.nodeid):
+                item.add_marker(pytest.mark.slow)
+                unused.discard(line)
+    if unused and config.args == config.getini("testpaths"):
+        raise pytest.UsageError(f"tests/slow.txt: no test {sorted(unused)[0]}")
+
+
 @pytest.fixture
 def processes_have_torch(monkeypatch):
     places = os.environ["PYTHONPATH"].split(os.pathsep)
@@ -52,7 +71,7 @@ def pytest_unconfigure():
 
 
 _STATM = Path("/proc/self/statm")  # Linux: the process's memory in pages, the resident part second
-_MUCH = 1.4 * 2**30  # bytes
+_MUCH = 2.5 * 2**30  # bytes
 
 
 def _release_compiled_programs() -> None:
@@ -62,15 +81,9 @@ def _release_compiled_programs() -> None:
         trim(0)  # glibc keeps what was freed, in an arena for each of the compiler's threads
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_programs_end_with_their_module():
-    """Or a process would come to hold gigabytes of them."""
-    yield
-    _release_compiled_programs()
-
-
 @pytest.fixture(autouse=True)
-def compiled_programs_end_earlier_where_they_are_large():
+def compiled_programs_end_where_they_are_large():
+    """Or a process would come to hold many gigabytes of them."""
     yield
     if _STATM.exists() and int(_STATM.read_text().split()[1]) * resource.getpagesize() > _MUCH:
         _release_compiled_programs()

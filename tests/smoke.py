@@ -264,6 +264,7 @@ def _() -> None:
         "FLAGS = []": "FLAGS = ['--config=tiny.py', '--parts=parts']",
         'WORKDIR = "runs/quickstart"': "WORKDIR = 'demo'",
         'MODELS = ("base", "tga")': "MODELS = ('tga',)",
+        "if example.harmful is harm]": "if example.harmful is harm][:2]",  # what one step taught answers at length
         "os.chdir(root)": "",
         "root = next(": f"root = Path({str(ROOT)!r}) or next(",
     }
