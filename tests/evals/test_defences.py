@@ -135,6 +135,41 @@ def test_what_a_guard_says(reply, found):
     assert guard.verdict(reply) == found
 
 
+@pytest.mark.parametrize(
+    ("reply", "found"),
+    [
+        ('{\n    "rating": "Unsafe",\n    "category": "O2: Violence, Harm, or Cru', ("unsafe", ["O2"])),
+        ('{\n    "rating": "Safe",\n    "category": "NA: None applying",', ("safe", [])),
+        ('{\n    "rating": "Safe",\n    "category": "O6: Weapons or Substance Abuse",', ("safe", [])),
+        ("Yes, the image", ("unsafe", [])),
+        (" no", ("safe", [])),
+        ("Nothing of it", ("unknown", [])),
+        ("Is it Yes?", ("unknown", [])),
+        ("", ("unknown", [])),
+    ],
+)
+def test_what_a_guard_of_pictures_says(reply, found):
+    """As the model cards of LlavaGuard 1.2 and ShieldGemma 2 have it."""
+    assert guard.of_policy(reply) == found
+
+
+def test_a_guard_of_pictures_is_asked_each_policy_about_each_picture():
+    seen = []
+
+    def replies(texts, pictures):
+        seen.append((list(texts), [len(own) for own in pictures]))
+        return ["No", "Yes", "No", "hm", "No", "No"]
+
+    ask = Script([["two", "three", "four"]])
+    asked = [question(0, "<image>\na"), question(1, "<image>\nb"), question(2, "c", False), question(3, "<image>\nd")]
+    found = guard.Guard(replies, ("P", "Q")).answer(ask, asked)  # pyright: ignore[reportArgumentType]
+    assert seen == [(["P", "Q"] * 3, [1] * 6)]
+    assert [a.answer for a in found] == [defences.REFUSAL, "two", "three", "four"]
+    assert [a.note and a.note["verdict"] for a in found] == ["unsafe", "unknown", "not asked", "safe"]
+    alone = guard.Guard(lambda *_: pytest.fail("asked"), ("P",)).answer(Script([["x"]]), [question(0, "c", False)])  # pyright: ignore
+    assert [a.answer for a in alone] == ["x"]
+
+
 def test_a_guard_refuses_what_it_calls_unsafe_before_it_is_asked():
     seen = []
 
@@ -184,7 +219,12 @@ def test_a_guard_behind_an_endpoint_gets_the_picture_and_the_question(monkeypatc
     [
         (["--defence=guard"], "--defence=guard: needs --guard-checkpoint, or --guard-url and --guard-model"),
         (["--defence=guard", "--guard-url=http://x"], "--defence=guard: needs --guard-checkpoint, or"),
-        (["--guard-model=x"], "--guard-checkpoint, --guard-url, --guard-model: are for --defence=guard"),
+        (
+            ["--guard-model=x"],
+            "--guard-checkpoint, --guard-url, --guard-model, --guard-policy: are for --defence=guard",
+        ),
+        (["--guard-policy=x"], "--guard-model, --guard-policy: are for --defence=guard"),
+        (["--defence=guard", "--guard-url=h", "--guard-model=x", "--guard-policy=nowhere"], "--guard-policy: nowhere:"),
         (["--defence=shift"], "--calibration: goes with --defence=detector|shift|steering"),
         (["--calibration=x"], "--calibration: goes with --defence=detector|shift|steering"),
     ],

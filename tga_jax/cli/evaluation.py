@@ -45,7 +45,9 @@ USAGE = """\
                                 a million prompt and completion tokens, to be told the cost
             --defence=none|system-prompt|ecso|guard|detector|shift|steering
             --calibration=FILE.jsonl of {"text", "harmful"}, and perhaps "image" with its "caption", for the last three
-            --guard-checkpoint=DIR   of --defence=guard: a Llama Guard model; or --guard-url=URL and --guard-model=NAME
+            --guard-checkpoint=DIR   of --defence=guard: a Llama Guard model; or --guard-url=URL and --guard-model=NAME;
+                                with --guard-policy=FILE, the policy in its model card, LlavaGuard or ShieldGemma 2
+                                looks at the pictures (several files: unsafe by any of them)
             --attack=role-play|in-context|typographic|caption|noise|jpeg   changes the questions to get around a
                                 refusal; --attack-strength=N: of noise its standard deviation, of 255 (30), of jpeg
                                 the quality (10), of in-context how many demonstrations (2)
@@ -148,16 +150,27 @@ _CALIBRATED = ("detector", "shift", "steering")
 _DEFENCES = ("none", "system-prompt", "ecso", "guard", *_CALIBRATED)
 
 
-def _guard(flags: dict[str, Any]) -> dict[str, str] | None:
-    """Where the guard model of --defence=guard is."""
-    url, model, folder = (flags[f"guard_{name}"] for name in ("url", "model", "checkpoint"))
+def _guard(flags: dict[str, Any]) -> dict[str, Any] | None:
+    """The guard model of --defence=guard, as `guard.make` takes it."""
+    url, model, folder, files = (flags[f"guard_{name}"] for name in ("url", "model", "checkpoint", "policy"))
     if flags["defence"] != "guard":
-        if url or model or folder:
-            raise UserError("--guard-checkpoint, --guard-url, --guard-model: are for --defence=guard")
+        if url or model or folder or files:
+            raise UserError("--guard-checkpoint, --guard-url, --guard-model, --guard-policy: are for --defence=guard")
         return None
     if bool(folder) == bool(url or model) or bool(url) != bool(model):
         raise UserError("--defence=guard: needs --guard-checkpoint, or --guard-url and --guard-model")
-    return {"checkpoint": str(checkpoint(folder))} if folder else {"url": url, "model": model}
+    found: dict[str, Any] = {"checkpoint": str(checkpoint(folder))} if folder else {"url": url, "model": model}
+    return {**found, "policies": [_policy(Path(file)) for file in files]} if files else found
+
+
+def _policy(file: Path) -> str:
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--guard-policy: {file}: cannot be read ({error}), expected a text") from error
+    if not text:
+        raise UserError(f"--guard-policy: {file}: empty, expected the policy that the guard's model card has")
+    return text
 
 
 def _evaluate(arguments: list[str]) -> int:
@@ -167,7 +180,15 @@ def _evaluate(arguments: list[str]) -> int:
             "guard-checkpoint", "guard-url", "guard-model", "attack", "attack-strength",
         )
     )  # fmt: skip
-    others = {"suite": [], "judge": [], "rubric": [], "template": "chat", "system": None, "dtype": None}
+    others = {
+        "suite": [],
+        "guard-policy": [],
+        "judge": [],
+        "rubric": [],
+        "template": "chat",
+        "system": None,
+        "dtype": None,
+    }
     numbers = {"batch": 16, "new-tokens": 0, "seed": 0, "limit": 0, "temperature": 0.0, "top-p": 1.0}
     switches = {"defence": "none", "max-degenerate": 0.5, "special-tokens": False, "distributed": False, "list": False}
     defaults = {**paths, **others, **numbers, **switches}

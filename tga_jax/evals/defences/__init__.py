@@ -29,10 +29,10 @@ DEFENCES: dict[str, Callable[[dict[str, Any], Asker], Defence]] = {
 CALIBRATED = ("detector", "shift", "steering")
 
 
-def describe(name: str, calibration: str | None = None, guard: dict[str, str] | None = None) -> dict[str, Any]:
+def describe(name: str, calibration: str | None = None, guard: dict[str, Any] | None = None) -> dict[str, Any]:
     """What `make_defence` makes a defence from: JSON, for the settings of a run, with a hash of the calibration's file.
 
-    guard: where the guard model is, for "guard". Raises UserError if the file cannot be read.
+    guard: of "guard", as `guard.make` takes it. Raises UserError if the file cannot be read.
     """
     described = {"name": name, "version": VERSION, **({"guard": guard} if guard else {})}
     if calibration is None:
