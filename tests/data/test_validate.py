@@ -42,7 +42,7 @@ BAD = {
 }
 
 
-OF_A_TRAINING = ["template", "long_captions", "too_long", "rejected", "labels", "cut", "guide"]
+OF_A_TRAINING = ["template", "long_captions", "too_long", "rejected", "several_images", "labels", "cut", "guide"]
 
 
 def write(path, rows) -> None:

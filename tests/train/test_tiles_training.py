@@ -253,6 +253,8 @@ def test_several_pictures_in_a_sample(made, tmp_path):
     if tiles(theirs).most is not None:
         with pytest.raises(UserError, match="sample 'two': 2 pictures, expected one for this model"):
             batches(c, model)[0]
+        found = rehearse.reports(c, False)["own"]["problems"]
+        assert [name for name, entry in found.items() if entry["count"]] == ["several_images"]
         return
     batch = batches(c, model)[0]
     grids = hub.grids(model)

@@ -37,7 +37,6 @@ _ROWS = 256  # looked at together
 PROBLEMS: dict[str, tuple[str, bool]] = {
     "json": ("line that is not JSON or not UTF-8", True),
     "fields": ("field that is missing or of a wrong type", True),
-    "several_images": ("several pictures, for a model that cuts one into tiles", True),
     "roles": ("speakers that do not take turns", True),
     "targets": ("no answer to learn from", True),
     "placeholders": (f"{IMAGE} and images differ in number, or {IMAGE} outside a question", True),
@@ -49,6 +48,7 @@ PROBLEMS: dict[str, tuple[str, bool]] = {
     "long_captions": ("`image_caption` longer than data.caption_length", True),
     "too_long": ("more tokens than the last of data.lengths", True),
     "rejected": ("no `rejected` answer for loss.dpo", True),
+    "several_images": ("several pictures, for a model that cuts one into tiles", True),
     "labels": ("more tokens to learn than the last of data.labels", True),
     "cut": ("more tokens than the last of data.lengths, cut there (data.policy.too_long)", False),
     "guide": ("no sample at all on which loss.guide acts", True),
@@ -59,7 +59,7 @@ PROBLEMS: dict[str, tuple[str, bool]] = {
         False,
     ),
 }
-_OF_A_TRAINING = ("several_images", "template", "long_captions", "too_long", "rejected", "labels", "cut", "guide")
+_OF_A_TRAINING = ("template", "long_captions", "too_long", "rejected", "several_images", "labels", "cut", "guide")
 # What templates write around turns, whether or not it is special to a tokenizer.
 _MARKERS = ("<s>", "</s>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<|im_start|>", "<|im_end|>")
 _OF_PICTURES = ("image_names", "missing_images", "corrupt_images")
