@@ -4,6 +4,7 @@ All but `init_state` works from shapes alone, on devices that need not be there 
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -129,9 +130,15 @@ def make_batches(
     return pipeline.Batches(records, vocabulary, shape, config.batch_size, config.seed, policy, host, hosts, pairs)
 
 
+@functools.lru_cache(maxsize=4)  # a start needs them three times
+def _shapes(model: llava.LlavaConfig, parts: tuple[str, ...]) -> dict[str, Any]:
+    """Of the parameters of these parts, nested; not to be changed."""
+    return jax.eval_shape(lambda: llava.init(model, jax.random.key(0), parts))
+
+
 def abstract_params(config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh) -> dict[str, Any]:
     """Shapes, types and places of all parameters, nested."""
-    shapes = jax.eval_shape(lambda: llava.init(model, jax.random.key(config.seed), tuple(config.init)))
+    shapes = _shapes(model, tuple(config.init))
     trainable, _ = optim.partition(config.optim, shapes)
     places = _flat(sharding.shardings(shapes, mesh))
 
