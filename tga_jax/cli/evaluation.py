@@ -46,8 +46,8 @@ USAGE = """\
             --defence=none|system-prompt|ecso|guard|detector|shift|steering
             --calibration=FILE.jsonl of {"text", "harmful"}, and perhaps "image" with its "caption", for the last three
             --guard-checkpoint=DIR   of --defence=guard: a Llama Guard model; or --guard-url=URL and --guard-model=NAME;
-                                with --guard-policy=FILE, the policy in its model card, LlavaGuard or ShieldGemma 2
-                                looks at the pictures (several files: unsafe by any of them)
+                                with --guard-policy=FILE, the prompt in its model card, LlavaGuard or, behind a URL,
+                                ShieldGemma 2 looks at the pictures (several files: unsafe by any of them)
             --attack=role-play|in-context|typographic|caption|noise|jpeg   changes the questions to get around a
                                 refusal; --attack-strength=N: of noise its standard deviation, of 255 (30), of jpeg
                                 the quality (10), of in-context how many demonstrations (2)
@@ -167,7 +167,8 @@ def _policy(file: Path) -> str:
     try:
         text = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--guard-policy: {file}: cannot be read ({error}), expected a text") from error
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise UserError(f"--guard-policy: {file}: cannot be read ({reason}), expected a text") from error
     if not text:
         raise UserError(f"--guard-policy: {file}: empty, expected the policy that the guard's model card has")
     return text
@@ -180,15 +181,8 @@ def _evaluate(arguments: list[str]) -> int:
             "guard-checkpoint", "guard-url", "guard-model", "attack", "attack-strength",
         )
     )  # fmt: skip
-    others = {
-        "suite": [],
-        "guard-policy": [],
-        "judge": [],
-        "rubric": [],
-        "template": "chat",
-        "system": None,
-        "dtype": None,
-    }
+    several = {name: [] for name in ("suite", "judge", "rubric", "guard-policy")}
+    others = {**several, "template": "chat", "system": None, "dtype": None}
     numbers = {"batch": 16, "new-tokens": 0, "seed": 0, "limit": 0, "temperature": 0.0, "top-p": 1.0}
     switches = {"defence": "none", "max-degenerate": 0.5, "special-tokens": False, "distributed": False, "list": False}
     defaults = {**paths, **others, **numbers, **switches}

@@ -59,6 +59,11 @@ class Grids:
         """The grid of most tiles."""
         return max(self.pinpoints, key=math.prod)
 
+    @property
+    def terms(self) -> int:
+        """S: features that an image token is made of, at most."""
+        return 1 if self.most is None else 4
+
     def slots(self, tiles: int) -> int:
         """Room for so many tiles: a number of few, since a program is compiled for each, and at most half more."""
         step = max(1, 1 << max(tiles.bit_length() - 2, 0))
@@ -145,7 +150,7 @@ def placed(image_mask: np.ndarray, rows: Sequence[Sequence[tuple[Places, int]]],
     rows: of every row its pictures, in order, each with the number of its tiles, whose features stand one behind the
     other.
     """
-    shape = (*image_mask.shape, 1 if grids.most is None else 4)
+    shape = (*image_mask.shape, grids.terms)
     index, weight = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
     for i, pictures in enumerate(rows):
         before, indices = 0, []

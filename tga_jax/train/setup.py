@@ -223,8 +223,9 @@ def abstract_batch(
     def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.of_batch(mesh))
 
-    terms = 1 if model.tiles is None or model.tiles.most is None else 4  # as `tiles.placed` has them
-    places = array(jnp.int32, samples, length, terms), array(jnp.float32, samples, length, terms)
+    places = None
+    if images and grids is not None:
+        places = tuple(array(dtype, samples, length, grids.terms) for dtype in (jnp.int32, jnp.float32))
     return Batch(
         tokens=array(jnp.int32, samples, length),
         valid=array(bool, samples, length),
@@ -234,7 +235,7 @@ def abstract_batch(
         caption_tokens=array(jnp.int32, samples, data.caption_length),
         caption_mask=array(bool, samples, data.caption_length),
         images=array(jnp.uint8, samples, images, size, size, 3) if images else None,
-        image_places=places if images and model.tiles is not None else None,
+        image_places=places,
         label_positions=array(jnp.int32, rows, data.labels[bucket]) if data.labels else None,
         rows=array(jnp.int32, rows, data.lengths[bucket]) if packed else None,
     )
