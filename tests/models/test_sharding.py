@@ -23,12 +23,12 @@ EIGHT = """
 import dataclasses, json, sys
 import jax, jax.numpy as jnp, numpy as np
 from functools import partial
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 from tga_jax.models import sharding
 from tga_jax.train import optim, step
 from tga_jax.data.batch import Batch
 from tga_jax.guides import Instruction, Paper, Released, Tiled, Transport
-from tga_jax.models import clip, layers, llama, llava
+from tga_jax.models import clip, layers, llama, llava, quantization
 
 jax.config.update("jax_disable_most_optimizations", True)
 model = llava.LlavaConfig(
@@ -61,8 +61,11 @@ if stage == "packed":  # two samples a row
     batch = batch._replace(rows=np.stack([np.pad(row, (0, 24 - len(row)), constant_values=-1) for row in rows]))
     batch = batch._replace(rows=batch.rows.astype(np.int32))
     model = dataclasses.replace(model, llm=dataclasses.replace(model.llm, attention="blocks"))
-trained = {"stage1": ("projector/.*",), "lora": ("projector/.*", ".*_lora/.*")}.get(stage, ("projector/.*", "llm/.*"))
-if stage == "lora":
+with_lora = stage == "lora" or stage in quantization.KINDS
+trained = ("projector/.*", "llm/.*")
+if stage == "stage1" or with_lora:
+    trained = ("projector/.*", ".*_lora/.*")[:1 + with_lora]
+if with_lora:
     lora = layers.LoraConfig(rank=3, alpha=6.0)
     model = dataclasses.replace(model, llm=dataclasses.replace(model.llm, lora=lora))
 if stage == "mixed":  # blocks with a window and without, by turns; norms of whole queries, and behind the layers
@@ -83,6 +86,10 @@ guide = {
 loss = step.LossConfig(guide=guide, embedding_noise=0.0 if stage == "accumulate" else 1.0)
 params = jax.jit(lambda: llava.init(model, jax.random.key(0)))()
 first = flatten_dict(params, sep="/")
+if stage in quantization.KINDS:
+    frozen = {p: quantization.quantize(p, x, stage) for p, x in first.items() if quantization.applies(p)}
+    assert len(frozen) == 7
+    params = unflatten_dict(first | frozen, sep="/")
 report = {"devices": jax.device_count(), "meshes": []}
 whole = None
 for sizes in (None, *meshes):
@@ -108,7 +115,9 @@ for sizes in (None, *meshes):
             history.append({k: float(v) for k, v in metrics.items()})
     if sizes == [2, 2, 2]:
         moments = state.opt_state[1].mu
-        report["specs"] = {p: str(v.sharding.spec) for p, v in {**state.trainable, **state.frozen}.items()}
+        report["specs"] = {
+            p: str(jax.tree.leaves(v)[0].sharding.spec) for p, v in {**state.trainable, **state.frozen}.items()
+        }
         report["moments"] = {p: str(v.sharding.spec) for p, v in moments.items()}
         report["shards"] = {p: (v.shape, v.addressable_shards[0].data.shape) for p, v in state.trainable.items()}
     found = jax.tree.map(np.asarray, state.trainable), history
@@ -168,6 +177,14 @@ def test_eight_devices_compute_what_one_computes(eight):
 @pytest.mark.parametrize("stage", ["lora", "accumulate", "mixed"])
 def test_so_do_they_with_lora_and_accumulation_and_blocks_of_two_kinds(stage):
     assert_the_same(run_eight(stage, SOME[:1]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["int8", "int4", "nf4"])
+def test_so_do_they_with_quantized_kernels(stage):
+    report = run_eight(stage, SOME)
+    assert_the_same(report)
+    assert report["specs"]["llm/blocks/down/kernel"] == str(P(None, "tensor", "fsdp"))
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ _PYTHON = ((3, 11), (3, 13))  # the first and the last that are tested
 _SHOWN = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers")
 _DISK, _MEMORY = 2e9, 4e9  # bytes: of the demo's parts, and what it takes
 _EXTRAS = {"serve": "the web page and the API", "gcs": "gs:// paths", "judge": "judges at an endpoint",
-           "gguf": "GGUF files", "smollm2": "tga reproduce"}  # fmt: skip
+           "gguf": "GGUF files", "qlora": "quantize", "smollm2": "tga reproduce"}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -111,7 +111,11 @@ def prepare(config: TrainConfig, devices: Sequence[Any] | None = None, length: i
 
 def bytes_per_device(tree: Any) -> int:
     """Of abstract arrays with shardings, on the device that has most (all have as much)."""
-    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+    def size(x: Any) -> int:
+        return math.prod(x.sharding.shard_shape(x.shape)) * jax.dtypes.itemsize_bits(x.dtype) // 8
+
+    return sum(size(x) for x in jax.tree.leaves(tree))
 
 
 def trained_elements(setup: Setup) -> int:

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import rich.console
 from etils import epath
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 from tokenizers import processors
 
@@ -166,13 +167,14 @@ def load_params(workdir: Path, model: Spec, mesh: Mesh | None) -> dict[str, Any]
 
 def load_part(folder: AnyPath, part: str, like: dict[str, Any]) -> dict[str, Any]:
     """One part of a hub folder, of a checkpoint of ours or of a finished training, in the shapes, types and places of
-    `like`, which may leave parameters out; of a training, in a bucket too. Raises UserError naming the folder."""
+    `like`, whose `...` are left out; of a training, in a bucket too. Raises UserError naming the folder."""
     if isinstance(folder, epath.Path):
         return orbax_files.load_params(folder, part, like)
     if (folder / "params").exists() or not (folder.suffix == ".gguf" or (folder / "config.json").exists()):
         return orbax_files.load_params(folder, part, like)
     model, found = open_hub(folder)
-    return convert.load_like(model, found, str(folder), {part: like})[part]
+    flat: dict[str, Any] = {path: x for path, x in flatten_dict(like, sep="/").items() if x is not ...}
+    return convert.load_like(model, found, str(folder), {part: unflatten_dict(flat, sep="/")})[part]
 
 
 def _dtype(model: Spec) -> str:

@@ -116,17 +116,23 @@ def trained_parts(workdir: AnyPath) -> list[str]:
 
 def load_params(workdir: AnyPath, part: str, like: Any) -> Any:
     """One part's parameters. like: their shapes, types and shardings, by default on one device, wherever they lay when
-    they were saved. Raises UserError naming a missing or unfit folder."""
+    they were saved; `...` for one that is not read, and is `...` then. Raises UserError naming a missing or unfit
+    folder."""
     folder = absolute(workdir) / "params" / part
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder, expected the trained parameters of {part!r}")
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None) or here), like
-    )
+
+    def placed(x: Any) -> Any:
+        if x is ...:
+            return ocp.PLACEHOLDER
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None) or here)
+
+    like = jax.tree.map(placed, like)
+    how = ocp.args.PyTreeRestore(like, restore_args=ocp.checkpoint_utils.construct_restore_args(like))
     try:
-        with _alone(), ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(folder, like)
+        with _alone(), ocp.PyTreeCheckpointer() as checkpointer:
+            return checkpointer.restore(folder, args=how)
     except Exception as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise UserError(f"{folder}: does not fit the configured model ({reason})") from error

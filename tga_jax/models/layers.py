@@ -4,15 +4,19 @@ Dimension letters: B batch, T positions, D hidden, H head size, N segments, L la
 """
 
 import dataclasses
-import functools
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
+
+from tga_jax.models import quantization
 
 Array = jax.Array
 
@@ -140,16 +144,27 @@ def apply(module: nn.Module, params: dict, *args: Any, method: str = "__call__")
     return module.apply({"params": params}, *args, method=method)
 
 
-def product(x: Array, kernel: Array, dims: Any, precision: Any = None) -> Array:
+def promoted(x: Array, kernel: Any, bias: Array | None, *, dtype: Any) -> tuple[Array, Any, Array | None]:
+    """x, kernel and bias in `dtype`, to be a dense layer's `promote_dtype`; a quantized kernel stays so, for
+    `product`."""
+    if not quantization.is_quantized(kernel):
+        return promote_dtype(x, kernel, bias, dtype=dtype)  # pyrefly: ignore
+    x, bias = promote_dtype(x, bias, dtype=dtype)  # pyrefly: ignore
+    return x, kernel, bias
+
+
+def product(x: Array, kernel: Any, dims: Any, precision: Any = None) -> Array:
     """`jax.lax.dot_general` of x's last axes with the kernel's first, to be a dense layer's `dot_general`.
+
+    A quantized kernel, which has no gradient, is made whole first.
 
     The kernel's gradient is x^T dy and not JAX's (dy^T x)^T, for which a CPU first transposes dy, in a feed-forward
     block several times as wide as x: a seventh of a decoder's time.
     """
-    return _product(len(dims[0][0]), precision, x, kernel)
+    return _product(len(dims[0][0]), precision, x, quantization.dequantized(kernel, x.dtype))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _product(contracted: int, precision: Any, x: Array, kernel: Array) -> Array:
     """x [*rows, *contracted], kernel [*contracted, *features] -> [*rows, *features]."""
     return jnp.tensordot(x, kernel, contracted, precision=precision)
@@ -290,15 +305,27 @@ class Lora(nn.Module):
         return self.config.alpha / self.config.rank * up(low)
 
 
-def merge_lora(config: LoraConfig, params: dict) -> dict:
-    """A decoder's parameters, its blocks stacked, with what LoRA adds in the kernels."""
-    merged = {name: value for name, value in params["blocks"].items() if not name.endswith("_lora")}
-    for name in config.targets:
-        down, up = (params["blocks"][f"{name}_lora"][half]["kernel"] for half in ("down", "up"))
-        change = jax.vmap(lambda a, b: jnp.tensordot(a, b, 1))(down.astype(jnp.float32), up.astype(jnp.float32))
-        kernel = merged[name]["kernel"]
-        total = kernel.astype(jnp.float32) + config.alpha / config.rank * change
-        merged[name] = {**merged[name], "kernel": total.astype(kernel.dtype)}
+@partial(jax.jit, static_argnums=0)
+def _merged(config: LoraConfig, kernel: Any, down: Array, up: Array) -> Array:
+    """kernel [L, *inputs, *outputs], down [L, *inputs, rank], up [L, rank, *outputs] -> as the kernel."""
+    kernel = quantization.dequantized(kernel)
+    change = jax.vmap(lambda a, b: jnp.tensordot(a, b, 1))(down.astype(jnp.float32), up.astype(jnp.float32))
+    return (kernel.astype(jnp.float32) + config.alpha / config.rank * change).astype(kernel.dtype)
+
+
+def merge_lora(config: LoraConfig, params: dict, keep: Callable[[Array], Array] = lambda x: x) -> dict:
+    """A decoder's parameters, its blocks stacked, with what LoRA adds in the kernels; quantized ones are whole again.
+
+    keep: takes each kernel before the next is made, such as to the host's memory.
+    """
+    blocks = params["blocks"]
+    merged = {name: dict(value) for name, value in blocks.items() if not name.endswith("_lora")}
+    for name, value in merged.items():
+        if name in config.targets:
+            down, up = (blocks[f"{name}_lora"][half]["kernel"] for half in ("down", "up"))
+            value["kernel"] = keep(_merged(config, value["kernel"], down, up))
+        elif quantization.is_quantized(value.get("kernel")):
+            value["kernel"] = keep(quantization.dequantized(value["kernel"]))
     return {**params, "blocks": merged}
 
 

@@ -44,7 +44,7 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"projector/(linear|up|down)_\d/kernel", P("fsdp", None)),
     (r"projector/.+", P()),  # biases, norms, the rest of a resampler, and what a projector of one's own has
 )
-_PARAMETER = re.compile(r"(?:.*/)?((?:clip|projector|llm)/.+)")
+_PARAMETER = re.compile(r"(?:.*/)?((?:clip|projector|llm)/.+?)(?:(?<=/kernel)/(?:qvalue|scale))?")
 
 
 def _slice(device: Any) -> int:
@@ -102,7 +102,8 @@ def rule(path: str) -> P:
 
 def shardings(tree: Any, mesh: Mesh) -> Any:
     """A NamedSharding for every array (or shape) of `tree`, by the parameter's path that its own ends with: so do the
-    optimizer's moments. Raises UserError naming a parameter that no rule covers."""
+    optimizer's moments, and the two arrays of a quantized kernel but for their names. Raises UserError naming a
+    parameter that no rule covers."""
 
     def at(path: Any, x: Any) -> NamedSharding:
         name = "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)

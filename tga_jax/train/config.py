@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from tga_jax.data import sources
-from tga_jax.models import attention, clip, layers, llava, projectors
+from tga_jax.models import attention, clip, layers, llava, projectors, quantization
 from tga_jax.train import optim, step
 
 PARTS = ("clip", "projector", "llm")
@@ -75,6 +75,7 @@ class TrainConfig:
     attention: str = "auto"  # the fastest that the mesh's devices have, or one of `attention.IMPLEMENTATIONS`
     projector_length: str = "free"  # or "words"
     lora: layers.LoraConfig | None = None  # of the decoder, merged into it at the end
+    quantize: str = "none"  # the kernels of the decoder's blocks that are frozen: one of `quantization.KINDS`
     processes: int = 0  # that read the data, beside this one, each with `data.threads`; 0: this one alone
     log_every: int = 20
     checkpoint_every: int = 500
@@ -99,6 +100,7 @@ class TrainConfig:
             "remat": layers.REMAT,
             "attention": ("auto", *attention.IMPLEMENTATIONS),
             "projector_length": ("free", "words"),
+            "quantize": quantization.KINDS,
         }
         for name, values in known.items():
             if getattr(self, name) not in values:

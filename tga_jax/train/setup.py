@@ -4,8 +4,8 @@ All but `init_state` works from shapes alone, on devices that need not be there 
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ from tga_jax.data.batch import Batch
 from tga_jax.data.sources import Pictures
 from tga_jax.data.tokens import Vocabulary
 from tga_jax.errors import UserError
-from tga_jax.models import attention, layers, llama, llava, sharding
+from tga_jax.models import attention, layers, llama, llava, quantization, sharding
 from tga_jax.train import flops, optim, origin, step
 from tga_jax.train.config import TrainConfig
 from tga_jax.workdir import Input, located
@@ -130,7 +130,7 @@ def make_batches(
     return pipeline.Batches(records, vocabulary, shape, config.batch_size, config.seed, policy, host, hosts, pairs)
 
 
-@functools.lru_cache(maxsize=4)  # a start needs them three times
+@lru_cache(maxsize=4)  # a start needs them three times
 def _shapes(model: llava.LlavaConfig, parts: tuple[str, ...]) -> dict[str, Any]:
     """Of the parameters of these parts, nested; not to be changed."""
     return jax.eval_shape(lambda: llava.init(model, jax.random.key(0), parts))
@@ -153,14 +153,49 @@ def _flat(tree: dict[str, Any]) -> optim.Flat:
     return flatten_dict(tree, sep="/")
 
 
+def _quantized(config: TrainConfig, params: dict[str, Any]) -> set[str]:
+    """The paths of the kernels that are quantized: of the decoder's blocks, and frozen. Raises UserError if there are
+    none to be quantized."""
+    if config.quantize == "none":
+        return set()
+    found = {path for path in optim.partition(config.optim, params)[1] if quantization.applies(path)}
+    if not found:
+        raise UserError(f"quantize: {config.quantize!r}, but no kernel of a decoder block is frozen")
+    return found
+
+
+def _quantize(config: TrainConfig, mesh: Mesh, flat: optim.Flat) -> optim.Flat:
+    """Each array quantized, which then takes its place on the mesh; the array itself is deleted."""
+    made = {}
+    for path, x in flat.items():
+        quantize = partial(quantization.quantize, path, kind=config.quantize)
+        places = sharding.shardings({path: jax.eval_shape(quantize, x)}, mesh)[path]
+        made[path] = jax.block_until_ready(jax.jit(quantize, out_shardings=places)(x))
+        x.delete()
+    return made
+
+
+def _loaded(folder: str, part: str, like: optim.Flat, paths: Set[str]) -> optim.Flat:
+    """Of a part's parameters those at `paths`, but for LoRA's, which no folder has."""
+    wanted = {path: x if path in paths else ... for path, x in like.items() if "_lora/" not in path}
+    found = _flat({part: hub.load_part(located(folder), part, unflatten_dict(wanted, sep="/")[part])})
+    return {path: x for path, x in found.items() if x is not ...}
+
+
 def init_params(config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh) -> dict[str, Any]:
-    """The parameters that a training starts from, on the mesh. Raises UserError naming a part that cannot be loaded."""
+    """The parameters that a training starts from, on the mesh. Raises UserError naming a part that cannot be loaded.
+
+    Kernels that are to be quantized are loaded one at a time, so that they never lie on the devices as they were.
+    """
     like = abstract_params(config, model, mesh)
+    reduced = _quantized(config, like)
     flat = {}
     for part, folder in config.init.items():
         if folder:
-            wanted = {path: x for path, x in _flat(like[part]).items() if "_lora/" not in path}
-            flat |= _flat({part: hub.load_part(located(folder), part, unflatten_dict(wanted, sep="/"))})
+            here = _flat({part: like[part]})
+            flat |= _loaded(folder, part, here, here.keys() - reduced)
+            for path in here.keys() & reduced:
+                flat |= _quantize(config, mesh, _loaded(folder, part, here, {path}))
     rest = {path: x for path, x in _flat(like).items() if path not in flat}
 
     def fill(words: jax.Array | None) -> optim.Flat:
@@ -172,7 +207,8 @@ def init_params(config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh) -> di
         return {path: made[path].astype(x.dtype) for path, x in rest.items()}
 
     words = flat["llm/embed/embedding"] if config.projector_length == "words" else None
-    flat |= jax.jit(fill, out_shardings={path: x.sharding for path, x in rest.items()})(words)
+    filled = jax.jit(fill, out_shardings={path: x.sharding for path, x in rest.items()})(words)
+    flat |= filled | _quantize(config, mesh, {path: filled[path] for path in filled.keys() & reduced})
     return unflatten_dict(flat, sep="/")
 
 
@@ -194,7 +230,14 @@ def init_state(config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh) -> ste
 def abstract_state(config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh) -> step.TrainState:
     """Shapes, types and places of `init_state`'s arrays."""
     params = abstract_params(config, model, mesh)
-    state = jax.eval_shape(lambda: step.init_state(_zeros(params), config.optim, config.steps, _reference(config)))
+    reduced = _quantized(config, params)
+
+    def start() -> step.TrainState:
+        flat = _flat(_zeros(params))
+        flat |= {path: quantization.quantize(path, flat[path], config.quantize) for path in reduced}
+        return step.init_state(unflatten_dict(flat, sep="/"), config.optim, config.steps, _reference(config))
+
+    state = jax.eval_shape(start)
     placed = sharding.shardings(state, mesh)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, placed)
 
@@ -313,8 +356,12 @@ def work(config: TrainConfig, model: llava.LlavaConfig, state: step.TrainState, 
 
 
 def trained_params(config: TrainConfig, model: llava.LlavaConfig, state: step.TrainState) -> dict[str, Any]:
-    """The parts that were trained, whole, with LoRA merged into them."""
+    """The parts that were trained, whole, with LoRA merged into them: into quantized kernels as the training had them.
+
+    Of a single process, merged kernels are NumPy arrays: a device may have no room for them beside the state.
+    """
     params = optim.combine(state.trainable, state.frozen)
     if (lora := model.llm.lora) is not None and "llm" in params:
-        params["llm"] = jax.jit(lambda p: layers.merge_lora(lora, p))(params["llm"])
+        keep = jax.device_get if jax.process_count() == 1 else lambda x: x
+        params["llm"] = layers.merge_lora(lora, params["llm"], keep)
     return {part: params[part] for part in sorted({path.split("/")[0] for path in state.trainable})}
