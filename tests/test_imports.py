@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # stand on a floor of their own are named before their package.
 FLOORS = (
     ("errors", "losses", "models.xla_flags"),
+    ("models.quantization",),
     ("config", "workdir", "models.layers", "models.sharding", "report"),
     ("models",),
     ("data",),

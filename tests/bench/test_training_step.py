@@ -13,7 +13,7 @@ import pytest
 import quick_support
 
 from tga_jax import cli, config
-from tga_jax.bench import lengths, plan, prepared, report, targets, train
+from tga_jax.bench import aot, lengths, plan, prepared, report, targets, train
 from tga_jax.errors import UserError
 from tga_jax.train import flops
 from tga_jax.train.chips import CHIPS
@@ -54,6 +54,19 @@ def test_aot_gathers_what_the_formula_says_and_nothing_else_of_size(tmp_path):
     assert found["warnings"] == []
     assert found["fits"] is None  # nothing is known of such a chip
     assert "parameters gathered" in done.stdout
+
+
+def test_what_does_not_fit_is_one_line(monkeypatch):
+    """As the TPU's compiler says it."""
+
+    class Lowered:
+        def compile(self):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory on HBM: 18G exceed 16G.\nMore")
+
+    monkeypatch.setattr(prepared.Setup, "lower", lambda self: Lowered())
+    made = small(batch_size=8, mesh={"data": 1, "fsdp": 1})
+    with pytest.raises(UserError, match=r"^\S+ does not fit 1xcpu: Ran out of memory on HBM: 18G exceed 16G.$"):
+        aot.compile_for(made, targets.parse("1xcpu"))
 
 
 @pytest.mark.slow

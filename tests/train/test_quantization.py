@@ -2,6 +2,9 @@
 
 import dataclasses
 import functools
+import io
+import os
+import signal
 import sys
 
 import hub_support
@@ -9,16 +12,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import rich.console
 import train_support
 from flax.traverse_util import flatten_dict, unflatten_dict
 from step_support import GUIDES, KEY, RELEASED, batch_of
 from test_step_lora import with_lora
 
+import tga_jax
+from tga_jax import cli
 from tga_jax.bench import prepared
 from tga_jax.checkpoints import hub as hub_files
 from tga_jax.errors import UserError
 from tga_jax.models import layers, presets, quantization
-from tga_jax.train import setup, step
+from tga_jax.train import loop, setup, step, stopping
 from tga_jax.train.config import TrainConfig
 from tga_jax.train.optim import OptimConfig
 from tga_jax.train.step import DpoConfig, LossConfig
@@ -157,7 +163,7 @@ def test_a_training_starts_from_a_checkpoint(folder, source, kind, monkeypatch):
     made = config(folder, source, quantize=kind)
     model, laid = setup.make_model(made, None), setup.make_mesh(made)
     state, abstract = setup.init_state(made, model, laid), setup.abstract_state(made, model, laid)
-    plain = setup.init_state(dataclasses.replace(made, quantize="none"), model, laid)
+    plain = setup.init_state(dataclasses.replace(made, quantize=None), model, laid)
     described = [jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), tree) for tree in (state, abstract)]
     assert described[0] == described[1]
     assert {path for path, x in state.frozen.items() if quantization.is_quantized(x)} == {
@@ -181,5 +187,37 @@ def test_there_must_be_something_to_quantize(folder, monkeypatch):
     made = config(folder, lora=None, optim=OptimConfig(1e-3, ((".*", 1.0),)))
     with pytest.raises(UserError, match=r"quantize: 'int8', but no kernel of a decoder block is frozen"):
         setup.init_state(made, setup.make_model(made, None), setup.make_mesh(made))
-    with pytest.raises(ValueError, match=r"quantize: 'int3', expected one of none, int8, int4, nf4"):
+    with pytest.raises(ValueError, match=r"quantize: 'int3', expected one of None, int8, int4, nf4"):
         config(folder, quantize="int3")
+
+
+def test_a_stopped_training_continues_bit_for_bit_and_is_exported_as_it_was(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(presets.LLAVA, "from-hub", lambda: hub_files.open_hub(folder / "hub")[0].config)
+    train_support.write_data(tmp_path / "data")
+    data = train_support.config(tmp_path / "data").data
+    data = dataclasses.replace(data, tokenizer=str(folder / "hub"), lengths=(96,), caption_length=32)
+    rates = (("(projector|.*_lora)/.*", 1.0), (".*", 0.0))
+    made = config(folder, quantize="nf4", data=data, optim=OptimConfig(3e-2, rates), checkpoint_every=2)
+    console = rich.console.Console(file=io.StringIO())
+    loop.run(made, tmp_path / "whole", console)
+    train_support.at_step(2, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(stopping.Interrupted):
+        loop.run(made, tmp_path / "run", console)
+    with pytest.raises(UserError, match=r'config.quantize is "nf4" there and "int8" now'):
+        loop.run(dataclasses.replace(made, quantize="int8"), tmp_path / "run", console)
+    loop.run(made, tmp_path / "run", console)
+    found = []
+    for name in ("whole", "run"):
+        assert (
+            cli.run(["convert", f"--from-run={tmp_path}/{name}", f"--to={tmp_path}/{name}-ours", "--dtype=fp32"]) == 0
+        )
+        found.append(flatten_dict(tga_jax.load(tmp_path / f"{name}-ours", stacked=True).params, sep="/"))
+    assert found[0].keys() == found[1].keys()
+    first = flatten_dict(tga_jax.load(folder / "hub", "float32", stacked=True).params, sep="/")
+    for path, x in found[0].items():
+        np.testing.assert_array_equal(x, found[1][path], err_msg=path)
+        if quantization.applies(path):
+            kept = quantization.dequantized(quantization.quantize(path, first[path], "nf4"))
+            moved = np.abs(np.asarray(x - kept)).max()
+            targeted = path.split("/")[2] in made.lora.targets
+            assert moved > 1e-3 if targeted else moved == 0, path

@@ -14,6 +14,7 @@ import rich.console
 import rich.table
 
 from tga_jax.bench import figures, hlo, prepared, targets
+from tga_jax.errors import UserError
 from tga_jax.train.config import TrainConfig
 from tga_jax.workdir import write_json
 
@@ -85,7 +86,13 @@ def compile_for(config: TrainConfig, target: targets.Target, length: int = 0, pi
         start = time.perf_counter()
         lowered = made.lower()
         between = time.perf_counter()
-        compiled = lowered.compile()
+        try:
+            compiled = lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            reason = str(error).splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")
+            raise UserError(f"{config.name} does not fit {target.name}: {reason}") from error
         end = time.perf_counter()
     memory = compiled.memory_analysis()
     arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes

@@ -180,7 +180,7 @@ class DecoderBlock(nn.Module):
         group = c.num_heads // c.num_kv_heads
 
         def dense(features: int | tuple[int, ...], name: str, bias: bool, axis: tuple[int, ...] = (-1,)):
-            how = {"dot_general": layers.product, "promote_dtype": layers.promoted}
+            how: Any = {"dot_general": layers.product, "promote_dtype": layers.promoted}
             module = nn.DenseGeneral(features, axis=axis, use_bias=bias, dtype=dtype, name=name, **how)
             if c.lora is None or name not in c.lora.targets:
                 return module

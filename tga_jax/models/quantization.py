@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from tga_jax.errors import UserError
 
-KINDS = ("none", "int8", "int4", "nf4")
+KINDS = ("int8", "int4", "nf4")
 TILE = 64  # inputs that share a scale, as in QLoRA
 _LEAST = 8  # with fewer, scales in 16 bits take what 4 bits save
 _KERNEL = re.compile(r"llm/blocks/(query|key|value|out|gate|up|down)/kernel")

@@ -75,7 +75,7 @@ class TrainConfig:
     attention: str = "auto"  # the fastest that the mesh's devices have, or one of `attention.IMPLEMENTATIONS`
     projector_length: str = "free"  # or "words"
     lora: layers.LoraConfig | None = None  # of the decoder, merged into it at the end
-    quantize: str = "none"  # the kernels of the decoder's blocks that are frozen: one of `quantization.KINDS`
+    quantize: str | None = None  # the frozen kernels of the decoder's blocks: to one of `quantization.KINDS`
     processes: int = 0  # that read the data, beside this one, each with `data.threads`; 0: this one alone
     log_every: int = 20
     checkpoint_every: int = 500
@@ -100,11 +100,11 @@ class TrainConfig:
             "remat": layers.REMAT,
             "attention": ("auto", *attention.IMPLEMENTATIONS),
             "projector_length": ("free", "words"),
-            "quantize": quantization.KINDS,
+            "quantize": (None, *quantization.KINDS),
         }
         for name, values in known.items():
             if getattr(self, name) not in values:
-                raise ValueError(f"{name}: {getattr(self, name)!r}, expected one of {', '.join(values)}")
+                raise ValueError(f"{name}: {getattr(self, name)!r}, expected one of {', '.join(map(str, values))}")
         if self.projector_length == "words" and (self.init.get("projector") != "" or not self.init.get("llm")):
             raise ValueError("projector_length: 'words', expected a random projector and a decoder that is loaded")
         if self.optim.accumulate > 1 and self.loss.contrastive:

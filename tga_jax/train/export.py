@@ -84,7 +84,7 @@ def save(run: AnyPath, folder: Path, dtype: str) -> None:
     described = hub.with_dtype(_describe(c, model, words.tokenizer, begun), dtype)
     optimizer = dataclasses.replace(c.optim, schedule=((".*", 1.0),), param_dtype=dtype)
     # Without LoRA, which a training merges into what it leaves, and with kernels as they were before it quantized them.
-    whole = dataclasses.replace(c, init={**c.init, **trained}, optim=optimizer, lora=None, quantize="none")
+    whole = dataclasses.replace(c, init={**c.init, **trained}, optim=optimizer, lora=None, quantize=None)
     mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
     params = setup.init_params(whole, setup.make_model(whole, model), mesh)
     hub.save(folder, described, params, Path(c.data.tokenizer))

@@ -156,7 +156,7 @@ def _flat(tree: dict[str, Any]) -> optim.Flat:
 def _quantized(config: TrainConfig, params: dict[str, Any]) -> set[str]:
     """The paths of the kernels that are quantized: of the decoder's blocks, and frozen. Raises UserError if there are
     none to be quantized."""
-    if config.quantize == "none":
+    if config.quantize is None:
         return set()
     found = {path for path in optim.partition(config.optim, params)[1] if quantization.applies(path)}
     if not found:
@@ -168,6 +168,7 @@ def _quantize(config: TrainConfig, mesh: Mesh, flat: optim.Flat) -> optim.Flat:
     """Each array quantized, which then takes its place on the mesh; the array itself is deleted."""
     made = {}
     for path, x in flat.items():
+        assert config.quantize is not None
         quantize = partial(quantization.quantize, path, kind=config.quantize)
         places = sharding.shardings({path: jax.eval_shape(quantize, x)}, mesh)[path]
         made[path] = jax.block_until_ready(jax.jit(quantize, out_shardings=places)(x))
@@ -194,7 +195,7 @@ def init_params(config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh) -> di
         if folder:
             here = _flat({part: like[part]})
             flat |= _loaded(folder, part, here, here.keys() - reduced)
-            for path in here.keys() & reduced:
+            for path in sorted(here.keys() & reduced):  # several processes in the same order
                 flat |= _quantize(config, mesh, _loaded(folder, part, here, {path}))
     rest = {path: x for path, x in _flat(like).items() if path not in flat}
 
@@ -208,7 +209,7 @@ def init_params(config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh) -> di
 
     words = flat["llm/embed/embedding"] if config.projector_length == "words" else None
     filled = jax.jit(fill, out_shardings={path: x.sharding for path, x in rest.items()})(words)
-    flat |= filled | _quantize(config, mesh, {path: filled[path] for path in filled.keys() & reduced})
+    flat |= filled | _quantize(config, mesh, {path: filled[path] for path in sorted(filled.keys() & reduced)})
     return unflatten_dict(flat, sep="/")
 
 
@@ -230,11 +231,11 @@ def init_state(config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh) -> ste
 def abstract_state(config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh) -> step.TrainState:
     """Shapes, types and places of `init_state`'s arrays."""
     params = abstract_params(config, model, mesh)
-    reduced = _quantized(config, params)
+    reduced, kind = _quantized(config, params), config.quantize or ""
 
     def start() -> step.TrainState:
         flat = _flat(_zeros(params))
-        flat |= {path: quantization.quantize(path, flat[path], config.quantize) for path in reduced}
+        flat |= {path: quantization.quantize(path, flat[path], kind) for path in reduced}
         return step.init_state(unflatten_dict(flat, sep="/"), config.optim, config.steps, _reference(config))
 
     state = jax.eval_shape(start)
