@@ -1,0 +1,5 @@
+"""Targets of `fuzz.py`: data, templates, benchmarks, results and configs."""
+
+from fuzz import Target
+
+TARGETS: dict[str, Target] = {}
