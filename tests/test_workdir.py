@@ -3,7 +3,8 @@
 import contextlib
 import errno
 import json
-import threading
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -111,12 +112,12 @@ def test_what_is_wrong_with_json_is_named(tmp_path, text, said):
 
 def test_several_threads_may_write_the_same_file_at_once(tmp_path):
     """As two trainings of one process do whose samples are the same."""
-    together = threading.Barrier(4, timeout=60)
 
     def write(text: str) -> None:
         with workdir.replacing(tmp_path / "a") as aside:
             aside.write_text(text)
-            together.wait()
+            time.sleep(0.02)
+            assert aside.read_text() == text
 
     with ThreadPoolExecutor(4) as pool:
         for done in [pool.submit(write, str(i)) for i in range(4)]:
@@ -196,3 +197,57 @@ def test_what_two_would_make_one_makes_at_a_time(tmp_path):
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(grow, range(4)))
     assert path.read_text() == "xxxx"
+
+
+KEEPS = """
+import sys, time
+from pathlib import Path
+from tga_jax import workdir
+with getattr(workdir, sys.argv[1])(Path(sys.argv[2])):
+    print("in", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("how", ["working", "new_folder"])
+def test_a_second_process_is_refused_until_the_first_has_ended_however_it_does(tmp_path, how):
+    path = tmp_path / "run"
+    with subprocess.Popen([sys.executable, "-c", KEEPS, how, str(path)], stdout=subprocess.PIPE) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == b"in\n"
+        before = sorted(tmp_path.iterdir())
+        expected = rf"^{path}: another process is at work on it, expected to wait for its end or another \S+$"
+        with pytest.raises(UserError, match=expected), getattr(workdir, how)(path):
+            pass
+        assert sorted(tmp_path.iterdir()) == before
+        first.kill()
+        first.wait()
+        with getattr(workdir, how)(path):
+            pass
+    assert [found.name for found in tmp_path.iterdir()] == (["run"] if how == "new_folder" else [])
+
+
+def test_processes_that_work_together_do_not_refuse_each_other(tmp_path):
+    path = tmp_path / "run"
+    with workdir.working(path, process=0), workdir.working(path, process=1), pytest.raises(UserError) as raised:
+        with workdir.working(path, "--to", 1):
+            pass
+    assert str(raised.value).endswith("another --to")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_that_was_removed_while_one_waited_is_taken_anew(tmp_path):
+    """Many short locks, of which none may be held twice: who waits has opened a file that is removed then."""
+    inside, most = [], []
+
+    def once(_) -> None:
+        with workdir.alone(tmp_path / "x"):
+            inside.append(None)
+            most.append(len(inside))
+            time.sleep(0.001)
+            inside.pop()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(once, range(200)))
+    assert set(most) == {1}
+    assert not list(tmp_path.iterdir())

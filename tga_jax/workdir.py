@@ -2,16 +2,15 @@
 
 import contextlib
 import errno
+import fcntl
 import importlib.util
 import json
 import os
 import shutil
-import threading
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import filelock
 from etils import epath
 
 from tga_jax.errors import UserError
@@ -108,36 +107,80 @@ def replacing(path: AnyPath) -> Iterator[Any]:
         if path.is_dir():
             raise UserError(f"{path}: is a folder, expected the name of a file")
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Of threads too: two trainings at once may write the same file.
-        aside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}")
+        # Always the same name, so that what a killed process left is written over.
+        aside = path.with_name(f".{path.name}.aside")
+        with _locked(path.with_name(f".{path.name}.writing"), wait=True):
+            try:
+                yield aside
+                aside.replace(path)
+            finally:
+                aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _locked(lock: Path, wait: bool) -> Iterator[None]:
+    """One thread of one process at a time; the others wait, or get a BlockingIOError. The system ends the lock with the
+    process, however that ends; a file system that has no locks gives none."""
+    while True:
+        file = lock.open("a")
         try:
-            yield aside
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                file.close()
+                raise
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                break
+        file.close()  # whoever had it before has removed it, and another may have locked a new one
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        file.close()
 
 
 @contextlib.contextmanager
 def alone(path: Path) -> Iterator[None]:
     """One thread of one process at a time; others wait. For a path that several may find missing, and make."""
-    with disk_errors(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))
-        lock.acquire()
-    try:
+    with contextlib.ExitStack() as held:
+        with disk_errors(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(_locked(path.with_name(f".{path.name}.lock"), wait=True))
         yield
-    finally:
-        lock.release()
+
+
+@contextlib.contextmanager
+def working(path: AnyPath, flag: str = "--workdir", process: int = 0) -> Iterator[None]:
+    """While `path`, a folder or a file, is made. process: of several that make it together.
+
+    Raises UserError if another process is at it. A bucket has no such locks.
+    """
+    with contextlib.ExitStack() as held:
+        if not is_remote(path):
+            with disk_errors(path.parent):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    end = f"-{process}" if process else ""
+                    held.enter_context(_locked(path.with_name(f".{path.name}.running{end}"), wait=False))
+                except BlockingIOError as error:
+                    said = f"another process is at work on it, expected to wait for its end or another {flag}"
+                    raise UserError(f"{path}: {said}") from error
+        yield
 
 
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Where to write a folder that is called `folder` once the block ends. Raises UserError if that has files."""
+    """Where to write a folder that is called `folder` once the block ends. Raises UserError if that has files, and if
+    another process is writing it."""
     with disk_errors(folder):
         if folder.exists() and any(folder.iterdir()):
             raise UserError(f"{folder}: not empty, expected a new folder")
     aside = folder.with_name(f".{folder.name}.unfinished")
-    with disk_errors(folder.parent):
+    with working(folder, "folder"), disk_errors(folder.parent):
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         try:

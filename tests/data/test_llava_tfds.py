@@ -108,7 +108,7 @@ def test_an_interrupted_build_keeps_its_finished_shards(given):
     said = "no finished build, expected a folder that `tga build-data` has written"
     assert str(raised.value) == f"{folder}: {said}"
 
-    (folder / ".llava-train.array_record-00003-of-00004.1234").write_text("half")  # of a process that was killed
+    (folder / ".llava-train.array_record-00003-of-00004.aside").write_text("half")  # of a process that was killed
     (pictures / "aside").rename(lost)
     build(*given, shards=4)
     check(ArrayRecords(folder))

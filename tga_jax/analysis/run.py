@@ -20,7 +20,7 @@ from tga_jax.inference.decode import language_model
 from tga_jax.inference.model import load
 from tga_jax.models import clip
 from tga_jax.report.progress import Progress
-from tga_jax.workdir import AnyPath, Input, claim, disk_errors, holds, write_json
+from tga_jax.workdir import AnyPath, Input, claim, disk_errors, holds, working, write_json
 
 
 def run(
@@ -81,7 +81,7 @@ def run(
     samples = PromptPairs(file, store, model, template)
     recorder = Recorder(model, tuple(ids), ranking, image_tokens, window, batch)
     claim(target, settings, "--to", inputs=inputs)
-    with disk_errors(target):
+    with working(target, "--to"), disk_errors(target):
         results = Results(target, (2, llm.num_layers + 1, llm.hidden_size), batch, len(samples))
         with Progress(console) as progress:
             task = progress.add_task("samples", total=len(samples), completed=results.done)
@@ -90,6 +90,6 @@ def run(
                 results.append(*recorder.lines([samples[number] for number in numbers]))
                 progress.update(task, completed=numbers[-1] + 1)
         found = summary(results.lines(), results.pooled(), ids, seed)
-    found |= {"refusal_tokens": [dataclasses.asdict(token) for token in tokens], "settings": settings}
-    write_json(target / "analysis.json", found)
-    page.write(found, target)
+        found |= {"refusal_tokens": [dataclasses.asdict(token) for token in tokens], "settings": settings}
+        write_json(target / "analysis.json", found)
+        page.write(found, target)

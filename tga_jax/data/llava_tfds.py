@@ -59,8 +59,6 @@ def build(
     asked["images"] = str(workdir.absolute(images)) if images else None
     inputs = {"samples": fingerprint.of_samples(path), "images": fingerprint.of_pictures(file, store)}
     workdir.claim(folder, asked, "--to", inputs=inputs)
-    for left in folder.glob(f".{_NAME}-*"):  # by a process that was killed
-        left.unlink()
     starts = [len(file) * i // shards for i in range(shards + 1)]
     paths = [folder / f"{_NAME}-{_SPLIT}.array_record-{i:05d}-of-{shards:05d}" for i in range(shards)]
     stopped = threading.Event()
@@ -84,7 +82,7 @@ def build(
             finally:
                 writer.close()
 
-    with ThreadPoolExecutor() as pool, bar:
+    with workdir.working(folder, "--to"), ThreadPoolExecutor() as pool, bar:
         waiting = [pool.submit(write, shard) for shard in range(shards)]
         try:
             for future in as_completed(waiting):
@@ -93,7 +91,7 @@ def build(
             stopped.set()
             pool.shutdown(cancel_futures=True)
             raise
-    _describe(folder, starts, paths)
+        _describe(folder, starts, paths)
 
 
 def _record(file: SampleFile, store: Store | None, row: int) -> bytes:

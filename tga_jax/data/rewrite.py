@@ -13,7 +13,7 @@ from tga_jax.data import llava_json
 from tga_jax.data.open_samples import Samples
 from tga_jax.errors import UserError
 from tga_jax.report.progress import Progress
-from tga_jax.workdir import Input, check_inputs, differences, disk_errors, read_json, write_json
+from tga_jax.workdir import Input, check_inputs, differences, disk_errors, read_json, working, write_json
 
 Make = Callable[[Sequence[int]], Sequence[dict[str, Any]]]  # numbers of samples -> the samples to write
 
@@ -74,8 +74,8 @@ def rewrite(
     field: the text that `make` gives a sample, as `llava_json.with_text`; settings, inputs: what it depends on beside
     the samples. Of several processes, with a target that all see, each makes every so-many-th batch, and the first one
     joins them: the bytes are those of one process. Raises UserError for an unfinished file of other settings, inputs or
-    samples, a target that is there already or has another ending, a full disk, and what `make` raises; what was made
-    is kept.
+    samples, a target that is there already or has another ending, a full disk, another process that makes `target`, and
+    what `make` raises; what was made is kept.
     """
     check_target(target)
     ends = [f"unfinished-{i}-of-{processes}" if processes > 1 else "unfinished" for i in range(processes)]
@@ -86,8 +86,8 @@ def rewrite(
     if processes > 1:
         settings = settings | {"processes": processes, "batch": batch}
     held = {name: given.content for name, given in inputs.items()}
-    with disk_errors(target.parent):
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with working(target, "--to", process), disk_errors(target.parent):
+        check_target(target)  # it may have come while this process began
         if beside.exists():
             known = read_json(beside, "the settings of an unfinished run; remove it", ("settings", "inputs"))
             if found := differences(known["settings"], settings, "it"):

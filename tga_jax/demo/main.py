@@ -27,7 +27,7 @@ from tga_jax.report.figures import TEXT_LABEL
 from tga_jax.report.progress import Progress
 from tga_jax.serve.start import EXAMPLES
 from tga_jax.train import stopping
-from tga_jax.workdir import claim, holds, read_json, write_json
+from tga_jax.workdir import claim, holds, read_json, working, write_json
 
 
 def _commit() -> str | None:
@@ -157,42 +157,44 @@ def run(config: DemoConfig, workdir: Path, parts: Path, console: rich.console.Co
     if holds(workdir, described) and results_path.exists():
         results = read_json(results_path, "the results of an earlier run")
     else:
-        with stopping.stop_requests(), Progress(console) as bars:
-            world = open_world(config, parts, bars)
-            claim(workdir, described)  # only now: a config that is found wrong leaves nothing behind
-            text, rows = _train_and_measure(world, workdir)
-        measured = {n: row.measured for n, row in rows.items()}
-        inside = {TEXT_LABEL: text.inside, **{n: row.inside for n, row in rows.items()}}
-        results = {
-            "seed": config.seed,
-            "commit": _commit(),
-            "config": json.loads(json.dumps(described)),
-            "seconds": round(time.monotonic() - started, 1),
-            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            **text.rates,
-            "rows": sorted(
-                (row for found in measured.values() for row in found.rows),
-                key=lambda row: measure.MEASURED.index((row["split"], row["retrieved_text"], row["new_questions"])),
-            ),
-            "analysis": {
-                "refusal_start_layer": {n: found.refusal.start for n, found in inside.items()},
-                "refusal_end_layer": {n: found.refusal.end for n, found in inside.items()},
-                "no_activation": {n: found.refusal.no_activation for n, found in inside.items()},
-                "refusal_probability": {n: found.refusal.probability for n, found in inside.items()},
-                **{
-                    kind: {n: getattr(found, kind) for n, found in inside.items() if getattr(found, kind)}
-                    for kind in ("cosine", "wordlike", "patching")
+        with working(workdir):
+            with stopping.stop_requests(), Progress(console) as bars:
+                world = open_world(config, parts, bars)
+                claim(workdir, described)  # only now: a config that is found wrong leaves nothing behind
+                text, rows = _train_and_measure(world, workdir)
+            measured = {n: row.measured for n, row in rows.items()}
+            inside = {TEXT_LABEL: text.inside, **{n: row.inside for n, row in rows.items()}}
+            results = {
+                "seed": config.seed,
+                "commit": _commit(),
+                "config": json.loads(json.dumps(described)),
+                "seconds": round(time.monotonic() - started, 1),
+                "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                **text.rates,
+                "rows": sorted(
+                    (row for found in measured.values() for row in found.rows),
+                    key=lambda row: measure.MEASURED.index((row["split"], row["retrieved_text"], row["new_questions"])),
+                ),
+                "analysis": {
+                    "refusal_start_layer": {n: found.refusal.start for n, found in inside.items()},
+                    "refusal_end_layer": {n: found.refusal.end for n, found in inside.items()},
+                    "no_activation": {n: found.refusal.no_activation for n, found in inside.items()},
+                    "refusal_probability": {n: found.refusal.probability for n, found in inside.items()},
+                    **{
+                        kind: {n: getattr(found, kind) for n, found in inside.items() if getattr(found, kind)}
+                        for kind in ("cosine", "wordlike", "patching")
+                    },
                 },
-            },
-        }
-        with console.status("drawing the report"):
-            draw(world, workdir, results, measured, text.answers, inside)
-        if not (shown := workdir / EXAMPLES).exists():
-            split = world.split("test")
-            files.write(split.take(files.examples(split)), world.language, shown)
-        said = {"text": text.answers} | {f"{n}/{k}": a for n, m in measured.items() for k, a in m.answers.items()}
-        write_json(workdir / "answers.json", {k: [dataclasses.asdict(a) for a in found] for k, found in said.items()})
-        write_json(results_path, results)  # last: it says that the run is complete
+            }
+            with console.status("drawing the report"):
+                draw(world, workdir, results, measured, text.answers, inside)
+            if not (shown := workdir / EXAMPLES).exists():
+                split = world.split("test")
+                files.write(split.take(files.examples(split)), world.language, shown)
+            said = {"text": text.answers} | {f"{n}/{k}": a for n, m in measured.items() for k, a in m.answers.items()}
+            answers = {name: [dataclasses.asdict(one) for one in found] for name, found in said.items()}
+            write_json(workdir / "answers.json", answers)
+            write_json(results_path, results)  # last: it says that the run is complete
     console.print(_table(results))
     console.print(headline(results), highlight=False)
     if config.note:

@@ -38,7 +38,7 @@ from tga_jax.evals.judges import Judging
 from tga_jax.evals.judges.agreement import cohens_kappa
 from tga_jax.inference.model import load
 from tga_jax.report.progress import Progress
-from tga_jax.workdir import Input, claim, disk_errors, holds, read_json, write_json, write_text
+from tga_jax.workdir import Input, claim, disk_errors, holds, read_json, working, write_json, write_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -295,48 +295,49 @@ def run(
     if first:
         claim(target, settings.to_json(), "--to", inputs=inputs)
     orbax_files.wait_for_all("the target is claimed")
-    for benchmark in benchmarks:
-        path, every = paths[benchmark.name], []
-        if not path.exists():
-            assert asker is not None
-            defence = defence or make_defence(settings.defence, asker)
-            sees = bool(asker.model.processor.image_tokens)
-            every = _questions(benchmark, data, settings, sees, console)
-            if not every:
-                left_out[benchmark.name] = "it has only pictures, and the checkpoint no vision tower"
-                console.print(f"{benchmark.name}: left out, {left_out[benchmark.name]}", soft_wrap=True)
-                continue
-            own = dataclasses.replace(
-                asker,
-                new_tokens=settings.new_tokens or benchmark.new_tokens,
-                system=settings.system if defence.system is None else defence.system,
-            )
-            answers = store.AnswerStore(path.parent, benchmark.name, len(every), jax.process_index())
-            asked.check(answers.rows(), every, path, data / benchmark.name, first, whole=False)
-            _answer(answers, every, benchmark.name, own, settings, defence, console)
-            if first and defence.name != "none":
-                _told(target, defence, benchmark.name, _cost(every, own, settings, defence))
-            orbax_files.wait_for_all(f"{benchmark.name} is answered")
+    with working(target, "--to", jax.process_index()):
+        for benchmark in benchmarks:
+            path, every = paths[benchmark.name], []
+            if not path.exists():
+                assert asker is not None
+                defence = defence or make_defence(settings.defence, asker)
+                sees = bool(asker.model.processor.image_tokens)
+                every = _questions(benchmark, data, settings, sees, console)
+                if not every:
+                    left_out[benchmark.name] = "it has only pictures, and the checkpoint no vision tower"
+                    console.print(f"{benchmark.name}: left out, {left_out[benchmark.name]}", soft_wrap=True)
+                    continue
+                own = dataclasses.replace(
+                    asker,
+                    new_tokens=settings.new_tokens or benchmark.new_tokens,
+                    system=settings.system if defence.system is None else defence.system,
+                )
+                answers = store.AnswerStore(path.parent, benchmark.name, len(every), jax.process_index())
+                asked.check(answers.rows(), every, path, data / benchmark.name, first, whole=False)
+                _answer(answers, every, benchmark.name, own, settings, defence, console)
+                if first and defence.name != "none":
+                    _told(target, defence, benchmark.name, _cost(every, own, settings, defence))
+                orbax_files.wait_for_all(f"{benchmark.name} is answered")
+                if first:
+                    answers.finish()
+            elif first and (data / benchmark.name).is_dir():
+                every = _check_data(path, benchmark, data, settings, console)
             if first:
-                answers.finish()
-        elif first and (data / benchmark.name).is_dir():
-            every = _check_data(path, benchmark, data, settings, console)
-        if first:
-            found = _report(benchmark, store.read(path), judges, target, data / benchmark.name, share, console)
-            results[benchmark.name] = found
-            answered = page.answers(target, benchmark.name, next(iter(summary.judges(found)), None), benchmark)
-            shown = gallery.shown(gallery.kinds({"": answered}))
-            folder = target / page.THUMBNAILS / benchmark.name
-            gallery.keep_thumbnails(every, itertools.chain.from_iterable(shown.values()), folder)
-    if not first:
+                found = _report(benchmark, store.read(path), judges, target, data / benchmark.name, share, console)
+                results[benchmark.name] = found
+                answered = page.answers(target, benchmark.name, next(iter(summary.judges(found)), None), benchmark)
+                shown = gallery.shown(gallery.kinds({"": answered}))
+                folder = target / page.THUMBNAILS / benchmark.name
+                gallery.keep_thumbnails(every, itertools.chain.from_iterable(shown.values()), folder)
+        if not first:
+            orbax_files.wait_for_all("the results are written")
+            return []
+        for judge in judges:
+            if (usage := getattr(judge, "usage", None)) is not None:
+                console.print(f"{judge.name}: {usage}", markup=False)
+        _write(settings, results, left_out, benchmarks, command, target, console)
         orbax_files.wait_for_all("the results are written")
-        return []
-    for judge in judges:
-        if (usage := getattr(judge, "usage", None)) is not None:
-            console.print(f"{judge.name}: {usage}", markup=False)
-    _write(settings, results, left_out, benchmarks, command, target, console)
-    orbax_files.wait_for_all("the results are written")
-    return [f"{name}: {', '.join(found['warnings'])}" for name, found in results.items() if found["warnings"]]
+        return [f"{name}: {', '.join(found['warnings'])}" for name, found in results.items() if found["warnings"]]
 
 
 def _write(

@@ -20,7 +20,7 @@ from tga_jax.report.progress import Progress
 from tga_jax.train import chips, flops, origin, setup, step, stopping
 from tga_jax.train.config import TrainConfig
 from tga_jax.train.metrics import MetricsWriter, Speed
-from tga_jax.workdir import AnyPath, claim, holds
+from tga_jax.workdir import AnyPath, claim, holds, working
 
 # What a resumed run may have otherwise: where it runs, and what it writes.
 _MAY_CHANGE = (
@@ -217,23 +217,24 @@ def run(
         if ready.guided is not None:
             console.print(ready.guided, highlight=False)
         console.print("compiling the first step ...", highlight=False)
-    store = orbax_files.Checkpoints(workdir, config.keep, config.keep_every)
-    writer = None
-    try:
-        with jax.set_mesh(ready.mesh), stopping.stop_requests() as received:
-            start = store.latest_step() or 0
-            if start:
-                state = state.replace(**store.restore(start, _resumable(state)))  # pyrefly: ignore
-            if host == 0:
-                writer = MetricsWriter(workdir, start, config.name, config.wandb, described)
-            with contextlib.nullcontext(bars) if bars else Progress(console) as progress:
-                log = _Log(config, ready, start, writer, progress, title)
-                state = _steps(config, ready, state, start, store, log, received, title)
-            store.wait()
-            orbax_files.save_params(workdir, setup.trained_params(config, ready.model, state))
-            if verbose:
-                console.print(f"trained: {_ended(workdir)}", highlight=False, soft_wrap=True)
-    finally:
-        store.close()
-        if writer is not None:
-            writer.close()
+    with working(workdir, process=host):
+        store = orbax_files.Checkpoints(workdir, config.keep, config.keep_every)
+        writer = None
+        try:
+            with jax.set_mesh(ready.mesh), stopping.stop_requests() as received:
+                start = store.latest_step() or 0
+                if start:
+                    state = state.replace(**store.restore(start, _resumable(state)))  # pyrefly: ignore
+                if host == 0:
+                    writer = MetricsWriter(workdir, start, config.name, config.wandb, described)
+                with contextlib.nullcontext(bars) if bars else Progress(console) as progress:
+                    log = _Log(config, ready, start, writer, progress, title)
+                    state = _steps(config, ready, state, start, store, log, received, title)
+                store.wait()
+                orbax_files.save_params(workdir, setup.trained_params(config, ready.model, state))
+                if verbose:
+                    console.print(f"trained: {_ended(workdir)}", highlight=False, soft_wrap=True)
+        finally:
+            store.close()
+            if writer is not None:
+                writer.close()
