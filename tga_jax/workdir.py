@@ -207,7 +207,7 @@ def read_json(path: AnyPath, expected: str, fields: tuple[str, ...] = (), kind: 
         value = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file, expected {expected}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error}), expected {expected}") from error
     if not isinstance(value, kind):
         found = _NAMES.get(type(value), "a number")
