@@ -229,10 +229,11 @@ def test_a_second_process_is_refused_until_the_first_has_ended_however_it_does(t
 
 def test_processes_that_work_together_do_not_refuse_each_other(tmp_path):
     path = tmp_path / "run"
-    with workdir.working(path, process=0), workdir.working(path, process=1), pytest.raises(UserError) as raised:
-        with workdir.working(path, "--to", 1):
-            pass
-    assert str(raised.value).endswith("another --to")
+    with contextlib.ExitStack() as held:
+        for process in (0, 1):
+            held.enter_context(workdir.working(path, process=process))
+        with pytest.raises(UserError, match=r"another --to$"):
+            held.enter_context(workdir.working(path, "--to", 1))
     assert not list(tmp_path.iterdir())
 
 
