@@ -15,7 +15,6 @@ from pathlib import Path
 from tga_jax.checkpoints import folder as folders
 from tga_jax.checkpoints.spec import COMPANIONS
 from tga_jax.errors import UserError
-from tga_jax.workdir import read_json
 
 _NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(@(?P<revision>[\w./-]+))?")
 _FILES = (*COMPANIONS, "adapter_config.json", "non_lora_trainables.bin")
@@ -64,8 +63,7 @@ def local(text: str | os.PathLike[str], weights: bool = True) -> Path:
 
         place = fetch(revision, [*wanted, *([layout[0]] if layout else [])])
         if layout and layout[1]:
-            index = read_json(place / layout[0], "the index of a sharded checkpoint", ("weight_map",))
-            fetch(place.name, sorted({str(name) for name in index["weight_map"].values()}))
+            fetch(place.name, folders.shards(place / layout[0]))
         return place
 
 

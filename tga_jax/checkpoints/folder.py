@@ -20,19 +20,40 @@ class Tensor:
     read: Callable[[], np.ndarray]
 
 
+_LONGEST = 500  # characters of a tensor's name
+_SAFETENSORS = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")
+
+
+def leads_out(folder: Path, path: Path) -> bool:
+    """Whether a file of a folder lies elsewhere, by its name or by links; but the hub's cache, and what was downloaded
+    from it, keeps all files as links into `models--org--name/blobs`."""
+    real = path.resolve()
+    blob = real.parent.name == "blobs" and real.parent.parent.name.startswith("models--")
+    return not blob and not real.is_relative_to(folder.resolve())
+
+
 def _read_slice(path: Path, name: str) -> np.ndarray:
     # Opened anew for each tensor: what the map has touched counts as this process's memory until it is closed.
-    with safe_open(path, framework="numpy") as file:
-        return file.get_tensor(name)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return file.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: {name} cannot be read ({error})") from error
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
+    """The library checks that the tensors lie in the file, one behind the other."""
+    found = {}
     try:
         with safe_open(path, framework="numpy") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            for name in file.keys():  # noqa: SIM118
+                part = file.get_slice(name)
+                if part.get_dtype() not in _SAFETENSORS:
+                    raise UserError(f"{path}: {name} is of {part.get_dtype()}, expected {', '.join(_SAFETENSORS)}")
+                found[name] = Tensor(tuple(part.get_shape()), path, partial(_read_slice, path, name))
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a whole safetensors file ({error})") from error
-    return {name: Tensor(shape, path, partial(_read_slice, path, name)) for name, shape in shapes.items()}
+    return found
 
 
 def _torch(path: Path) -> dict[str, Tensor]:
@@ -43,15 +64,27 @@ def _torch(path: Path) -> dict[str, Tensor]:
 READERS = {".safetensors": _safetensors, ".bin": _torch}
 
 
-def _sharded(index: Path) -> list[Path]:
-    """The shards that an index names. Raises UserError listing those that are missing."""
+def shards(index: Path) -> list[str]:
+    """The files that an index names, which need not be there. Raises UserError for names that lead out of its folder,
+    or are of another kind of file."""
     found = read_json(index, "the index of a sharded checkpoint", ("weight_map",))["weight_map"]
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
         raise UserError(f"{index}: weight_map is {str(found)[:60]}, expected tensor names to files")
-    names = sorted(set(found.values()))
-    if missing := [name for name in names if not (index.parent / name).is_file()]:
+    names, suffix = sorted(set(found.values())), Path(index.name.removesuffix(".index.json")).suffix
+    for name in names:
+        if name != Path(name).name or not name.endswith(suffix) or not name.isprintable():
+            raise UserError(f"{index}: weight_map names {name!r:.80}, expected files {suffix} of its folder")
+    return names
+
+
+def _sharded(index: Path) -> list[Path]:
+    """Raises UserError listing the shards that are missing."""
+    files = [index.parent / name for name in shards(index)]
+    if missing := [file.name for file in files if not file.is_file()]:
         raise UserError(f"{index}: shards are missing: {', '.join(missing)}")
-    return [index.parent / name for name in names]
+    if out := [file.name for file in files if leads_out(index.parent, file)]:
+        raise UserError(f"{index}: {out[0]} is a link out of the folder, expected a file in it")
+    return files
 
 
 # In the order in which they are looked for, the same as transformers'.
@@ -74,14 +107,22 @@ def tensors(path: Path) -> dict[str, Tensor]:
     if path.is_file():
         if path.suffix not in READERS:
             raise UserError(f"{path}: expected a file that ends in {' or '.join(READERS)}")
-        return READERS[path.suffix](path)
+        return _read([path])
     for name, is_index in LAYOUTS:
         if (path / name).exists():
             files = _sharded(path / name) if is_index else [path / name]
             break
     else:
         raise UserError(f"{path}: no weights, expected one of {', '.join(name for name, _ in LAYOUTS)}")
+    return _read(files)
+
+
+def _read(files: list[Path]) -> dict[str, Tensor]:
+    """Raises UserError for a tensor whose name nobody would give it."""
     found: dict[str, Tensor] = {}
     for file in files:
-        found |= READERS[file.suffix](file)
+        own = READERS[file.suffix](file)
+        if odd := [name for name in own if len(name) > _LONGEST or not name.isprintable()]:
+            raise UserError(f"{file}: holds a tensor called {odd[0]!r:.60}, expected up to {_LONGEST} printable signs")
+        found |= own
     return found

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tga_jax import config
+from tga_jax.checkpoints.folder import leads_out
 from tga_jax.errors import UserError
 from tga_jax.models.clip import ClipConfig
 from tga_jax.models.llama import LlamaConfig
@@ -90,11 +91,14 @@ def read(workdir: Path) -> Spec:
 
 
 def copy_companions(source: Path, target: Path) -> None:
-    """The tokenizer's, processor's and generation's files of a hub folder."""
-    target.mkdir(parents=True, exist_ok=True)
+    """The tokenizer's, processor's and generation's files of a hub folder. Raises UserError for a link to a file that
+    lies elsewhere, which would be published with the checkpoint."""
     for pattern in COMPANIONS:
-        for file in source.glob(pattern):
-            if file.is_dir():  # chat_templates/, of templates with names
-                shutil.copytree(file, target / file.name, dirs_exist_ok=True)
-            else:
-                shutil.copyfile(file, target / file.name)
+        for found in source.glob(pattern):
+            # A folder: chat_templates/, of templates with names.
+            for file in found.glob("*.jinja") if found.is_dir() else [found]:
+                if not file.is_file() or leads_out(source, file):
+                    raise UserError(f"{file}: is no file, or a link out of the folder, expected a file in it")
+                at = target / file.relative_to(source)
+                at.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, at)

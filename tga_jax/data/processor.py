@@ -173,13 +173,22 @@ def _processor_template(folder: Path) -> str | None:
 
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a folder, with the chat template that a processor there has. Raises UserError if there is
-    none."""
+    none, or if it is code of the folder, which is never run."""
+    path = folder / "tokenizer_config.json"
+    versions = read_json(path, "a tokenizer's settings").get("fast_tokenizer_files", []) if path.exists() else []
+    if not isinstance(versions, list) or not all(isinstance(x, str) and x == Path(x).name for x in versions):
+        raise UserError(f"{path}: {versions!r:.80} as fast_tokenizer_files, expected names of files in this folder")
     try:
-        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # of many types; a panic in tokenizers, which is written in Rust, is no Exception
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        if "custom code" in reason:
+            said = "its tokenizer is code of the folder (auto_map), which is not run; expected a tokenizer.json"
+            raise UserError(f"{folder}: {said}") from error
         raise UserError(f"{folder}: no tokenizer that transformers can read ({reason})") from error
     if (template := _processor_template(folder)) is not None:
         tokenizer.chat_template = template

@@ -18,7 +18,9 @@ parser.add_argument("--new-tokens", type=int, default=128)
 flags = parser.parse_args()
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
-model = transformers.AutoModelForCausalLM.from_pretrained(flags.checkpoint, dtype=getattr(torch, flags.dtype))
+model = transformers.AutoModelForCausalLM.from_pretrained(
+    flags.checkpoint, dtype=getattr(torch, flags.dtype), trust_remote_code=False
+)
 model = model.to(device).eval()
 ids = torch.randint(3, model.config.vocab_size, (flags.batch, flags.prompt), device=device)
 how = {
