@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from tga_jax.data import chat_sandbox
 from tga_jax.data.prompt import IMAGE, Piece, Prompt, text_of, with_images
 from tga_jax.errors import UserError
 
@@ -15,6 +16,10 @@ _MARK = re.compile(f"([{chr(_MARKS)}-{chr(_MARKS + 0xFFFD)}])")
 
 
 NOT_ITS_PROMPT = "the tokenizer's chat template does not begin a conversation with its prompt"
+
+
+class _BudgetError(UserError):
+    pass
 
 
 def _stripped(run: Sequence[Piece]) -> tuple[str, list[Piece], str]:
@@ -58,6 +63,8 @@ class Chat:
             self._form = form
             try:
                 return self._check()
+            except _BudgetError:  # as it would be in any form
+                raise
             except UserError as error:
                 failed[form] = error
         raise failed[_as_string]
@@ -93,8 +100,10 @@ class Chat:
             {"role": role, "content": self._form(content)} for role, content in zip(self._roles, contents, strict=False)
         ]
         try:
-            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+            text = chat_sandbox.render(self._tokenizer, messages, prompt)
         except Exception as error:  # a template is a program and may raise anything
+            if isinstance(error, chat_sandbox.BudgetError):
+                raise _BudgetError(f"the tokenizer's chat template cannot be used: {error}") from error
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise UserError(f"the tokenizer's chat template refuses it ({reason})") from error
         lists = [message["content"] for message in messages if not isinstance(message["content"], str)]
@@ -147,7 +156,7 @@ def conversation(tokenizer: Any, messages: Sequence[tuple[str, Sequence[Piece]]]
     try:
         return Chat(tokenizer, messages)
     except UserError as error:
-        if messages[0][0] != "system" or len(messages) == 1:
+        if isinstance(error, _BudgetError) or messages[0][0] != "system" or len(messages) == 1:
             raise
         try:
             Chat(tokenizer, messages[1:])
