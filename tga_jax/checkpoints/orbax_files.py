@@ -2,21 +2,24 @@
 
 A training keeps `<workdir>/checkpoints/<step>` (state and data position, to resume) and, when it has ended,
 `<workdir>/params/<part>` for each part it trained (`clip`, `projector`, `llm`), which later trainings start from.
-Orbax writes aside, so an interrupted save leaves the earlier checkpoints as they were. A workdir may be a folder of a
-bucket, "gs://bucket/folder".
+Orbax writes aside, so an interrupted save leaves the earlier checkpoints as they were. Beside the arrays lie sums of
+their bits, by which damage is found that the formats' own checks let through. A workdir may be a folder of a bucket,
+"gs://bucket/folder".
 """
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from tga_jax.errors import UserError
-from tga_jax.workdir import AnyPath, absolute, disk_errors, read_json, write_json
+from tga_jax.workdir import AnyPath, absolute, disk_errors, is_remote, read_json, write_json
 
 
 def wait_for_all(what: str) -> None:
@@ -37,6 +40,37 @@ def _alone(manager: ocp.CheckpointManager | None = None) -> Iterator[None]:
         if _unfinished is not None and _unfinished is not manager:
             _unfinished.wait_until_finished()
         yield
+
+
+def _sum(x: jax.Array) -> jax.Array:
+    """uint32 scalar: the sum of x's words, each times an odd number that counts its place, so that no changed word
+    leaves it as it was. Whole numbers, so that it is the same however x is divided among devices."""
+    if jnp.issubdtype(x.dtype, jnp.inexact):
+        x = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")
+    place = jnp.zeros(x.shape, jnp.uint32)
+    for axis, size in enumerate(x.shape):
+        place = place * np.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+    return jnp.sum(x.astype(jnp.uint32) * (2 * place + 1), dtype=jnp.uint32)
+
+
+@jax.jit
+def _sums(leaves: list[jax.Array]) -> list[jax.Array]:
+    return [_sum(x) for x in leaves]
+
+
+def _described(tree: Any) -> dict[str, Any]:
+    """By the path of each array its dtype and the sum of its bits; JSON."""
+    named = {jax.tree_util.keystr(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree) if x is not ...}
+    found = jax.device_get(_sums(list(named.values())))
+    return {name: [x.dtype.name, int(n)] for (name, x), n in zip(named.items(), found, strict=True)}
+
+
+def _check(tree: Any, known: Any, place: AnyPath) -> None:
+    """Raises UserError for an array that is not as `_described` has it; those that were read in another dtype, and
+    those that are not described, are not looked at."""
+    for name, (dtype, found) in _described(tree).items():
+        if name in known and known[name][0] == dtype and known[name][1] != found:
+            raise UserError(f"{place}: damaged, {name} is not what was written")
 
 
 class Checkpoints:
@@ -61,7 +95,8 @@ class Checkpoints:
         global _unfinished
         with disk_errors(self.folder), _alone(self._manager):
             _unfinished = self._manager
-            self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)))
+            sums = ocp.args.JsonSave(_described(state))
+            self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), sums=sums))
 
     def wait(self) -> None:
         """Until what was saved is on disk. Raises UserError if the disk is full."""
@@ -69,16 +104,47 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def restore(self, step: int, like: Any) -> Any:
-        """The state, with the shapes and shardings of `like`."""
+        """The state, with the shapes and shardings of `like`. Raises UserError if it is damaged."""
+        place = self.folder / str(step)
         try:
             with _alone():
                 found: Any = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))
+                sums: Any = {}
+                if (place / "sums").exists():  # earlier versions have none
+                    sums = self._manager.restore(step, args=ocp.args.Composite(sums=ocp.args.JsonRestore())).sums
+            _check(found.state, sums, place)
         except Exception as error:  # orbax and tensorstore raise many types for a damaged or foreign file
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             raise UserError(
-                f"{self.folder / str(step)}: cannot be restored ({reason}); remove it to resume from the one before"
+                f"{place}: cannot be restored ({reason}); remove it to resume from the one before"
             ) from error
         return found.state
+
+    def restore_newest(self, like: Any, say: Callable[[str], None]) -> tuple[int, Any]:
+        """(step, state) of the newest checkpoint that is whole; (0, None) without any.
+
+        Newer ones, which are damaged, are removed, with a line that says so; not of several processes, which may not
+        all see the damage, nor of a bucket, which may only be out of reach. Raises UserError if none can be restored.
+        """
+        damaged: list[int] = []
+        reasons: list[UserError] = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                state = self.restore(step, like)
+            except UserError as error:
+                if jax.process_count() > 1 or is_remote(self.folder):
+                    raise
+                damaged.append(step)
+                reasons.append(error)
+                continue
+            for wrong, reason in zip(damaged, reasons, strict=True):
+                self._manager.delete(wrong)
+                said = str(reason).rpartition(";")[0]
+                say(f"{said}; it is removed, and the training goes on from step {step}")
+            return step, state
+        if reasons:
+            raise reasons[0]
+        return 0, None
 
     def close(self) -> None:
         global _unfinished
@@ -88,6 +154,7 @@ class Checkpoints:
             self._manager.close()
 
 
+_SUMS = "sums.json"  # of each part, as `_described` has it
 _PARTS = "parts.json"  # names the parts once all of them are written: a bucket's folders cannot be renamed at once
 
 
@@ -100,7 +167,9 @@ def save_params(workdir: AnyPath, params: dict[str, Any]) -> None:
             for part, tree in params.items():
                 checkpointer.save(folder / part, tree, force=True)
         wait_for_all("params are written")
+        sums = {part: _described(tree) for part, tree in params.items()}
         if jax.process_index() == 0:
+            write_json(folder / _SUMS, sums)
             write_json(folder / _PARTS, sorted(params))
         wait_for_all("params are there")
 
@@ -116,8 +185,8 @@ def trained_parts(workdir: AnyPath) -> list[str]:
 
 def load_params(workdir: AnyPath, part: str, like: Any) -> Any:
     """One part's parameters. like: their shapes, types and shardings, by default on one device, wherever they lay when
-    they were saved; `...` for one that is not read, and is `...` then. Raises UserError naming a missing or unfit
-    folder."""
+    they were saved; `...` for one that is not read, and is `...` then. Raises UserError naming a missing, unfit or
+    damaged folder."""
     folder = absolute(workdir) / "params" / part
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder, expected the trained parameters of {part!r}")
@@ -132,7 +201,11 @@ def load_params(workdir: AnyPath, part: str, like: Any) -> Any:
     how = ocp.args.PyTreeRestore(like, restore_args=ocp.checkpoint_utils.construct_restore_args(like))
     try:
         with _alone(), ocp.PyTreeCheckpointer() as checkpointer:
-            return checkpointer.restore(folder, args=how)
+            found = checkpointer.restore(folder, args=how)
     except Exception as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise UserError(f"{folder}: does not fit the configured model ({reason})") from error
+    if (folder.parent / _SUMS).exists():  # earlier versions have none
+        sums = read_json(folder.parent / _SUMS, "the sums of the parameters; remove it to read them unchecked")
+        _check(found, sums.get(part, {}), folder)
+    return found

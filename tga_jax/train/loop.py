@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import math
 import signal
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -222,9 +223,9 @@ def run(
         writer = None
         try:
             with jax.set_mesh(ready.mesh), stopping.stop_requests() as received:
-                start = store.latest_step() or 0
+                start, found = store.restore_newest(_resumable(state), partial(console.print, highlight=False))
                 if start:
-                    state = state.replace(**store.restore(start, _resumable(state)))  # pyrefly: ignore
+                    state = state.replace(**found)  # pyrefly: ignore
                 if host == 0:
                     writer = MetricsWriter(workdir, start, config.name, config.wandb, described)
                 with contextlib.nullcontext(bars) if bars else Progress(console) as progress:
