@@ -47,6 +47,7 @@ _METHODS = frozenset(
         "rstrip split splitlines startswith strip swapcase title upper",
     )
 )
+_VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
 _UNBOUNDED = ("pprint", "striptags", "urlize", "wordwrap")  # filters whose time no size tells; no template has them
 
 
@@ -95,8 +96,8 @@ def _size(value: Any) -> int:
             total += len(one)
         elif isinstance(one, Mapping):
             left += [*one.keys(), *one.values()]
-        elif isinstance(one, (list, tuple, set, frozenset, collections.abc.MappingView)):
-            left += one
+        elif isinstance(one, (list, tuple, set, frozenset, *_VIEWS)):
+            left += one  # pyrefly: ignore
         elif isinstance(one, int):
             total += one.bit_length() // _WORD
         _spend(_ENTRY)
@@ -112,7 +113,7 @@ def _product(values: Iterable[Any]) -> int:
 
 def _widths(text: Any) -> int:
     """Of a text that is filled in, what its widths multiply, such as "%100d"."""
-    found = re.findall(rb"\d+" if isinstance(text, bytes) else r"\d+", text if isinstance(text, (str, bytes)) else "")
+    found = re.findall(r"\d+", text if isinstance(text, str) else repr(text))
     return 1 + max((int(digits) if len(digits) < 10 else _MOST for digits in found), default=0)
 
 
