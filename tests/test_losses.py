@@ -181,3 +181,35 @@ def test_sequence_log_probs_against_float64():
     p = softmax(logits.astype(np.float64))
     expected = [sum(np.log(p[b, k, labels[b, k]]) for k in range(5) if mask[b, k]) for b in range(3)]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+# --- sizes ------------------------------------------------------------------------------------------------------------
+
+
+def test_guards_against_zero_do_not_act_on_what_is_small():
+    assert float(losses.masked_mean(jnp.array([3.0, 9.0]), jnp.array([True, False]))) == 3.0
+    a, b = normal(11, 4, 5), normal(12, 4, 5)
+    np.testing.assert_allclose(losses.cosine(1e-3 * a, 1e-3 * b), losses.cosine(a, b), rtol=1e-5)
+    np.testing.assert_allclose(losses.cosine(a, b[0]), [cos(row, b[0]) for row in a], rtol=1e-5)
+    assert losses.cosine(jnp.asarray(a, jnp.bfloat16), jnp.asarray(b, jnp.bfloat16)).dtype == jnp.float32
+
+
+_X, _LABELS, _YES = jnp.ones((2, 3, 4)), jnp.zeros((2, 3), jnp.int32), jnp.ones((2, 3), bool)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: losses.masked_mean(_X[0], _YES[0, :1]),
+        lambda: losses.cosine(_X, _X[..., :1]),
+        lambda: losses.sequence_log_probs(_X, _LABELS, _YES[:, :1]),
+        lambda: losses.lm_loss(_X, _LABELS, _YES[:1]),
+        lambda: losses.dpo_loss(_X[0, :, :2], _X[0, :1, :2], 0.1, _YES[0]),
+        lambda: losses.contrastive_loss(_X, _X, jnp.ones(()), _YES[:, :2]),
+        lambda: losses.contrastive_loss(_X[0], _X[0, :1], jnp.ones(()), jnp.ones((3, 3), bool)),
+        lambda: losses.contrastive_loss(_X[0], _X[0], jnp.ones(()), jnp.ones((3, 1), bool)),
+    ],
+)
+def test_shapes_that_would_be_broadcast_are_refused(call):
+    with pytest.raises(AssertionError):
+        call()
