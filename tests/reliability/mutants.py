@@ -75,7 +75,7 @@ GROUPS = {
         ("evals/choices", "evals/degenerate", "evals/outcomes", "evals/summary", "evals/vqa"),
         (
             "evals/test_outcomes.py", "evals/test_degenerate.py", "evals/benchmarks/test_choices.py",
-            "evals/benchmarks/test_vqa_accuracy.py", "evals/test_summary.py",
+            "evals/benchmarks/test_vqa_accuracy.py",
         ),
         skip=("remarks", "terminal_table", "terminal"),  # sentences and a terminal's layout
     ),
