@@ -69,6 +69,8 @@ def test_fusions_that_miscompile(monkeypatch):
     assert "miscompiles" in found()["XLA's CPU fusions"].wrong
     monkeypatch.setattr(doctor.xla_flags, "is_broken", lambda jaxlib: False)
     assert "XLA's CPU fusions" not in found()
+    monkeypatch.setattr(doctor, "_miscompiles", lambda: True)  # a jaxlib of which nothing is known
+    assert "sums come out wrong" in found()["XLA's CPU fusions"].wrong
 
 
 def test_too_little_room(monkeypatch):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import rich.console
 import rich.markup
 import rich.table
@@ -61,16 +62,28 @@ def _version(name: str) -> str | None:
         return None
 
 
+def _miscompiles() -> bool:
+    """Whether the sums of jax issue 39103 come out wrong here, whichever jaxlib this is: |I x|^2 of the rows (i, 0, 0),
+    the last one's 32,768^2."""
+    i = jnp.arange(32_769, dtype=jnp.float32)
+    rows = jnp.stack((i, 0 * i, 0 * i), axis=1)
+    squares = jax.jit(jax.vmap(lambda row: jnp.sum((jnp.eye(3) @ row) ** 2)))(rows)
+    return float(squares[-1]) != 2.0**30
+
+
 def _flags() -> Iterator[Finding]:
     given = os.environ.get("XLA_FLAGS", "")
-    jaxlib = importlib.metadata.version("jaxlib")
-    if not xla_flags.is_broken(jaxlib) or jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu":
         return
+    known = xla_flags.is_broken(importlib.metadata.version("jaxlib"))
     off = re.search(r"--xla_cpu_experimental_ynn_fusion_type=(\s|$)", given)
-    wrong = (
-        "" if off else "this jaxlib miscompiles with YNN's fusions; leave them out of XLA_FLAGS: they are turned off"
-    )
-    yield Finding("XLA's CPU fusions", "off, since this jaxlib miscompiles with them" if off else given, wrong)
+    wrong = ""
+    if known and not off:
+        wrong = "this jaxlib miscompiles with YNN's fusions; leave them out of XLA_FLAGS: they are turned off"
+    elif _miscompiles():
+        wrong = "sums come out wrong (jax issue 39103); XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type= may help"
+    if known or wrong:
+        yield Finding("XLA's CPU fusions", "off, since this jaxlib miscompiles with them" if off else given, wrong)
 
 
 def _devices() -> Iterator[Finding]:
