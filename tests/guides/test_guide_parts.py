@@ -172,3 +172,29 @@ def test_word_0_is_a_word():
     np.testing.assert_allclose(rarity(captions, captions)[0], np.log(3 / np.array([2, 1])), rtol=1e-6)
     alone = jnp.array([[0]])
     np.testing.assert_allclose(rarity(alone, alone), [[np.log(2)]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "guide",
+    [Paper(layers=(0,)), Released(layers=(0,)), Tiled(vocab_weight=0.5), Instruction(layers=(0,)), Transport()],
+    ids=lambda guide: guide.kind,
+)
+def test_a_sample_without_a_caption_has_no_term_and_no_gradient(guide):
+    """The last one of four that `batch_of` gives all that a guide compares."""
+    batch = batch_of(PAIR, HINGE)
+    batch = batch._replace(caption_mask=batch.caption_mask.at[3].set(False))
+    means = isinstance(guide.student(batch), Means)
+    student = jnp.asarray(normal(8, 1, 4, 2 if means else 6, 5))
+    teacher = jnp.asarray(normal(9, 1, 4, 1 if means else 3 if isinstance(guide, Transport) else 6, 5))
+    table = jnp.asarray(normal(10, 9, 5))
+
+    def loss(student, rows):
+        own = jax.tree.map(lambda x: x[:rows], batch)
+        given = student[:, :rows], teacher[:, :rows]
+        return guide.loss(seen(guide, own, *given, 0.0, inputs=student[0, :rows], embeddings=table))[0]
+
+    np.testing.assert_allclose(loss(student, 4), loss(student, 3), rtol=1e-6)
+    grads = jax.grad(loss)(student, 4)
+    assert np.all(np.isfinite(grads))
+    assert not np.any(grads[:, 3])
+    assert np.any(grads[:, 2])

@@ -38,6 +38,25 @@ class Group:
     skip: tuple[str, ...] = ()
 
 
+_ASKED = (  # the judges that are models, but not those at an endpoint
+    "reading_replies",
+    "reading_replies_about_safety",
+    "a_model_is_asked_about_safety",
+    "a_model_is_asked_about_answers_with_words_only",
+    "a_model_is_not_asked_for_nothing",
+    "too_few_replies_are_an_error",
+)
+_PHRASES = (  # but not the time they take
+    "refusals",
+    "answers",
+    "partial_refusals",
+    "nothing_said_is_unknown",
+    "any_text_gets_a_verdict",
+    "as_a_judge",
+    "a_judgement_answers_questions_for_yes_or_no",
+    "each_pattern_is_needed",
+    "only_the_beginning_is_read",
+)
 GROUPS = {
     "losses": Group(("losses",), ("test_losses.py",)),
     "guides": Group(
@@ -63,12 +82,9 @@ GROUPS = {
             "evals/judges/published",
         ),
         (
-            "evals/test_judge.py", "evals/test_agreement.py", "evals/test_published.py", "evals/test_phrases.py",
-            *(f"evals/test_judges.py::test_{name}" for name in (
-                "reading_replies", "reading_replies_about_safety", "a_model_is_asked_about_safety",
-                "a_model_is_asked_about_answers_with_words_only", "a_model_is_not_asked_for_nothing",
-                "too_few_replies_are_an_error",
-            )),
+            "evals/test_judge.py", "evals/test_judge_limits.py", "evals/test_agreement.py", "evals/test_published.py",
+            *(f"evals/test_judges.py::test_{name}" for name in _ASKED),
+            *(f"evals/test_phrases.py::test_{name}" for name in _PHRASES),
         ),
     ),
     "scorers": Group(
