@@ -4,7 +4,8 @@ undisturbed one leaves, and nothing else lies about.
     python tests/reliability/kills.py [NAME...] [--kills=200] [--seed=1] [--base=DIR]
 
 On the tiny demo of tests/smoke.py, in a temporary folder; `--base` keeps it for another time. Kills are shared out
-evenly among the commands, but for `demo`, which takes minutes and gets a quarter of the others' share. Of a checkpoint the sums of its arrays' bits are compared, of JSON all that is no time or memory, of all else the bytes.
+evenly among the commands, but for `demo`, which takes minutes and gets a quarter of the others' share. Of a checkpoint
+the sums of its arrays' bits are compared, of JSON all that is no time or memory, of all else the bytes.
 """
 
 import argparse
@@ -51,7 +52,7 @@ COMMANDS = {
         "out",
     ),
     "analyze": (("analyze", CHECKPOINT, *DATA, "--window=4", "--image-tokens", "--batch=1", "--to=out"), "out"),
-    "convert": (("convert", "--from=clip", "--to-hub=out"), "out"),
+    "convert": (("convert", "--from=demo/models/text-model", "--to-hub=out"), "out"),
     "demo": (("demo", "--config=tiny.py", "--workdir=out", "--parts=out-parts"), "out"),
 }  # fmt: skip
 
