@@ -18,6 +18,7 @@ def test_there_and_back():
     made = packing(ROWS, jnp.asarray(VALID))
     assert made is not None
     np.testing.assert_array_equal(made.places, [[0, 1, -1], [2, 3, 4], [0, -1, -1], [-1, -1, -1]])
+    np.testing.assert_array_equal(made.valid, VALID)
     np.testing.assert_array_equal(made.pack(X), PACKED)
     np.testing.assert_array_equal(made.unpack(made.pack(X)), X * VALID)
     deeper = made.pack(jnp.stack([X, -X], -1)[:, :, None])

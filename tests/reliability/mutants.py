@@ -302,18 +302,20 @@ def _report(groups: list[str], sample: int | None, seed: int) -> int:
             return 2
         limit = 30 + 5 * (time.monotonic() - start)
         print(f"{name}: {len(tried)} of {len(every)} mutants", flush=True)
-        survived = 0
+        survived = []
         for mutant in tried:
             if passes(group.tests, mutant, limit):
-                survived += 1
-                why = reasons.get(mutant.row)
-                new += why is None
-                print(f"{'known' if why else 'NEW  '} {mutant.file}:{mutant.line}", flush=True)
+                survived.append(mutant.row)
+                print(f"{'known' if mutant.row in reasons else 'NEW  '} {mutant.file}:{mutant.line}")
                 print(f"    {mutant.before}\n    {mutant.after}", flush=True)
-        killed = len(tried) - survived
-        table.append((name, len(every), len(tried), killed, survived, f"{100 * killed / max(len(tried), 1):.1f} %"))
-        print(f"{name}: {killed} killed in {time.monotonic() - start:.0f} s", flush=True)
-    print("\n| group | mutants | tried | killed | survived | share |\n|---|---|---|---|---|---|")
+        print(f"{name}: {len(tried) - len(survived)} killed in {time.monotonic() - start:.0f} s", flush=True)
+        harmless = sum(row in reasons for row in survived)
+        new += len(survived) - harmless
+        killed = len(tried) - len(survived)
+        shares = (f"{100 * killed / max(count, 1):.1f} %" for count in (len(tried), len(tried) - harmless))
+        table.append((name, len(every), len(tried), killed, len(survived), harmless, *shares))
+    print("\n| group | mutants | tried | killed | survived | of them known | share killed | without the known |")
+    print("|---" * 8 + "|")
     for row in table:
         print(f"| {' | '.join(map(str, row))} |")
     return 1 if new else 0
