@@ -44,18 +44,28 @@ def longer(batch: Batch, count: int) -> Batch:
     return Batch(**fields)
 
 
+def assert_same(found, expected) -> None:
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
+    for name in expected[1].keys() - {"cos_mismatched"}:  # which is of the row before
+        np.testing.assert_allclose(found[1][name], expected[1][name], rtol=1e-5, atol=1e-6, err_msg=name)
+    chex.assert_trees_all_close(found[2], expected[2], rtol=1e-4, atol=1e-5)
+
+
 @guides
-def test_padding_the_order_of_the_rows_and_the_run_change_nothing(guide):
+def test_the_order_of_the_rows_changes_nothing_and_the_run_not_a_bit(guide):
     batch, params = batch_of((*ROWS, "full")), parameters()
     expected = learned(guide, "float32", params, batch)
-    again = learned(guide, "float32", params, batch)
-    chex.assert_trees_all_equal(again, expected)
-    for other in (longer(batch, 3), take(batch, [4, 2, 0, 3, 1])):
-        loss, metrics, grads = learned(guide, "float32", params, other)
-        np.testing.assert_allclose(loss, expected[0], rtol=1e-5)
-        for name in metrics.keys() - {"cos_mismatched"}:  # of the row before, whichever that is
-            np.testing.assert_allclose(metrics[name], expected[1][name], rtol=1e-5, atol=1e-6, err_msg=name)
-        chex.assert_trees_all_close(grads, expected[2], rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_equal(learned(guide, "float32", params, batch), expected)
+    assert_same(learned(guide, "float32", params, take(batch, [4, 2, 0, 3, 1])), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guide", GUIDES.values(), ids=GUIDES)
+def test_more_padding_and_empty_rows_change_neither_losses_nor_gradients(guide):
+    """Of the losses alone, test_step_masks.py says so in every CI run."""
+    batch, params = batch_of((*ROWS, "full")), parameters()
+    expected = learned(guide, "float32", params, batch)
+    assert_same(learned(guide, "float32", params, longer(batch, 3)), expected)
 
 
 @guides
