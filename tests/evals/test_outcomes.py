@@ -2,7 +2,7 @@
 
 import pytest
 
-from tga_jax.evals import outcomes, summary
+from tga_jax.evals import degenerate, outcomes, summary
 from tga_jax.evals.outcomes import Outcome
 from tga_jax.report.intervals import mean_rate, wilson
 
@@ -157,3 +157,17 @@ def test_what_is_not_alike():
         "toys, j: not compared, not scored in both",
         "words: not compared, not scored in both",
     ]
+
+
+def test_a_whole_page_in_markdown():
+    settings = {"checkpoint": "c", "template": "chat", "system": None, "defence": {"name": "none"}}
+    given = {"words": {**RESULTS["benchmarks"]["words"], "empty": 0}}
+    page = summary.markdown({"settings": settings, "benchmarks": given})
+    assert page.startswith("# Evaluation\n\nCheckpoint c, template chat, defence none, ")
+    assert "## General\n\n| benchmark | input | measure | mean |\n| --- | --- | --- | --- |\n| words | image |" in page
+    assert "## By group: words\n\n| words | input | judge | right |" in page
+
+
+def test_a_warning_quotes_60_characters_of_an_answer():
+    said = "x" * 59 + "yz"
+    assert degenerate.warnings([said] * 10, {}, False) == [f"10 of 10 answers are the same: '{'x' * 59}y'"]

@@ -121,3 +121,59 @@ def test_blocks_of_half_precision_are_as_near_as_their_inputs_allow():
     assert found.dtype == jnp.bfloat16
     wanted = reference(*(np.asarray(x, np.float32) for x in half), (210, 210), None)
     np.testing.assert_allclose(np.asarray(found, np.float32), wanted, atol=2e-2)
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize(("window", "how"), [(None, attention.PLAIN), (20, CAPPED)])
+def test_three_small_blocks_and_their_gradient(monkeypatch, window, how):
+    """37 queries as 16, 16 and 5; the window reaches over two blocks."""
+    monkeypatch.setattr(attention, "QUERY_BLOCK", 16)
+    t, lengths = 37, jnp.array([37, 20])
+    given = [jnp.array(x) for x in arrays(5, 2, t, 2, 2, 8)]
+    valid = jnp.arange(t) < lengths[:, None]
+    positions = jnp.broadcast_to(jnp.arange(t), (2, t))
+    mask = attention.causal_mask(positions, positions, valid, window)
+    wanted = reference(*map(np.asarray, given), np.array(lengths), window, how)
+
+    def of(visible, name: str):
+        def loss(q, k, v):
+            found = attention.attend(q, k, v, visible, name, window, how)
+            return jnp.sum(jnp.sin(found) * valid[:, :, None, None, None]), found
+
+        return jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(*given)
+
+    ((_, found), ours), (_, theirs) = of(lengths, "blocks"), of(mask, "xla")
+    np.testing.assert_allclose(np.asarray(found)[valid], wanted[valid], atol=2e-5)
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5)
+
+
+def test_splash_within_a_window():
+    q, k, v = arrays(6, 1, 128, 1, 2, 16)
+    given = [jnp.array(x) for x in (q, k, v)]
+    found = attention._splash(*given, jnp.array([100]), 30, attention.Scores(cap=0.5), interpret=True)
+    wanted = reference(q, k, v, (100,), 30, attention.Scores(cap=0.5))
+    np.testing.assert_allclose(np.asarray(found)[:, :100], wanted[:, :100], atol=2e-5)
+
+
+def test_causal_masks_by_hand():
+    """As the docstring has them; then keys in slots of another order, the last one of padding."""
+    rows = [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0]]
+    positions, valid = jnp.arange(4)[None], jnp.array([[True, True, True, False]])
+    np.testing.assert_array_equal(attention.causal_mask(positions, positions, valid)[0, :3], rows)
+    rows[2] = [0, 1, 1, 0]
+    np.testing.assert_array_equal(attention.causal_mask(positions, positions, valid, 2)[0, :3], rows)
+    keys, queries = jnp.array([[2, 0, 1]]), jnp.array([[1, 3]])
+    mixed = attention.causal_mask(queries, keys, jnp.array([[True, True, False]]))
+    np.testing.assert_array_equal(mixed[0], [[0, 1, 0], [1, 1, 0]])
+
+
+def test_a_query_that_sees_no_key_is_finite():
+    q, k, v = (jnp.array(x) for x in arrays(7, 1, 3, 1, 1, 4))
+    found = attention.attend(q, k, v, jnp.zeros((1, 3, 3), bool))
+    np.testing.assert_allclose(found, jnp.broadcast_to(v.mean(1)[:, None, :, None], q.shape), rtol=1e-5)
+
+
+def test_blocks_of_splash_are_the_largest_that_fit():
+    found = [attention._splash_block(length) for length in (128, 256, 384, 512, 1024, 1280)]
+    assert found == [128, 256, 128, 512, 512, 256]
