@@ -171,3 +171,9 @@ def test_a_whole_page_in_markdown():
 def test_a_warning_quotes_60_characters_of_an_answer():
     said = "x" * 59 + "yz"
     assert degenerate.warnings([said] * 10, {}, False) == [f"10 of 10 answers are the same: '{'x' * 59}y'"]
+
+
+@pytest.mark.parametrize("verdicts", [{"a": ["answer"]}, {"a": ["answer"] * 2, "b": ["answer"]}])
+def test_fewer_verdicts_than_answers_are_an_error(verdicts):
+    with pytest.raises(ValueError, match="shorter"):
+        degenerate.warnings(["x", "y"], verdicts, False)
