@@ -170,14 +170,15 @@ def test_a_description_of_an_earlier_version_is_read(tmp_path, stored, width, ex
     [
         ({"kind": "linear", "hidden": 8}, "projector: unknown field hidden; Linear has kind"),
         ({"kind": "mlp2x_gelu", "queries": 8}, "projector: unknown field queries; Mlp2xGelu has kind, hidden"),
-        ({"kind": "mlp2x_gelu", "hidden": 0}, "projector.hidden: 0, expected at least 1"),
+        ({"kind": "mlp2x_gelu", "hidden": 0}, "projector: hidden is 0, expected a whole number from 1 to 131072"),
         ({"kind": "resampler", "queries": 8, "num_layers": 1}, "num_heads"),
         ({"kind": "mlp3x"}, "kind: 'mlp3x', expected linear, mlp2x_gelu, norm_mlp2x_gelu, resampler or module:Class;"),
         (
             {"kind": "evil.py:Mine"},
             "kind: 'evil.py:Mine', expected linear, .* a checkpoint names no files",
         ),
-        ({"kind": "pathlib:Path"}, "kind: 'pathlib:Path' is no Projector"),
+        ({"kind": "numpy:ndarray"}, "kind: 'numpy:ndarray' is no Projector"),
+        ({"kind": "antigravity:Fly"}, "projector is 'antigravity:Fly', which is not run; expected a class that is"),
         ({"kind": "nowhere.at:All"}, r"kind: 'nowhere.at:All' cannot be imported \(ModuleNotFound"),
         ("mlp3x", "kind: 'mlp3x', expected linear"),
         ({"kind": 3}, "kind: 3, expected linear"),

@@ -56,12 +56,6 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "tie_encoder_decoder": (False, None),
     "use_image_newline_parameter": (True,),
 }
-_SIZES = (
-    "head_dim", "hidden_size", "image_size", "intermediate_size", "max_position_embeddings", "num_attention_heads",
-    "num_hidden_layers", "num_key_value_heads", "patch_size", "projection_dim", "vocab_size",
-)  # fmt: skip
-
-HUGE = 2**31  # which no array's axis has
 
 
 def only(where: str, found: Any, expected: Any, name: str) -> None:
@@ -89,17 +83,3 @@ def check(
     own = {field.name for field in dataclasses.fields(cls)} | set(getattr(cls, "attribute_map", {})) | {"model_type"}
     if unknown := sorted(raw.keys() - (own & USED) - HARMLESS - also - fixed.keys()):
         raise UserError(f"{where}: unknown field {', '.join(unknown)}; what it means for the model is not known here")
-
-
-def check_sizes(where: str, raw: dict[str, Any]) -> None:
-    """Raises UserError naming a size that is no positive number, at any depth; transformers checks the types."""
-    for name in (*_SIZES, "sliding_window"):
-        if isinstance(value := raw.get(name), int) and value >= HUGE:
-            raise UserError(f"{where}: {name} is {value}, expected less than {HUGE}")
-    for name in _SIZES:
-        value = raw.get(name)
-        if isinstance(value, int) and value < 1:
-            raise UserError(f"{where}: {name} is {value}, expected at least 1")
-    for name, value in raw.items():
-        if isinstance(value, dict) and name.startswith(("text_config", "vision_config")):
-            check_sizes(f"{where}: {name}", value)

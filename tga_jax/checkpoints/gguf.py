@@ -1,17 +1,21 @@
 """A GGUF file (llama.cpp's format) as a hub model: its config, its tensors under the hub's names, its tokenizer."""
 
+import math
+import mmap
 import re
 import reprlib
+import struct
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
-from tga_jax.checkpoints import gguf_tokenizer
+from tga_jax.checkpoints import gguf_tokenizer, limits, spec
 from tga_jax.checkpoints.families import FAMILIES
 from tga_jax.checkpoints.folder import Tensor
 from tga_jax.checkpoints.spec import Spec
+from tga_jax.config import build
 from tga_jax.errors import UserError
 from tga_jax.models.llama import LlamaConfig
 
@@ -62,10 +66,73 @@ _KINDS: dict[Any, str] = {
 }
 
 
+_SIZES = dict(zip(range(13), (1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8), strict=True))  # bytes of a value; 8, 9: as told
+_STRING, _ARRAY = 8, 9
+_MOST, _AXES, _LONGEST = 2**16, 4, 64  # fields and tensors; axes of a tensor; bytes of a tensor's name, as in llama.cpp
+
+
+def _check_header(data: mmap.mmap) -> None:
+    """Raises UserError for counts and lengths that do not lie in the file: GGUFReader goes through whatever a file
+    declares, for as long as that takes."""
+    at = 0
+
+    def take(kind: str) -> int:
+        nonlocal at
+        (value,) = struct.unpack_from(f"<{kind}", data, at)  # raises struct.error beyond the end
+        at += struct.calcsize(kind)
+        return value
+
+    def skip(count: int, size: int = 1) -> None:
+        nonlocal at
+        if count * size > len(data) - at:
+            raise ValueError(f"{count} values of {size} bytes at {at} in a file of {len(data)} bytes")
+        at += count * size
+
+    def text(most: int) -> bytes:
+        start = at + 8
+        skip(take("Q"))
+        if at - start > most:
+            raise ValueError(f"a name of {at - start} bytes")
+        return data[start:at]
+
+    if data[:4] != b"GGUF" or data[4:8] not in (b"\2\0\0\0", b"\3\0\0\0"):
+        raise ValueError("no mark of GGUF, version 2 or 3, of little-endian numbers")
+    at, names = 8, set()
+    tensors, fields = take("Q"), take("Q")
+    if max(tensors, fields) > _MOST:
+        raise ValueError(f"{tensors} tensors and {fields} fields, expected at most {_MOST}")
+    for _ in range(fields):
+        names.add(text(_MOST))
+        kind, count = take("I"), 1
+        if kind == _ARRAY:
+            kind, count = take("I"), take("Q")
+        if kind not in _SIZES or kind == _ARRAY:
+            raise ValueError(f"values of kind {kind}")
+        if kind != _STRING:
+            skip(count, _SIZES[kind])
+        elif count * 8 > len(data) - at:
+            raise ValueError(f"{count} strings at {at} in a file of {len(data)} bytes")
+        else:
+            for _ in range(count):
+                skip(take("Q"))
+    if len(names) < fields:
+        raise ValueError("a field twice")
+    for _ in range(tensors):
+        text(_LONGEST)
+        if (axes := take("I")) > _AXES:
+            raise ValueError(f"a tensor of {axes} axes")
+        if math.prod(take("Q") or 1 for _ in range(axes)) >= 2**48:
+            raise ValueError("a tensor that does not lie in the file")
+        skip(12)  # its kind and place, which GGUFReader checks against the file's end
+
+
 def _reader(path: Path) -> Any:
+    gguf = _gguf()
     try:
-        return _gguf().GGUFReader(path)
-    except (OSError, ValueError, LookupError) as error:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            _check_header(data)
+        return gguf.GGUFReader(path)
+    except (OSError, ValueError, LookupError, ArithmeticError, struct.error) as error:
         raise UserError(f"{path}: not a whole GGUF file ({error})") from error
 
 
@@ -95,6 +162,10 @@ _USED = {
     "attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.layer_norm_rms_epsilon",
     "attention.value_length", "block_count", "context_length", "embedding_length", "feed_forward_length",
     "rope.dimension_count", "rope.freq_base", "rope.scaling.type",
+}  # fmt: skip
+_WHOLE = {
+    "num_heads": "attention.head_count", "hidden_size": "embedding_length", "num_layers": "block_count",
+    "mlp_size": "feed_forward_length",
 }  # fmt: skip
 _HARMLESS = {"rope.scaling.original_context_length", "tensor_data_layout", "vocab_size"}  # the table says its own size
 _FIXED = {
@@ -134,26 +205,30 @@ def open_file(path: Path) -> tuple[Spec, dict[str, Tensor]]:
     scaling = field("rope.scaling.type", str, "none")
     if scaling != "none" or any(t.name == "rope_freqs.weight" for t in reader.tensors):
         raise UserError(f"{path}: scales its rotary frequencies, which is not supported in GGUF files")
-    heads, hidden = field("attention.head_count"), field("embedding_length")
+    sizes: dict[str, Any] = {ours: field(name) for ours, name in _WHOLE.items()}
+    heads, hidden = sizes["num_heads"], sizes["hidden_size"]
+    for ours, name in _WHOLE.items():
+        limits.number(str(path), f"{family}.{name}", sizes[ours], ours)
     width = field("attention.key_length", default=hidden // heads)
+    kv_heads = field("attention.head_count_kv", default=heads)
+    limits.number(str(path), f"{family}.attention.key_length", width, "head_dim")
+    limits.number(str(path), f"{family}.attention.head_count_kv", kv_heads, "num_kv_heads")
     for name in ("rope.dimension_count", "attention.value_length"):
         if (found := field(name, default=width)) != width:
             raise UserError(f"{path}: {family}.{name} is {found}, expected {width}, the size of a head")
-    config = LlamaConfig(
-        vocab_size=len(read("tokenizer.ggml.tokens", list[str])),
-        hidden_size=hidden,
-        num_layers=field("block_count"),
-        num_heads=heads,
-        num_kv_heads=field("attention.head_count_kv", default=heads),
-        head_dim=width,
-        mlp_size=field("feed_forward_length"),
-        rope_theta=float(field("rope.freq_base", float, 10000.0)),
+    sizes |= {
+        "vocab_size": len(read("tokenizer.ggml.tokens", list[str])),
+        "num_kv_heads": kv_heads,
+        "head_dim": width,
+        "rope_theta": float(field("rope.freq_base", float, 10000.0)),
         # The shortest decimal of the float32 that the file has: what the model's config said, and presets say.
-        rms_norm_eps=float(str(np.float32(field("attention.layer_norm_rms_epsilon", float)))),
-        sliding_window=None,
-        tie_embeddings=all(t.name != "output.weight" for t in reader.tensors),
-        qkv_bias=family == "qwen2",
-    )
+        "rms_norm_eps": float(str(np.float32(field("attention.layer_norm_rms_epsilon", float)))),
+        "sliding_window": None,
+        "tie_embeddings": all(t.name != "output.weight" for t in reader.tensors),
+        "qkv_bias": family == "qwen2",
+    }
+    limits.check(str(path), sizes)
+    config = build(LlamaConfig, sizes, str(path))
     found = {}
     for tensor in reader.tensors:
         parts = _NAME.fullmatch(tensor.name)
@@ -171,7 +246,9 @@ def open_file(path: Path) -> tuple[Spec, dict[str, Tensor]]:
             hub_fields[ours] = stored
     if stops := gguf_tokenizer.stop_ids(read):
         hub_fields["eos_token_id"] = stops
-    return Spec(kind="llm", config=config, family=family, hub_fields=hub_fields), found
+    model = Spec(kind="llm", config=config, family=family, hub_fields=hub_fields)
+    spec.check(model, str(path))
+    return model, found
 
 
 def tokenizer(path: Path) -> Any:

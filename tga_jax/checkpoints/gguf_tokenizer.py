@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tga_jax.errors import UserError
 
+_LONGEST = 512  # characters of a token; all ways to cut one are looked at
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4  # token types; the others are unused (5) and byte (6)
 _SPECIAL = (_UNKNOWN, _CONTROL, _USER_DEFINED)  # cut out of a text before it is split into words
 
@@ -203,6 +204,8 @@ def build(path: Path, read: Callable[..., Any], names: Iterable[str]) -> PreTrai
         )
     is_sentencepiece = model == "llama"
     tokens = [token or f"[EMPTY_{i}]" for i, token in enumerate(fields.get("tokens", list[str]))]
+    if long := [i for i, token in enumerate(tokens) if len(token) > _LONGEST]:
+        raise fields.wrong(f"tokens[{long[0]}]", f"has {len(tokens[long[0]])} characters", f"at most {_LONGEST}")
     vocab = {token: i for i, token in enumerate(tokens)}
     if len(vocab) < len(tokens):
         twice = next(token for i, token in enumerate(tokens) if vocab[token] != i)

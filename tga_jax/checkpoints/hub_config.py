@@ -11,10 +11,10 @@ from typing import Any
 import transformers
 
 from tga_jax import config as config_files
-from tga_jax.checkpoints import config_fields, families, hub_towers, rope_config
+from tga_jax.checkpoints import config_fields, families, hub_towers, limits, rope_config, spec
 from tga_jax.checkpoints.config_fields import only
 from tga_jax.checkpoints.families import FAMILIES
-from tga_jax.checkpoints.spec import Spec
+from tga_jax.checkpoints.spec import HUB_FIELDS, Spec
 from tga_jax.errors import UserError
 from tga_jax.models import presets
 from tga_jax.models.clip import ClipConfig, VisionConfig
@@ -24,8 +24,6 @@ from tga_jax.models.llava import LlavaConfig, Tiles
 from tga_jax.models.projectors import Linear, Mlp2xGelu
 from tga_jax.workdir import read_json
 
-# What an exported LLM's config needs beside its shape.
-_KEPT = ("bos_token_id", "eos_token_id", "pad_token_id", "max_position_embeddings")
 # Of language models; older files have them of towers and of the whole, where transformers does not read them.
 _UNREAD = {"bos_token_id", "eos_token_id", "pad_token_id", "projection_dim", "tie_word_embeddings", "vocab_size"}
 # LLaVA's own config: what concerns its training or its preprocessing of text.
@@ -137,7 +135,7 @@ def _llava(where: str, raw: dict[str, Any], hf: Any) -> Spec:
 
 
 def _parsed(where: str, cls: Any, raw: dict[str, Any]) -> Any:
-    config_fields.check_sizes(where, raw)
+    limits.check(where, raw)
     try:
         return cls.from_dict(copy.deepcopy(raw))  # which it writes to
     except Exception as error:  # transformers' strict configs raise types of their own
@@ -195,7 +193,7 @@ def _original_llava(where: str, raw: dict[str, Any], tower: VisionConfig | None)
 
 
 def _hub_fields(hf: Any) -> dict[str, Any]:
-    return {name: getattr(hf, name) for name in _KEPT if getattr(hf, name, None) is not None}
+    return {name: getattr(hf, name) for name in HUB_FIELDS if getattr(hf, name, None) is not None}
 
 
 def read(folder: Path, tower: VisionConfig | None = None) -> Spec:
@@ -211,6 +209,7 @@ def describe(path: str, raw: dict[str, Any], tower: VisionConfig | None = None) 
     config_files.build(
         type(found.config), dataclasses.asdict(found.config), path
     )  # raises for what no class has checked
+    spec.check(found, path)
     return found
 
 

@@ -4,7 +4,7 @@ their older spellings in `rope_parameters`."""
 import math
 from typing import Any
 
-from tga_jax.checkpoints import config_fields
+from tga_jax.checkpoints import limits
 from tga_jax.checkpoints.families import Family
 from tga_jax.errors import UserError
 from tga_jax.models.layers import RopeScaling
@@ -64,8 +64,8 @@ def _one(where: str, row: Family, parameters: dict[str, Any], longest: int) -> d
             continue
         values[ours] = _positive(where, name, value)
         if name in _WHOLE:
-            if values[ours] >= config_fields.HUGE:  # a whole number beyond int32 would not be taken by a program
-                raise UserError(f"{where}: {name} is {value}, expected less than {config_fields.HUGE}")
+            if values[ours] >= limits.HUGE:  # a whole number beyond int32 would not be taken by a program
+                raise UserError(f"{where}: {name} is {value}, expected less than {limits.HUGE}")
             values[ours] = value
     if kind == "longrope":
         values["attention_factor"] = _attention_factor(where, parameters, longest)

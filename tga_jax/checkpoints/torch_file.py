@@ -129,7 +129,7 @@ def _unpickled(data: bytes) -> Any:
     """The value of a pickle (protocols 2 to 5) as torch writes it of a dictionary of tensors; `pickle.Unpickler` would
     make whatever a file names. Raises _Bad, and ValueError, IndexError or KeyError for what is damaged."""
     stack: list[Any] = []
-    memo: dict[int, Any] = {}
+    memo: dict[Any, Any] = {}
 
     def pop(count: int) -> list[Any]:
         if len(stack) < count:
@@ -171,7 +171,7 @@ def _unpickled(data: bytes) -> Any:
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 stack.append(tuple(pop(_SHORT_TUPLES[opcode.name])))
             case "GLOBAL" | "STACK_GLOBAL":
-                found = _Global(*(given.split(" ", 1) if opcode.name == "GLOBAL" else map(str, pop(2))))
+                found = _Global(*(str(given).split(" ", 1) if opcode.name == "GLOBAL" else map(str, pop(2))))
                 if found not in _KNOWN:
                     raise _Bad(f"holds {found.module:.100}.{found.name:.100}")
                 stack.append(found)

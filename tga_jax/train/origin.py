@@ -32,9 +32,10 @@ def of_run(run: AnyPath) -> Spec | None:
     found = read_json(path, "the config of a training", ("init",)).get("architecture")
     if found is None:
         return None
-    model = spec.llava_config(found["model"], f"{path}: architecture.model")
-    about = {"family": found["family"], "hub_fields": found["hub_fields"]}
-    return Spec(kind="llava", config=model, **about, refusals=tuple(found.get("refusals", ())))
+    if not isinstance(found, dict) or not {"model", "family", "hub_fields"} <= found.keys():
+        raise UserError(f"{path}: architecture is {found!r:.60}, expected model, family and hub_fields")
+    raw = {"kind": "llava", "config": found["model"], **{k: v for k, v in found.items() if k != "model"}}
+    return spec.build(raw, f"{path}: architecture", run)
 
 
 def of_folder(folder: str) -> Spec | None:
