@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from tga_jax.config import build
 from tga_jax.errors import UserError
 from tga_jax.guides import Guide, Paper
+from tga_jax.models.layers import LoraConfig
 from tga_jax.train.optim import OptimConfig
 from tga_jax.train.step import LossConfig
 
@@ -91,3 +92,40 @@ def test_a_class_that_lacks_a_method_and_one_of_another_kind_are_named(tmp_path)
         with pytest.raises(UserError) as error:
             build(Guide, {"kind": kind})
         assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("cls", "values", "named"),
+    [
+        (LossConfig, {"lm": float("nan")}, "config.lm: nan, expected a finite number"),
+        (LossConfig, {"lm": -1.0}, "loss.lm: -1.0, expected at least 0"),
+        (LossConfig, {"lm": True}, "config.lm: True, expected a number"),
+        (LossConfig, {"lm": 10**400}, "config.lm: inf, expected a finite number"),
+        (LossConfig, {"embedding_noise": float("inf")}, "config.embedding_noise: inf"),
+        (LossConfig, {"lm": 0.0, "dpo": {"beta": float("nan")}}, "config.dpo.beta: nan"),
+        (LossConfig, {"guide": {"kind": "paper", "layers": [True]}}, "config.guide.layers[0]: True, expected a number"),
+        (LossConfig, {"guide": {"kind": "paper", "pair_weight": -1}}, "guide.pair_weight: -1.0"),
+        (LossConfig, {"guide": {"kind": "tiled", "vocab_weight": float("inf")}}, "config.guide.vocab_weight: inf"),
+        (LossConfig, {"guide": {"kind": "transport", "temperature": 0.0}}, "guide.temperature: 0.0, expected more"),
+        (OptimConfig, {"learning_rate": 1e39}, "optim.learning_rate: 1e+39, expected a finite number, at least 0"),
+        (OptimConfig, {"warmup": 1.5}, "optim.warmup: 1.5, expected at least 0, at most 1"),
+        (OptimConfig, {"clip_norm": 0.0}, "optim.clip_norm: 0.0, expected more than 0"),
+        (OptimConfig, {"weight_decay": -0.1}, "optim.weight_decay: -0.1"),
+        (OptimConfig, {"accumulate": True}, "config.accumulate: True, expected a number"),
+        (OptimConfig, {"schedule": ((".*", float("nan")),)}, "config.schedule[0][1]: nan, expected a finite number"),
+        (OptimConfig, {"schedule": ((".*", -1),)}, "optim.schedule: -1.0 for '.*', expected at least 0"),
+        (OptimConfig, {"schedule": (("(", 1),)}, "optim.schedule: '(' is no regular expression"),
+        (OptimConfig, {"schedule": ((".*", 1, 2),)}, "config.schedule[0]: ('.*', 1, 2), expected 2 values"),
+        (LoraConfig, {"rank": 4, "alpha": 0}, "lora.alpha: 0.0, expected more than 0"),
+    ],
+)  # fmt: skip
+def test_a_number_that_none_can_be_is_named(cls, values, named):
+    with pytest.raises(UserError) as error:
+        build(cls, {"learning_rate": 1e-3, "schedule": ()} | values if cls is OptimConfig else values)
+    assert named in str(error.value)
+
+
+def test_ranges_hold_for_dataclasses_that_are_made_without_a_config():
+    for made in (lambda: OptimConfig(float("nan"), ()), lambda: LoraConfig(4, float("inf"))):
+        with pytest.raises(ValueError, match="expected a finite number"):
+            made()

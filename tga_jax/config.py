@@ -8,6 +8,7 @@ import dataclasses
 import importlib
 import importlib.util
 import inspect
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,10 +41,21 @@ def _prepared(kind: Any, value: Any, name: str) -> Any:
     build. Raises UserError for a field that `kind`, or a dataclass within it, lacks, and for one value in place of
     several.
     """
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if get_origin(kind) is tuple and not isinstance(value, (tuple, list)):
-        raise UserError(f"{name}: {value!r}, expected a tuple")
+    kinds = {kind, *get_args(kind)}
+    if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
+        raise UserError(f"{name}: {value}, expected a number")
+    if kind is float and isinstance(value, int):
+        value = float(value) if abs(value) < 2**1023 else math.inf
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{name}: {value}, expected a finite number")
+    if get_origin(kind) is tuple:
+        if not isinstance(value, (tuple, list)):
+            raise UserError(f"{name}: {value!r:.200}, expected a tuple")
+        inner = get_args(kind)
+        each = inner[:1] * len(value) if inner[-1:] == (...,) else inner
+        if len(each) != len(value):
+            raise UserError(f"{name}: {value!r:.200}, expected {len(each)} values")
+        return tuple(_prepared(own, one, f"{name}[{i}]") for i, (own, one) in enumerate(zip(each, value, strict=True)))
     family: Any = next((t for t in (kind, *get_args(kind)) if hasattr(t, "of_kind") and inspect.isabstract(t)), None)
     if family is not None and isinstance(value, str) and str not in get_args(kind):
         raise UserError(f"{name}: {value!r}, expected fields with a kind, such as {{'kind': {value!r}}}")

@@ -1,6 +1,10 @@
-"""The one exception that is meant for the person at the terminal."""
+"""The one exception that is meant for the person at the terminal, and the check of numbers in configs."""
+
+import math
+from typing import Any
 
 _LONGEST = 4000
+_LARGEST = 3.4e38  # of float32, in which most of them are computed
 
 
 class UserError(Exception):
@@ -16,3 +20,19 @@ class UserError(Exception):
         if not text.isprintable():
             text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
         return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1000]} ... {text[-900:]}"
+
+
+def check_range(config: Any, at: str, *names: str, least: float = 0, most: float = math.inf, above: float = -math.inf):
+    """Raises ValueError for a field of a config that is no finite number in this range; None, where it is the default,
+    is none to be checked. at: what the config is called, such as "optim"; least: "at least", above: "more than"."""
+    for name in names:
+        value = getattr(config, name)
+        if value is None:
+            continue
+        number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
+        if not number or not (least <= value <= most and value > above):
+            lower = f"more than {above:g}" if above >= least else f"at least {least:g}"
+            upper = f", at most {most:,}" if most < math.inf else ""
+            field = f"{at}.{name}" if at else name
+            finite = "" if number else "a finite number, "
+            raise ValueError(f"{field}: {value!r}, expected {finite}{lower}{upper}")

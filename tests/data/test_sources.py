@@ -204,7 +204,7 @@ def test_files_are_mixed_by_weight(folder):
         ),
         (
             {"source": {"own": {"kind": "llava", "path": "x", "weight": 0}}},
-            "data.source.weight: 0.0, expected a positive number",
+            "data.source.weight: 0.0, expected more than 0",
         ),
         (
             {"source": {"own": {"kind": "llava", "path": "x", "toxic": "no"}}},

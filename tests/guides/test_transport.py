@@ -128,8 +128,8 @@ def test_the_order_of_words_and_of_tokens_does_not_matter(inputs):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"temperature": 0.0}, r"guide\.temperature, iterations"),
-        ({"iterations": 0}, r"guide\.temperature, iterations"),
+        ({"temperature": 0.0}, r"guide\.temperature: 0.0"),
+        ({"iterations": 0}, r"guide\.iterations: 0"),
         ({"masses": "tfidf"}, r"guide\.masses: 'tfidf'"),
     ],
 )

@@ -112,7 +112,7 @@ def test_parts_of_a_step_keep_their_pairs():
 def test_it_is_learnt_alone(name, value):
     with pytest.raises(ValueError, match=rf"loss.{name}: {value} beside loss.dpo"):
         LossConfig(**{"lm": 0.0, name: value, "dpo": DpoConfig()})
-    with pytest.raises(ValueError, match=r"loss.dpo.beta: 0.0, expected a positive number"):
+    with pytest.raises(ValueError, match=r"loss.dpo.beta: 0.0, expected more than 0"):
         DpoConfig(0.0)
 
 

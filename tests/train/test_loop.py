@@ -357,7 +357,6 @@ def test_a_damaged_checkpoint_is_named(whole, data, tmp_path):
             {"loss": step.LossConfig(guide=Released(layers=(1, 4)))},
             r"loss.guide.layers: \(1, 4\), expected at most 3",
         ),
-        ({"batch_size": 0}, "batch_size: 0"),
         ({"mesh": MeshConfig(tensor=16)}, "mesh: data=-1 fsdp=1 tensor=16 does not fit"),
         ({"optim": OptimConfig(1e-3, ((r"llm/.*", 1.0),))}, "no pattern covers parameter 'clip/"),
         ({"optim": OptimConfig(1e-3, ((r".*", 1.0),), decay="never")}, "optim.decay: 'never'"),

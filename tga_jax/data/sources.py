@@ -19,7 +19,7 @@ from tga_jax.data.pipeline import Policy, Shape
 from tga_jax.data.processor import load_tokenizer
 from tga_jax.data.tiles import Grids, Size
 from tga_jax.data.tokens import Vocabulary
-from tga_jax.errors import UserError
+from tga_jax.errors import UserError, check_range
 from tga_jax.workdir import Input
 
 # A config's `kind` -> where the class is.
@@ -73,8 +73,7 @@ class Source(abc.ABC):
     weight: float = 1.0
 
     def __post_init__(self):
-        if not self.weight > 0:
-            raise ValueError(f"data.source.weight: {self.weight}, expected a positive number")
+        check_range(self, "data.source", "weight", above=0)
 
     @classmethod
     def of_kind(cls, kind: Any) -> tuple[str, type["Source"]]:
@@ -117,10 +116,7 @@ class DataConfig:
     def __post_init__(self):
         if self.image_mode not in images.MODES:
             raise ValueError(f"data.image_mode: {self.image_mode!r}, expected one of {', '.join(images.MODES)}")
-        if self.threads < 1:
-            raise ValueError(f"data.threads: {self.threads}, expected at least 1")
-        if self.pack < 1:
-            raise ValueError(f"data.pack: {self.pack}, expected at least 1")
+        check_range(self, "data", "threads", "pack", "caption_length", least=1)
 
     @property
     def longest(self) -> int:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from tga_jax.data.batch import Batch
+from tga_jax.errors import check_range
 from tga_jax.guides.base import DECAYS, Array, Cost, Guide, Means, Seen, Text, check_choice, has_pair
 from tga_jax.losses import cosine, masked_mean
 
@@ -33,6 +34,7 @@ class Pooled(Guide):
         super().__post_init__()
         check_choice("pair_decay", self.pair_decay, DECAYS)
         check_choice("hinge_decay", self.hinge_decay, DECAYS)
+        check_range(self, "guide", "pair_weight", "hinge_weight")
 
     def student(self, batch: Batch) -> Means:
         return Means(jnp.stack([batch.image_mask, batch.retrieved_mask], axis=1))  # [B, 2, T]

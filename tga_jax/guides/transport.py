@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from tga_jax.data.batch import Batch
+from tga_jax.errors import check_range
 from tga_jax.guides.base import DECAYS, Array, Cost, Guide, Seen, States, Text, check_choice, has_pair
 from tga_jax.losses import masked_mean
 from tga_jax.models import llava
@@ -80,10 +81,9 @@ class Transport(Guide):
         super().__post_init__()
         check_choice("decay", self.decay, DECAYS)
         check_choice("masses", self.masses, MASSES)
-        if not self.temperature > 0 or self.iterations < 1:
-            raise ValueError(
-                f"guide.temperature, iterations: {self.temperature}, {self.iterations}, expected more than 0"
-            )
+        check_range(self, "guide", "weight")
+        check_range(self, "guide", "temperature", above=0)
+        check_range(self, "guide", "iterations", least=1)
 
     def student(self, batch: Batch) -> States:
         return States()

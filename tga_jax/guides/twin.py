@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from tga_jax.data.batch import Batch
+from tga_jax.errors import check_range
 from tga_jax.guides.base import DECAYS, Array, Cost, Guide, Seen, States, Text, check_choice, has_pair
 from tga_jax.losses import masked_mean
 from tga_jax.models import llava
@@ -39,6 +40,7 @@ class Twin(Guide):
         super().__post_init__()
         check_choice("decay", self.decay, DECAYS)
         check_choice("layout", self.layout, llava.LAYOUTS)
+        check_range(self, "guide", "weight")
 
     def twin(self, batch: Batch) -> Array:
         """int32 [B, T]"""
@@ -92,6 +94,10 @@ class Tiled(Twin):
     kind: str = "tiled"
     layers: tuple[int, ...] = (0,)
     vocab_weight: float = 0.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range(self, "guide", "vocab_weight")
 
     def matched(self, batch: Batch) -> Array:
         return batch.image_mask

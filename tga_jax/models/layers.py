@@ -16,6 +16,7 @@ from flax.linen.dtypes import promote_dtype
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
+from tga_jax.errors import check_range
 from tga_jax.models import quantization
 
 Array = jax.Array
@@ -283,8 +284,8 @@ class LoraConfig:
 
     def __post_init__(self):
         known = LoraConfig.targets
-        if self.rank < 1:
-            raise ValueError(f"lora.rank: {self.rank}, expected at least 1")
+        check_range(self, "lora", "rank", least=1)
+        check_range(self, "lora", "alpha", above=0)
         if unknown := [name for name in self.targets if name not in known]:
             raise ValueError(f"lora.targets: {unknown[0]!r}, expected some of {', '.join(known)}")
 

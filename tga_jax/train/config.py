@@ -4,9 +4,11 @@ import dataclasses
 from pathlib import Path
 
 from tga_jax.data import sources
+from tga_jax.errors import check_range
 from tga_jax.models import attention, clip, layers, llava, projectors, quantization
 from tga_jax.train import optim, step
 
+_INT32 = 2**31 - 1
 PARTS = ("clip", "projector", "llm")
 
 
@@ -20,6 +22,12 @@ class MeshConfig:
     fsdp: int = 1
     tensor: int = 1
     num_slices: int = 1
+
+    def __post_init__(self):
+        check_range(self, "mesh", "num_slices", least=1, most=_INT32)
+        for name in ("data", "fsdp", "tensor"):
+            if getattr(self, name) != -1:
+                check_range(self, "mesh", name, least=1, most=_INT32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,16 +120,9 @@ class TrainConfig:
         for name in ("contrastive", "dpo"):
             if self.data.pack > 1 and getattr(self.loss, name):
                 raise ValueError(f"data.pack: {self.data.pack} beside loss.{name}, expected 1")
-        for name, least in (
-            ("processes", 0),
-            ("log_every", 1),
-            ("checkpoint_every", 1),
-            ("keep", 1),
-            ("keep_every", 0),
-            ("steps", 1),
-        ):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: {getattr(self, name)}, expected at least {least}")
+        check_range(self, "", "processes", "keep_every", most=_INT32)
+        check_range(self, "", "steps", "batch_size", "log_every", "checkpoint_every", "keep", least=1, most=_INT32)
+        check_range(self, "", "seed", most=2**32 - 1)
 
     @property
     def called(self) -> str:

@@ -10,7 +10,7 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from optax import contrib
 
-from tga_jax.errors import UserError
+from tga_jax.errors import UserError, check_range
 
 KINDS = ("adam", "muon")
 PRECONDITIONINGS = ("frobenius", "aol")
@@ -51,6 +51,13 @@ class OptimConfig:
     accumulate: int = 1  # parts of a batch that are computed one after another; their gradients are added up
 
     def __post_init__(self):
+        for pattern, multiplier in self.schedule:
+            try:
+                re.compile(pattern)
+            except (re.error, RecursionError, OverflowError) as error:
+                raise ValueError(f"optim.schedule: {pattern!r} is no regular expression ({error})") from error
+            if not 0 <= multiplier < float("inf"):
+                raise ValueError(f"optim.schedule: {multiplier} for {pattern!r}, expected at least 0")
         if self.kind not in KINDS:
             raise ValueError(f"optim.kind: {self.kind!r}, expected one of {', '.join(KINDS)}")
         for name in ("newton_schulz", "preconditioning"):
@@ -64,9 +71,10 @@ class OptimConfig:
         for name in ("param_dtype", "moment_dtype"):
             if getattr(self, name) not in DTYPES:
                 raise ValueError(f"optim.{name}: {getattr(self, name)!r}, expected one of {', '.join(DTYPES)}")
-        for name in ("newton_schulz", "accumulate"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"optim.{name}: {getattr(self, name)}, expected at least 1")
+        check_range(self, "optim", "learning_rate", "weight_decay")
+        check_range(self, "optim", "warmup", "b1", "b2", most=1)
+        check_range(self, "optim", "clip_norm", above=0)
+        check_range(self, "optim", "newton_schulz", "accumulate", least=1)
 
 
 def _multiplier(config: OptimConfig, path: str) -> float:

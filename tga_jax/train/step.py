@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from tga_jax import guides, losses
 from tga_jax.data.batch import Batch
+from tga_jax.errors import check_range
 from tga_jax.models import clip, layers, llama, llava
 from tga_jax.models.packing import Packing, packing
 from tga_jax.train import optim
@@ -28,8 +29,7 @@ class DpoConfig:
     beta: float = 0.1
 
     def __post_init__(self):
-        if not self.beta > 0:
-            raise ValueError(f"loss.dpo.beta: {self.beta}, expected a positive number")
+        check_range(self, "loss.dpo", "beta", above=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +50,7 @@ class LossConfig:
     dpo: DpoConfig | None = None
 
     def __post_init__(self):
+        check_range(self, "loss", "lm", "contrastive", "patches", "embedding_noise")
         if not self.lm and not self.contrastive and self.guide is None and self.dpo is None:
             raise ValueError("loss: lm and contrastive are 0, guide and dpo are None, expected something to learn")
         for name in ("lm", "contrastive", "guide", "embedding_noise"):
