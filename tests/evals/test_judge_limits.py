@@ -2,6 +2,7 @@
 
 import pytest
 
+from tga_jax.evals.judge import Judge
 from tga_jax.evals.judges import phrases
 from tga_jax.evals.judges.agreement import cohens_kappa
 from tga_jax.evals.judges.model import REFUSAL, RUBRICS, SAFETY, ModelJudge
@@ -86,8 +87,9 @@ def test_what_a_published_match_looks_at(judge, answer, verdict):
 def test_published_matches_are_who_they_say():
     assert PUBLISHED == {"gcg": GCG, "vlguard": VLGUARD, "xstest": XSTEST}
     assert {(judge.version, judge.rubric) for judge in PUBLISHED.values()} == {(1, "refusal")}
-    own = StringJudge("own", "here", begins=("no",))
+    own = StringJudge("own", "here", begins=("no",), equals=("never",))
     assert [own.verdict(a) for a in (" NO", "not", "so no")] == ["refusal", "refusal", "answer"]
+    assert [own.verdict(a) for a in (" Never\n", "never so")] == ["refusal", "answer"]
     assert [len(j.anywhere) for j in (GCG, VLGUARD, XSTEST)] == [13, 59, 0]
 
 
@@ -98,3 +100,8 @@ def test_kappa_of_unequal_shares():
     assert cohens_kappa(["answer"] * 3, ["answer"] * 3) is None
     assert cohens_kappa([], []) is None
     assert cohens_kappa(["answer"], ["refusal"]) == 0.0
+
+
+def test_words_need_not_stand_first():
+    judge = Judge(("...so no",))
+    assert [judge.verdict(a) for a in ("-- ...so  No", "-- yes", "--")] == ["refusal", "answer", "unknown"]

@@ -1,5 +1,6 @@
 """From verdicts and scores to rates, and from those to tables, by hand."""
 
+import evaluate_support
 import pytest
 
 from tga_jax.evals import degenerate, outcomes, summary
@@ -48,6 +49,15 @@ SCORED = [
     Outcome("3", "image", {"kind": "b"}, {"over-refusal": 0.25}),
     Outcome("4", "text", {}, {"DSR": 1.0}),
 ]
+
+
+def test_scores_are_those_of_the_benchmark():
+    row = {**answer("a", None, kind="b"), "answer": "w20 w20", "target": "w20"}
+    found = outcomes.scored(evaluate_support.WORDS, [row])
+    sample = outcomes.sample_of(row)
+    assert (sample.id, sample.question, sample.target, sample.harmful) == ("a", "q", "w20", None)
+    assert evaluate_support.WORDS.score is not None
+    assert found == [Outcome("a", "image", {"kind": "b"}, evaluate_support.WORDS.score(sample, "w20 w20"))]
 
 
 def test_rates_are_over_the_outcomes_that_have_the_measure():
