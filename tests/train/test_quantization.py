@@ -119,9 +119,10 @@ def both(kind: str, loss: LossConfig, **changes) -> list[tuple[step.TrainState, 
 @pytest.mark.parametrize(
     ("kind", "loss", "changes"),
     [
-        *((kind, LossConfig(guide=RELEASED), {}) for kind in KINDS),
-        *(("nf4", LossConfig(guide=guide), {"remat": "full"}) for guide in GUIDES.values()),
-        ("int8", LossConfig(dpo=DpoConfig(beta=0.3), lm=0.0), {"remat": "names"}),
+        ("nf4", LossConfig(guide=RELEASED), {"remat": "full"}),
+        *(pytest.param(kind, LossConfig(guide=RELEASED), {}, marks=pytest.mark.slow) for kind in ("int8", "int4")),
+        *(pytest.param("nf4", LossConfig(guide=guide), {}, marks=pytest.mark.slow) for guide in GUIDES.values()),
+        pytest.param("int8", LossConfig(dpo=DpoConfig(beta=0.3), lm=0.0), {"remat": "names"}, marks=pytest.mark.slow),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
@@ -156,8 +157,14 @@ def config(folder, source="hub", **fields) -> TrainConfig:
     return train_support.config(folder / "hub", **{**defaults, **fields})
 
 
-@pytest.mark.parametrize("source", ["hub", "ours"])
-@every_kind
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [
+        ("ours", "int4"),
+        *(pytest.param("hub", kind, marks=pytest.mark.slow) for kind in KINDS),
+        *(pytest.param("ours", kind, marks=pytest.mark.slow) for kind in ("int8", "nf4")),
+    ],
+)
 def test_a_training_starts_from_a_checkpoint(folder, source, kind, monkeypatch):
     monkeypatch.setitem(presets.LLAVA, "from-hub", lambda: hub_files.open_hub(folder / "hub")[0].config)
     made = config(folder, source, quantize=kind)
@@ -191,6 +198,7 @@ def test_there_must_be_something_to_quantize(folder, monkeypatch):
         config(folder, quantize="int3")
 
 
+@pytest.mark.slow
 def test_a_stopped_training_continues_bit_for_bit_and_is_exported_as_it_was(folder, tmp_path, monkeypatch):
     monkeypatch.setitem(presets.LLAVA, "from-hub", lambda: hub_files.open_hub(folder / "hub")[0].config)
     train_support.write_data(tmp_path / "data")
