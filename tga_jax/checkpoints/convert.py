@@ -29,6 +29,7 @@ from tga_jax.models import clip, llama, llava, sharding
 DTYPES = ("bfloat16", "float32")
 SHORT = {"bf16": "bfloat16", "fp32": "float32"}  # as commands call them
 _SHARD_BYTES = 2**30
+_LISTED = 40  # of what does not fit
 _VOCABULARY = ("embed_tokens.weight", "lm_head.weight")  # whose rows may be padded
 
 
@@ -163,13 +164,16 @@ def _match(model: Spec, found: dict[str, Tensor], where: str) -> dict[str, list[
     ]
     spare += [(p, local) for p, local in here if p not in parts and model.kind == "llm"]
     wrong += [f"unexpected {here[place][0]}" for place in spare]
-    candidates = {local: here[p, local][0] for p, local in spare}
-    for part, local in missing:
+    candidates = {local: here[p, local][0] for p, local in spare[:_LISTED]}
+    shown = missing[: max(0, _LISTED - len(wrong))]  # the nearest name takes time to find
+    hidden = len(missing) - len(shown)
+    for part, local in shown:
         near = difflib.get_close_matches(local, candidates, 1)
         wrong.append(f"missing {part}: {local}" + (f" (there is {candidates[near[0]]})" if near else ""))
     if wrong:
-        more = f"; and {len(wrong) - 40} more" if len(wrong) > 40 else ""
-        raise UserError(f"{where}: weights and config disagree: " + "; ".join(wrong[:40]) + more)
+        hidden += len(wrong[_LISTED:])
+        more = f"; and {hidden} more" if hidden else ""
+        raise UserError(f"{where}: weights and config disagree: " + "; ".join(wrong[:_LISTED]) + more)
     return matched
 
 

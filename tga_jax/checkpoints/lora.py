@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tga_jax.checkpoints import rules
+from tga_jax.checkpoints import limits, rules
 from tga_jax.checkpoints.folder import Tensor, tensors
 from tga_jax.errors import UserError
 from tga_jax.workdir import read_json
@@ -46,9 +46,8 @@ def merged(folder: Path, base: dict[str, Tensor]) -> dict[str, Tensor]:
             expected = f"one of {', '.join(map(repr, plain))}" if plain else "nothing: it is no plain LoRA then"
             raise UserError(f"{path}: {field} is {value!r}, expected {expected}")
     rank, alpha = config["r"], config["lora_alpha"]
-    for field, value, kinds in (("r", rank, int), ("lora_alpha", alpha, int | float)):
-        if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < math.inf:
-            raise UserError(f"{path}: {field} is {value!r}, expected a positive number")
+    for field in ("r", "lora_alpha"):
+        limits.number(str(path), field, config[field])
     scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
     pairs: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors(folder).items():
@@ -63,7 +62,7 @@ def merged(folder: Path, base: dict[str, Tensor]) -> dict[str, Tensor]:
         if set(pair) != {"A", "B"} or name is None:
             raise UserError(f"{folder}: {module}: expected lora_A, lora_B and {module}.weight in the base model")
         a, b, w = pair["A"], pair["B"], base[name]
-        if a.shape != (rank, w.shape[1]) or b.shape != (w.shape[0], rank):
+        if len(w.shape) != 2 or a.shape != (rank, w.shape[1]) or b.shape != (w.shape[0], rank):
             raise UserError(f"{folder}: {module}: A {a.shape} and B {b.shape} do not fit {w.shape} at rank {rank}")
         result[name] = dataclasses.replace(w, read=partial(_added, w, a, b, scale))
     if (folder / _OTHERS).exists():

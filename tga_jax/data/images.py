@@ -1,8 +1,10 @@
 """Image files to model input: LLaVA-1.5's preprocessing up to the normalisation, which runs on the device."""
 
 import contextlib
+import errno
 import io
 import math
+import stat
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +19,10 @@ Color = tuple[int, int, int]
 CLIP_COLOR: Color = (122, 116, 104)  # int(255 * CLIP's mean)
 MODES = ("pad", "crop", "stretch")
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-MAX_PIXELS = 100_000_000
-MAX_SQUARE, MAX_SIDE = 20_000, 2**17  # to pad: of a square that is made as a whole, and of any
+# Of a file, and of a picture, checked before either is read; Pillow needs several bytes for every pixel of a side.
+MAX_BYTES, MAX_PIXELS, MAX_SIDE = 2**28, 100_000_000, 2**17
+MAX_SQUARE = 10_000  # to pad: of a square that is made as a whole, which then has MAX_PIXELS
+_STRIP = 2**22  # pixels of deep grey that are scaled at once
 LONG = 16  # times the result's side: a longer picture is not resized as a whole
 
 _LYING = range(5, 9)  # EXIF's orientations that swap height and width
@@ -36,7 +40,8 @@ def decode(data: bytes, name: str, draft: tuple[int, str] | None = None) -> Imag
     draft: the size and mode of the `preprocess` to follow; a JPEG is then decoded at a half, a quarter or an eighth
     where twice that size is left and its edges divide evenly: faster, and pixels change slightly.
 
-    Raises UserError naming the file: not a picture, truncated, or of more than `MAX_PIXELS` pixels.
+    Raises UserError naming the file: not a picture, truncated, or of more than `MAX_PIXELS` pixels or `MAX_SIDE` on a
+    side.
     """
     with _named(name):
         image = _opened(data)
@@ -64,9 +69,15 @@ def size(data: bytes, name: str) -> tuple[int, int]:
 def _opened(data: bytes) -> Image.Image:
     """Not decoded yet. Raises ValueError, or what Pillow raises."""
     image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    _check_size(image)
+    return image
+
+
+def _check_size(image: Image.Image) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"{image.width} x {image.height} pixels, expected at most {MAX_PIXELS:,}")
-    return image
+    if max(image.size) > MAX_SIDE:
+        raise ValueError(f"{image.width} x {image.height} pixels, expected sides of at most {MAX_SIDE:,}")
 
 
 @contextlib.contextmanager
@@ -94,16 +105,20 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     if image.mode.startswith(("I", "F")):
         pixels = np.asarray(image)
-        if not np.isfinite(pixels).all():
-            raise ValueError("pixels that are no finite numbers")
         low, high = float(pixels.min()), float(pixels.max())
-        if image.mode.startswith("I") and low >= 0 and high < 1 << 16:
-            grey = pixels >> 8  # the high byte, as Pillow reads 16-bit colour
-        elif low >= 0 and high <= 1:
-            grey = np.rint(pixels * 255.0)
-        else:
-            grey = np.rint((pixels - low) * (255 / max(high - low, 1e-30)))
-        image = Image.fromarray(grey.astype(np.uint8))
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError("pixels that are no finite numbers")
+        grey, rows = np.empty(pixels.shape, np.uint8), max(1, _STRIP // image.width)
+        for at in range(0, len(pixels), rows):
+            strip = pixels[at : at + rows]
+            if image.mode.startswith("I") and low >= 0 and high < 1 << 16:
+                strip = strip >> 8  # the high byte, as Pillow reads 16-bit colour
+            elif low >= 0 and high <= 1:
+                strip = np.rint(strip * 255.0)
+            else:
+                strip = np.rint((strip.astype(np.float64) - low) * (255 / max(high - low, 1e-30)))
+            grey[at : at + rows] = strip.astype(np.uint8)
+        image = Image.fromarray(grey)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
@@ -137,10 +152,15 @@ def preprocess(
     resample: one of `RESAMPLING`; color: around a padded picture, `color_of` the tower's mean pixel.
 
     The pixels are those of transformers' processors on Pillow. Memory is bounded for pictures of any shape: long ones
-    are never resized, nor padded, as a whole. Raises UserError for a side above `MAX_SIDE` with "pad".
+    are never resized, nor padded, as a whole. Raises UserError for one of more than `MAX_PIXELS`, or `MAX_SIDE` on a
+    side.
     """
     if mode not in MODES:
         raise ValueError(f"mode: {mode!r}, expected one of {', '.join(MODES)}")
+    try:
+        _check_size(image)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     image = to_rgb(image)
     if mode == "pad":
         if max(image.size) > MAX_SQUARE:
@@ -171,8 +191,6 @@ def _cropped_window(image: Image.Image, x: resize.Axis, y: resize.Axis) -> np.nd
 def _padded_window(image: Image.Image, size: int, resample: str, color: Color) -> np.ndarray:
     """The padded square resized, which is never made."""
     side = max(image.size)
-    if side > MAX_SIDE:
-        raise UserError(f"{image.width} x {image.height} pixels, expected sides of at most {MAX_SIDE:,} to pad")
     x, y = (resize.Axis(side, size, 0, size, (side - edge) // 2, resample) for edge in image.size)
     return resize.window(np.asarray(image), x, y, color)
 
@@ -218,10 +236,7 @@ def read(
     fast: about half the work for a photograph much larger than `size`; pixels change slightly.
     """
     image = decode(data, name, (size, mode) if fast else None)
-    try:
-        return preprocess(image, size, mode, fast, resample, color)
-    except UserError as error:
-        raise UserError(f"{name}: {error}") from error
+    return preprocess(image, size, mode, fast, resample, color)
 
 
 def load(path: Path, size: int, mode: str = "pad", resample: str = "bicubic", color: Color = CLIP_COLOR) -> np.ndarray:
@@ -234,8 +249,19 @@ def open_file(path: Path) -> Image.Image:
     return decode(_bytes(path), str(path))
 
 
+def file_bytes(path: Path) -> bytes:
+    """Raises OSError, also for what would never end, such as a pipe, and for more than `MAX_BYTES`."""
+    found = path.stat()
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+        raise OSError(errno.EINVAL, "no regular file")
+    if found.st_size > MAX_BYTES:
+        raise OSError(errno.EFBIG, f"{found.st_size:,} bytes, expected at most {MAX_BYTES:,}")
+    return path.read_bytes()
+
+
 def _bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read as an image ({error.strerror})") from error
+        return file_bytes(path)
+    except (OSError, ValueError) as error:  # the second: a name that no file can have
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{path}: cannot be read as an image ({reason})") from error

@@ -8,11 +8,12 @@ import zipfile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tga_jax.data import bucket
+from tga_jax.data import bucket, images
 from tga_jax.errors import UserError
 from tga_jax.workdir import AnyPath, is_remote, reading
 
 _BLOCK = 1 << 18  # bytes read at a time of an archive in a bucket: most pictures at once
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")  # first bytes of gzip, bzip2, xz, zstandard
 
 
@@ -45,6 +46,11 @@ class Store(abc.ABC):
         if path.is_absolute() or ".." in path.parts or "\0" in name or not path.parts:
             raise UserError(f"{self.path}: {name!r} is no name inside it, expected one such as folder/picture.jpg")
         return str(path)
+
+    def _check_size(self, name: str, size: int) -> None:
+        """What an archive says of a file, before memory is taken for it."""
+        if not 0 <= size <= images.MAX_BYTES:
+            raise UserError(f"{self.path}: {name!r} has {size:,} bytes, expected at most {images.MAX_BYTES:,}")
 
     def _missing(self, name: str) -> UserError:
         return UserError(f"{self.path}: has no file {name!r}")
@@ -92,7 +98,7 @@ class _Folder(Store):
     def read(self, name: str) -> bytes:
         path = self.path / self._inside(name)
         try:
-            return path.read_bytes()
+            return images.file_bytes(path)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
             raise self._missing(name) from error
         except OSError as error:
@@ -117,9 +123,13 @@ class _Zip(Store):
     def read(self, name: str) -> bytes:
         if name not in self:
             raise self._missing(name)
+        found = self._members[self._inside(name)]
+        self._check_size(name, found.file_size)
         try:
+            if found.compress_type not in _METHODS:  # LZMA takes as much memory as a member says
+                raise NotImplementedError(f"compression {found.compress_type}, expected stored or deflated")
             with self._lock:
-                member = self._file.open(self._members[self._inside(name)])
+                member = self._file.open(found)
             try:
                 return member.read()
             finally:
@@ -132,9 +142,16 @@ class _Zip(Store):
 class _Tar(Store):
     def __init__(self, path: Path):
         super().__init__(path)
+        self._places: dict[str, tuple[int, int]] = {}
         with tarfile.open(path, "r:") as file:
-            files = (member for member in file if member.isreg() and not member.issparse())
-            self._places = {str(PurePosixPath(m.name)): (m.offset_data, m.size) for m in files}
+            before = -1
+            while (member := file.next()) is not None:
+                if member.offset <= before or member.size < 0:  # from where it would be read again, for ever
+                    raise tarfile.ReadError("a member of negative size")
+                before = member.offset
+                if member.isreg() and not member.issparse():
+                    self._places[str(PurePosixPath(member.name))] = (member.offset_data, member.size)
+                file.members = []  # each has a copy of all global headers
         self._file = path.open("rb")
 
     def names(self) -> list[str]:
@@ -147,6 +164,7 @@ class _Tar(Store):
         if name not in self:
             raise self._missing(name)
         offset, size = self._places[self._inside(name)]
+        self._check_size(name, size)
         data = os.pread(self._file.fileno(), size, offset)
         if len(data) < size:
             raise UserError(f"{self.path}: {name!r} is cut off, expected {size} bytes")
@@ -183,7 +201,9 @@ def open_store(path: AnyPath) -> Store:
         if start.startswith(_COMPRESSED):
             raise UserError(f"{path}: a compressed tar, which has no random access; unpack it, or use a zip")
         return _Tar(path)
-    except (OSError, tarfile.TarError, zipfile.BadZipFile) as error:
+    except UserError:
+        raise
+    except Exception as error:  # of many types: what a damaged index says is used unchecked
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(
             f"{path}: cannot be read ({reason}), expected a folder, a .zip or an uncompressed .tar"
