@@ -221,6 +221,16 @@ def write_json(path: AnyPath, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
+def json_line(value: Any) -> str:
+    """A line of JSON lines, in UTF-8 as it is; with escapes if it holds half a surrogate pair, which has no bytes."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = json.dumps(value)
+    return text + "\n"
+
+
 def _short(one: Any, other: Any) -> list[str]:
     """Both as text; of long ones 60 characters, from shortly before the first that differs."""
     texts = [json.dumps(value) for value in (one, other)]

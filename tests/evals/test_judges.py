@@ -7,7 +7,7 @@ import pytest
 
 from tga_jax.errors import UserError
 from tga_jax.evals.judges import Judging
-from tga_jax.evals.judges.endpoint import EndpointJudge
+from tga_jax.evals.judges.endpoint import EndpointJudge, _line
 from tga_jax.evals.judges.model import REFUSAL, SAFETY, ModelJudge
 
 
@@ -280,6 +280,10 @@ def test_an_endpoint_out_of_reach_is_an_error(server):
         judge.verdicts([("a", "b")])
 
 
+def test_a_key_that_a_server_sends_back_is_not_shown():
+    assert _line(ValueError("no such\nkey: sk-1234"), "sk-1234") == "no such key: <key>"
+
+
 @pytest.mark.parametrize("key", [None, ""])
 def test_a_missing_key_is_an_error(monkeypatch, key):
     pytest.importorskip("openai")
@@ -290,10 +294,20 @@ def test_a_missing_key_is_an_error(monkeypatch, key):
         EndpointJudge("http://127.0.0.1:1/v1", "m")
 
 
-def test_a_password_in_the_address_is_refused_and_not_repeated(monkeypatch):
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://me:s3cret@127.0.0.1:1/v1",
+        "http://s3cret@a/v1",
+        "http://a/v1?key=s3cret",
+        "http://a/#s3cret",
+        "http://[s3cret",
+    ],
+)
+def test_a_secret_in_the_address_is_refused_and_not_repeated(monkeypatch, url):
     monkeypatch.setenv("OPENAI_API_KEY", "k")
-    with pytest.raises(UserError, match="holds a password") as error:
-        EndpointJudge("http://me:s3cret@127.0.0.1:1/v1", "m")
+    with pytest.raises(UserError, match="the judge's URL: expected") as error:
+        EndpointJudge(url, "m")
     assert "s3cret" not in str(error.value)
 
 

@@ -84,7 +84,8 @@ def one(target: Target, data: bytes, folder: Path) -> None:
 
 
 def targets() -> dict[str, Target]:
-    sys.path[:0] = [str(Path(__file__).parent), str(ROOT), str(ROOT / "tests" / "checkpoints")]
+    places = (Path(__file__).parent, ROOT, ROOT / "tests" / "checkpoints", ROOT / "tests" / "data")
+    sys.path[:0] = [str(place) for place in places]
     return {name: target for module in MODULES for name, target in importlib.import_module(module).TARGETS.items()}
 
 

@@ -137,8 +137,9 @@ def _judges(flags: dict[str, Any], dtype: str | None) -> list[Any]:
         elif name == "endpoint":
             if not flags["judge_url"] or not flags["judge_model"]:
                 raise UserError("--judge=endpoint: needs --judge-url and --judge-model")
-            from tga_jax.evals.judges.endpoint import EndpointJudge
+            from tga_jax.evals.judges.endpoint import EndpointJudge, check_url
 
+            check_url(flags["judge_url"], "--judge-url")
             place, prices = (flags["judge_url"], flags["judge_model"]), _prices(flags["judge_prices"])
             made += [EndpointJudge(*place, prices=prices, rubric=RUBRICS[rubric]) for rubric in rubrics]
         else:
@@ -157,6 +158,10 @@ def _guard(flags: dict[str, Any]) -> dict[str, Any] | None:
         if url or model or folder or files:
             raise UserError("--guard-checkpoint, --guard-url, --guard-model, --guard-policy: are for --defence=guard")
         return None
+    from tga_jax.evals.judges.endpoint import check_url
+
+    if url:
+        check_url(url, "--guard-url")
     if bool(folder) == bool(url or model) or bool(url) != bool(model):
         raise UserError("--defence=guard: needs --guard-checkpoint, or --guard-url and --guard-model")
     found: dict[str, Any] = {"checkpoint": str(checkpoint(folder))} if folder else {"url": url, "model": model}

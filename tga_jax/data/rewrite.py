@@ -13,7 +13,7 @@ from tga_jax.data import llava_json
 from tga_jax.data.open_samples import Samples
 from tga_jax.errors import UserError
 from tga_jax.report.progress import Progress
-from tga_jax.workdir import Input, check_inputs, differences, disk_errors, read_json, working, write_json
+from tga_jax.workdir import Input, check_inputs, differences, disk_errors, json_line, read_json, working, write_json
 
 Make = Callable[[Sequence[int]], Sequence[dict[str, Any]]]  # numbers of samples -> the samples to write
 
@@ -105,7 +105,7 @@ def rewrite(
             for start in range(done, len(own), batch):
                 numbers = own[start : start + batch]
                 made = make(numbers)
-                out.write("".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in made))
+                out.write("".join(json_line(sample) for sample in made))
                 out.flush()
                 progress.update(task, completed=start + len(numbers))
         wait_for_all("all samples are made")

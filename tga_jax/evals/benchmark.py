@@ -4,7 +4,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from PIL import Image
@@ -73,15 +73,24 @@ class Benchmark:
             raise ValueError(f"{self.name}: suite {self.suite!r}, expected one of {', '.join(SUITES)}")
 
 
-def picture(path: Path) -> Callable[[], Image.Image]:
-    """A loader of the picture at `path`. Raises UserError if there is no file; the loader does if it is no image."""
-    if not path.is_file():
+def picture(folder: Path, name: str) -> Callable[[], Image.Image]:
+    """A loader of the picture of this name, which a file of the benchmark says. Raises UserError if it leads out of the
+    folder, or there is no file; the loader does if it is no image."""
+    parts = PurePath(name).parts
+    if PurePath(name).is_absolute() or ".." in parts or not parts:
+        raise UserError(f"{folder}: {name!r:.200} as a picture's name, expected one within the folder")
+    path = folder / name
+    try:
+        there = path.is_file()
+    except OSError:  # a name that is too long
+        there = False
+    if not there:
         raise UserError(f"{path}: no such picture")
     return partial(_open, path)
 
 
 def _open(path: Path) -> Image.Image:
-    return images.decode(path.read_bytes(), str(path))
+    return images.open_file(path)
 
 
 def joined(questions: Iterable[str], labels: Iterable[str], where: str) -> None:

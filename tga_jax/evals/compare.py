@@ -14,9 +14,25 @@ from tga_jax.evals.outcomes import Outcome
 from tga_jax.report.intervals import paired_difference
 from tga_jax.workdir import differences, read_json, write_json, write_text
 
+_RUBRICS = (None, "refusal", "safety")  # None: an earlier version's, which had one alone
+
 
 def _results(folder: Path) -> dict[str, Any]:
-    return read_json(folder / "results.json", "an evaluation's results", ("settings", "benchmarks"))
+    """Raises UserError for a file that names what no evaluation has."""
+    path = folder / "results.json"
+    found = read_json(path, "an evaluation's results", ("settings", "benchmarks"))
+    if not isinstance(found["settings"], dict) or not isinstance(found["benchmarks"], dict):
+        raise UserError(f"{path}: expected an evaluation's settings and benchmarks, objects")
+    for name, own in found["benchmarks"].items():
+        if name not in BENCHMARKS:
+            raise UserError(f"{folder}: unknown benchmark {name!r}, expected some of {', '.join(BENCHMARKS)}")
+        told = own.get("judges", {}) if isinstance(own, dict) else None
+        order = own.get("judge_order", []) if isinstance(own, dict) else None
+        good = isinstance(told, dict) and isinstance(order, list) and all(isinstance(judge, str) for judge in order)
+        good = good and {*order} <= told.keys() and not any("/" in judge for judge in told)
+        if not good or any(not isinstance(j, dict) or j.get("rubric") not in _RUBRICS for j in told.values()):
+            raise UserError(f"{path}: benchmark {name!r}: expected judges as `tga evaluate` writes them")
+    return found
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[tuple[str, str], list[Outcome]]]:
@@ -24,15 +40,13 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[tuple[str, str], list[Outc
     results = _results(folder)
     found = {}
     for name in results["benchmarks"]:
-        if name not in BENCHMARKS:
-            raise UserError(f"{folder}: unknown benchmark {name!r}, expected some of {', '.join(BENCHMARKS)}")
-        rows = store.read(folder / "answers" / f"{name}.jsonl")
+        rows = store.read(folder / "answers" / f"{name}.jsonl", store.ANSWER)
         if BENCHMARKS[name].score is None and BENCHMARKS[name].export is not None:
             found[name, ""] = []  # its own scorer has them
         if BENCHMARKS[name].score is not None:
             found[name, ""] = outcomes.scored(BENCHMARKS[name], rows)
         for judge, own in summary.judges(results["benchmarks"][name]).items():
-            verdicts = [row["verdict"] for row in store.read(folder / "verdicts" / f"{name}.{judge}.jsonl")]
+            verdicts = store.verdicts(folder, name, judge, len(rows))
             found[name, judge] = outcomes.judged(rows, verdicts, own.get("rubric", "refusal"))
     return results["settings"], found
 

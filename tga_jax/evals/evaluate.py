@@ -108,7 +108,7 @@ def _check_data(
 ) -> list[Question]:
     """The questions of the data, none if these cannot be read. Raises UserError if they are not those that the finished
     answers were given to."""
-    rows = store.read(path)
+    rows = _rows(path)
     try:
         every = _questions(benchmark, data, settings, any(row["input"] == "image" for row in rows), console)
     except UserError as error:
@@ -116,6 +116,10 @@ def _check_data(
         return []
     asked.check(rows, every, path, data / benchmark.name, first=True, whole=True)
     return every
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return store.read(path, store.ANSWER)
 
 
 def _parts(numbers: Sequence[int], size: int) -> list[Sequence[int]]:
@@ -323,12 +327,12 @@ def run(
             elif first and (data / benchmark.name).is_dir():
                 every = _check_data(path, benchmark, data, settings, console)
             if first:
-                found = _report(benchmark, store.read(path), judges, target, data / benchmark.name, share, console)
+                found = _report(benchmark, _rows(path), judges, target, data / benchmark.name, share, console)
                 results[benchmark.name] = found
-                answered = page.answers(target, benchmark.name, next(iter(summary.judges(found)), None), benchmark)
-                shown = gallery.shown(gallery.kinds({"": answered}))
-                folder = target / page.THUMBNAILS / benchmark.name
-                gallery.keep_thumbnails(every, itertools.chain.from_iterable(shown.values()), folder)
+                judge = next(iter(summary.judges(found)), None)
+                kinds = gallery.kinds({"": page.answers(target, benchmark.name, judge, benchmark)})
+                ids = itertools.chain.from_iterable(gallery.shown(kinds).values())
+                gallery.keep_thumbnails(every, ids, target / page.THUMBNAILS / benchmark.name)
         if not first:
             orbax_files.wait_for_all("the results are written")
             return []

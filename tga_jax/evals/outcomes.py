@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tga_jax.errors import UserError
 from tga_jax.evals.benchmark import Benchmark, BenchmarkSample
 from tga_jax.evals.judge import Verdict
 from tga_jax.report.intervals import Rate, mean_rate
@@ -29,7 +30,7 @@ class Outcome:
 def sample_of(row: Mapping[str, Any]) -> BenchmarkSample:
     """The sample that a stored answer is of, without its pictures."""
     return BenchmarkSample(
-        row["id"], row["question"], groups=row["groups"], harmful=row["harmful"], target=row["target"]
+        row["id"], row["question"], groups=row["groups"], harmful=row["harmful"], target=row.get("target")
     )
 
 
@@ -48,10 +49,17 @@ def judged(rows: Sequence[Mapping[str, Any]], verdicts: Sequence[Verdict], rubri
 
 
 def scored(benchmark: Benchmark, rows: Sequence[Mapping[str, Any]]) -> list[Outcome]:
+    """Raises UserError for a stored `target` that is none of the benchmark's."""
     assert benchmark.score is not None
-    return [
-        Outcome(row["id"], row["input"], row["groups"], benchmark.score(sample_of(row), row["answer"])) for row in rows
-    ]
+    found = []
+    for row in rows:
+        try:
+            values = benchmark.score(sample_of(row), row["answer"])
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            said = f"{row.get('target')!r:.80} as `target` of answer {row['n']}"
+            raise UserError(f"{benchmark.name}: {said}, expected one of this benchmark") from error
+        found.append(Outcome(row["id"], row["input"], row["groups"], values))
+    return found
 
 
 def rates(outcomes: Sequence[Outcome]) -> dict[str, Rate]:

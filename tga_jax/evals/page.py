@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tga_jax.evals import store, summary
+from tga_jax.evals import outcomes, store, summary
 from tga_jax.evals.benchmark import Benchmark
 from tga_jax.evals.gallery import Answers, gallery
-from tga_jax.evals.outcomes import sample_of
 from tga_jax.report.html import document, esc, table
 from tga_jax.report.intervals import Rate, wilson
 
@@ -21,11 +20,11 @@ _CAUTION = "The pictures and answers in it may be disturbing."
 
 def answers(folder: Path, name: str, judge: str | None, benchmark: Benchmark | None) -> Answers:
     """Of a benchmark, as this judge sees them, or its scorer if there is none."""
-    rows = store.read(folder / "answers" / f"{name}.jsonl")
+    rows = store.read(folder / "answers" / f"{name}.jsonl", store.ANSWER)
     if judge:
-        verdicts = [row["verdict"] for row in store.read(folder / "verdicts" / f"{name}.{judge}.jsonl")]
+        verdicts = store.verdicts(folder, name, judge, len(rows))
     elif benchmark is not None and benchmark.score is not None:
-        scores = (list(benchmark.score(sample_of(row), row["answer"]).values()) for row in rows)
+        scores = (list(outcome.values.values()) for outcome in outcomes.scored(benchmark, rows))
         verdicts = ["" if not own else {1.0: "right", 0.0: "wrong"}.get(own[0], "in part") for own in scores]
     else:
         verdicts = [""] * len(rows)

@@ -94,4 +94,4 @@ def to_sample(
 ) -> BenchmarkSample:
     """pictures: the folder of its image; rest: fields of `BenchmarkSample`."""
     text = instructed(question.text, instruction) if instruction else question.text
-    return BenchmarkSample(question.id, f"{IMAGE}\n{text}", (picture(pictures / question.image),), **rest)
+    return BenchmarkSample(question.id, f"{IMAGE}\n{text}", (picture(pictures, question.image),), **rest)

@@ -23,7 +23,7 @@ def samples(folder: Path) -> Iterator[BenchmarkSample]:
             id=name,
             question=QUESTION,
             # 6: FigStep among the ways of asking.
-            images=(picture(folder / f"data/images/SafeBench/query_{name}_6.png"),),
+            images=(picture(folder / "data/images/SafeBench", f"query_{name}_6.png"),),
             text=instruction,
             groups={"category": category},
             harmful=True,

@@ -24,7 +24,7 @@ def samples(folder: Path) -> Iterator[BenchmarkSample]:
         yield BenchmarkSample(
             id=image,
             question=QUESTION,
-            images=(picture(folder / image),),
+            images=(picture(folder, image),),
             text=captions.text(QUESTION, image),
             groups=group,
             harmful=True,

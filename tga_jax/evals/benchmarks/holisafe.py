@@ -29,7 +29,7 @@ def samples(folder: Path) -> Iterator[BenchmarkSample]:
         yield BenchmarkSample(
             id=str(row["id"]),
             question=about_picture(string(row, "query", where)),
-            images=(picture(folder / "images" / string(row, "image", where)),),
+            images=(picture(folder / "images", string(row, "image", where)),),
             groups={"type": kind} | {name: string(row, name, where) for name in ("category", "subcategory")},
             harmful=kind != "SSS",
         )

@@ -21,7 +21,7 @@ def samples(folder: Path) -> Iterator[BenchmarkSample]:
         yield BenchmarkSample(
             id=name,
             question=about_picture(query),
-            images=(picture(root / image),),
+            images=(picture(root, image),),
             text=plain,
             groups={"format": kind, "policy": policy},
             harmful=True,

@@ -7,7 +7,6 @@
 the same download. It goes through all three line by line, so a limit makes a file that it cannot use.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from tga_jax.data.templates import IMAGE
 from tga_jax.errors import UserError
 from tga_jax.evals.benchmark import Benchmark, BenchmarkSample
 from tga_jax.evals.questions import each_once, read, to_sample
-from tga_jax.workdir import write_text
+from tga_jax.workdir import json_line, write_text
 
 CATEGORIES = ("conv", "detail", "complex")
 
@@ -43,7 +42,7 @@ def _export(pairs: Sequence[tuple[BenchmarkSample, str]], folder: Path, _: Path)
         }
         for sample, answer in pairs
     ]
-    write_text(folder / "answers.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_text(folder / "answers.jsonl", "".join(json_line(row) for row in rows))
 
 
 BENCHMARK = Benchmark(

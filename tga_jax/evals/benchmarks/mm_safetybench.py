@@ -46,7 +46,7 @@ def samples(folder: Path) -> Iterator[BenchmarkSample]:
                 yield BenchmarkSample(
                     id=f"{scenario}/{kind}/{key}",
                     question=about_picture(string(row, field, where)),
-                    images=(picture(folder / "data/imgs" / scenario / kind / f"{key}.jpg"),),
+                    images=(picture(folder / "data/imgs" / scenario / kind, f"{key}.jpg"),),
                     text=string(row, "Question", where),
                     groups={"scenario": scenario, "kind": kind},
                     harmful=None if scenario[:2] in _NOT_REFUSALS else True,

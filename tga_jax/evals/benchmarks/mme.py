@@ -68,7 +68,7 @@ def samples(folder: Path) -> Iterator[BenchmarkSample]:
                 yield BenchmarkSample(
                     id=f"{category}/{file.stem}/{number}",
                     question=about_picture(question),
-                    images=(picture(shown[0]),),
+                    images=(picture(pictures, shown[0].name),),
                     groups={"category": category},
                     target={"category": category, "picture": shown[0].name, "question": question, "label": label},
                 )

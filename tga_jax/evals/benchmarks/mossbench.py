@@ -21,7 +21,7 @@ def samples(folder: Path) -> Iterator[BenchmarkSample]:
         yield BenchmarkSample(
             id=key,
             question=question,
-            images=(picture(folder / "data" / string(row, "image", where)),),
+            images=(picture(folder / "data", string(row, "image", where)),),
             text=in_words(question, string(row, description, where)) if description else None,
             groups={"over": string(row.get("metadata"), "over", where)},
             harmful=False,

@@ -51,7 +51,7 @@ def samples(folder: Path) -> Iterator[BenchmarkSample]:
                     yield BenchmarkSample(
                         id=f"{task}/{number}/{request}/{situation}",
                         question=about_picture(prompt + text),
-                        images=(picture(folder / task / string(row, field, where)),),
+                        images=(picture(folder / task, string(row, field, where)),),
                         groups={"task": task, "situation": situation, "category": string(row, category, where)},
                         harmful=situation == "unsafe",
                     )

@@ -3,6 +3,7 @@
 The English test prompts, each also in words that need no picture, as the authors wrote them.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,13 +24,13 @@ def samples(folder: Path) -> Iterator[BenchmarkSample]:
     joined([row[0] for row in rows], [name for name, _ in texts], f"{shown} and {told}")
     in_words = dict(texts)
     for name, prompt, image, category, kind in rows:
-        found = [path for suffix in _SUFFIXES if (path := folder / f"data/unsafe_images/{image}{suffix}").is_file()]
+        found = [own for s in _SUFFIXES if os.path.isfile(folder / "data/unsafe_images" / (own := f"{image}{s}"))]
         if not found:
             raise UserError(f"{folder / 'data/unsafe_images' / image}{' or '.join(_SUFFIXES)}: no such picture")
         yield BenchmarkSample(
             id=name,
             question=about_picture(prompt),
-            images=(picture(found[0]),),
+            images=(picture(folder / "data/unsafe_images", found[0]),),
             text=in_words[name],
             groups={"hazard": category, "type": kind},
             harmful=True,

@@ -28,7 +28,7 @@ def samples(folder: Path) -> Iterator[BenchmarkSample]:
             yield BenchmarkSample(
                 id=image,
                 question=QUESTION,
-                images=(picture(path),),
+                images=(picture(scene, path.name),),
                 text=captions.text(QUESTION, image),
                 groups={"scene": name},
                 harmful=not name.startswith("benign"),

@@ -38,7 +38,7 @@ def samples(folder: Path) -> Iterator[BenchmarkSample]:
         yield BenchmarkSample(
             question.id,
             instructed(question.turns[0][0], choices.INSTRUCTION),
-            tuple(picture(folder / "images/test" / name) for name in question.images),
+            tuple(picture(folder / "images/test", name) for name in question.images),
             groups={"image": "with" if question.images else "without", "subject": subject},
             target=choices.LETTERS[answer],
         )

@@ -47,7 +47,7 @@ def samples(folder: Path) -> Iterator[BenchmarkSample]:
         yield BenchmarkSample(
             str(identity),
             f"{IMAGE}\n{choices.prompt(question, list(options))}",
-            (picture(folder / "SEED-Bench-image" / image),),
+            (picture(folder / "SEED-Bench-image", image),),
             groups={"question_type": names[kind]},
             target=answer,
         )

@@ -19,7 +19,7 @@ def samples(folder: Path) -> Iterator[BenchmarkSample]:
         yield BenchmarkSample(
             id=str(row["question_id"]),
             question=about_picture(string(row, "question", where)),
-            images=(picture(folder / "data/images" / string(row, "image", where)),),
+            images=(picture(folder / "data/images", string(row, "image", where)),),
             groups={"category": string(row, "category", where)},
             harmful=True,
         )

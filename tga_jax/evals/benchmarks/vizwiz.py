@@ -36,7 +36,7 @@ def _answered(path: Path, folder: Path) -> Iterator[BenchmarkSample]:
         yield BenchmarkSample(
             id=row["image"],
             question=about_picture(f"{string(row, 'question', where).capitalize()}\n{INSTRUCTION}"),
-            images=(picture(folder / row["image"]),),
+            images=(picture(folder, row["image"]),),
             groups={"answer_type": kind},
             target={"answers": said, "answerable": answerable},
         )

@@ -37,7 +37,7 @@ def samples(folder: Path) -> Iterator[BenchmarkSample]:
             yield BenchmarkSample(
                 id=f"{name}/{subset}",
                 question=question,
-                images=(picture(folder / "test" / image),),
+                images=(picture(folder / "test", image),),
                 text=captions.text(question, f"test/{image}"),
                 groups={"subset": subset} | ({} if safe else {"category": string(row, "harmful_category", where)}),
                 harmful=harmful,

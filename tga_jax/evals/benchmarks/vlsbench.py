@@ -22,7 +22,7 @@ def samples(folder: Path) -> Iterator[BenchmarkSample]:
         yield BenchmarkSample(
             id=str(row["instruction_id"]),
             question=question,
-            images=(picture(folder / string(row, "image_path", where)),),
+            images=(picture(folder, string(row, "image_path", where)),),
             text=in_words(question, string(row, "image_description", where)),
             groups={"category": string(row, "category", where), "sub_category": string(row, "sub_category", where)},
             harmful=True,

@@ -59,8 +59,7 @@ class EndpointJudge:
         key = os.environ.get("OPENAI_API_KEY")
         if not key:
             raise UserError("OPENAI_API_KEY is not set, expected the endpoint's key (any text if it needs none)")
-        if urllib.parse.urlsplit(base_url).password is not None:
-            raise UserError("the judge's URL holds a password, expected none in it; a key is read from OPENAI_API_KEY")
+        check_url(base_url, "the judge's URL")
         judge = ModelJudge(self._ask_all, f"{model} at {base_url}", rubric)
         self._judge, self.name, self.version, self.rubric = judge, judge.name, judge.version, judge.rubric
         self._errors = openai.OpenAIError
@@ -92,7 +91,7 @@ class EndpointJudge:
             made = self._client.chat.completions.create(model=self._model, messages=messages, extra_body=self._options)
             reply = made.choices[0].message.content
         except self._errors as error:
-            raise UserError(f"{self.name}: {_line(error)}") from error
+            raise UserError(f"{self.name}: {_line(error, self._client.api_key)}") from error
         except (ValueError, AttributeError, TypeError, IndexError) as error:  # the client does not check what comes
             raise UserError(f"{self.name}: sent no chat completion, expected an OpenAI-compatible endpoint") from error
         if made.usage:
@@ -102,5 +101,21 @@ class EndpointJudge:
         return reply or ""
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+def _line(error: Exception, key: str) -> str:
+    """Without the key, which a server may send back."""
+    return " ".join(str(error).replace(key, "<key>").split())[:300] or type(error).__name__
+
+
+def check_url(url: str, name: str) -> None:
+    """Raises UserError for a URL with what results and logs must not keep, such as a password; it is not shown. name:
+    of the flag, or what it is."""
+    try:
+        found = urllib.parse.urlsplit(url)
+        good = found.scheme in ("http", "https") and bool(found.hostname) and (found.port is None or found.port > 0)
+    except ValueError:
+        good, found = False, urllib.parse.urlsplit("")
+    if not good:
+        raise UserError(f"{name}: expected a URL such as https://api.openai.com/v1")
+    if found.username is not None or found.query or found.fragment:
+        said = "expected neither a user or password nor anything behind ? or # in it"
+        raise UserError(f"{name}: {said}, since results keep it; a key is read from OPENAI_API_KEY")
