@@ -102,7 +102,7 @@ def test_a_signal_reaches_every_job_once(tmp_path):
 
     grid = {f"training{i}": Job(partial(train, *place)) for i, place in enumerate(places)}
     with stopping.stop_requests():  # before the signal can come
-        threading.Thread(target=stop).start()
+        threading.Thread(target=stop, daemon=True).start()  # if no job begins, it waits for ever
         with pytest.raises(stopping.Interrupted):
             list(jobs.run(grid, 2))
     assert all(saved.exists() for _, saved in places)
