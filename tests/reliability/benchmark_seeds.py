@@ -2,10 +2,9 @@
 
 import json
 
-_DOT = bytes.fromhex(
-    "424d3a000000000000003600000028000000010000000100000001001800000000000400000000000000000000000000000000000000ffffff00"
-)
+_DOT = b"no picture: none is opened"
 _Q = {"question_id": 1, "image": "a.png", "text": "What?", "category": "random"}
+_TSV = "index\tquestion\tA\tB\tC\tD\timage\tanswer\n"
 _TEN = [{"answer": "cat"}] * 10
 
 # Benchmark -> the file that is mutated, and what it may hold.
@@ -28,7 +27,7 @@ FILES = {
     ],
     "mmbench": [
         "mmbench_dev.tsv",
-        "index\tquestion\tA\tB\tC\tD\timage\tanswer\n1\tq\ta\tb\t\t\t" + "QUJD" * 30 + "\tA\n",
+        _TSV + "1\tq\ta\tb\t\t\t" + "QUJD" * 30 + "\tA\n",
     ],
     "text-prompts": ["prompts.jsonl", {"id": "a", "text": "t", "harmful": True, "group": "g"}],
     "vlguard": [

@@ -9,6 +9,7 @@ What fails lies in runs/fuzz/NAME-*; `--input=FILE` runs a target on it again. F
 """
 
 import argparse
+import copy
 import dataclasses
 import importlib
 import json
@@ -65,7 +66,7 @@ def mutated_json(data: bytes, rng: random.Random) -> bytes:
         if (new := rng.choice(HOSTILE)) is _GONE:
             del at[last]
         else:
-            at[last] = new
+            at[last] = copy.deepcopy(new)  # or a list could come to stand within itself
     return json.dumps(value).encode()
 
 

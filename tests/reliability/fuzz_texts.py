@@ -11,11 +11,6 @@ from typing import Any
 from fuzz import ROOT, Target, mutated_json
 
 ASKED = [{"role": "system", "content": "Be short."}, {"role": "user", "content": " What is it? "}]
-_PNG = bytes.fromhex(
-    "89504e470d0a1a0a0000000d49484452000000010000000108020000009077"
-    "53de0000000c4944415478da63f8cfc0000003010100f7034143000000004945"
-    "4e44ae426082"
-)
 
 
 @functools.cache
@@ -219,9 +214,8 @@ def _targets() -> dict[str, Target]:
     }  # fmt: skip
     for name in FILES:
         seeds, read = _benchmark(name)
-        made[f"benchmark-{name}"] = Target(
-            seeds, read, mutated_json if FILES[name][0].endswith(("json", "jsonl")) else None
-        )
+        mutate = mutated_json if FILES[name][0].endswith(("json", "jsonl")) else None
+        made[f"benchmark-{name}"] = Target(seeds, read, mutate)
     return made
 
 

@@ -1,15 +1,13 @@
 """Every target of `fuzz_texts`: its seeds are valid, and a few dozen mutations of them are no fault."""
 
 import random
-import sys
 import zlib
-from pathlib import Path
 
-import pytest
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "data")]
 import fuzz
 import fuzz_texts
+import pytest
+
+fuzz.targets()  # from now on the tests' own modules are found
 
 
 @pytest.mark.parametrize("name", fuzz_texts.TARGETS)
