@@ -23,7 +23,7 @@ _CHOICES = ("choice_a", "choice_b", "choice_c", "choice_d")
 def samples(folder: Path) -> Iterator[BenchmarkSample]:
     path = folder / "SEED-Bench.json"
     rows, types = fields(read_json(path, "SEED-Bench's questions"), str(path), questions=list, question_type=dict)
-    names = {number: name for name, number in types.items()}
+    names = {fields(types, f"{path}: `question_type`", **{name: int})[0]: name for name in types}
     asked = []
     for number, row in enumerate(rows):
         where = f"{path}: questions[{number}]"
