@@ -493,7 +493,7 @@ def test_a_picture_that_cannot_be_read_is_named_and_the_rest_is_kept(place, whol
 def checked(sample, folder: Path):
     from tga_jax.evals.benchmark import picture
 
-    return dataclasses.replace(sample, images=(picture(folder / f"{sample.id[1:]}.png"),))
+    return dataclasses.replace(sample, images=(picture(folder, f"{sample.id[1:]}.png"),))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from tga_jax.evals.outcomes import Outcome
 from tga_jax.report.intervals import paired_difference
 from tga_jax.workdir import differences, read_json, write_json, write_text
 
-_RUBRICS = (None, "refusal", "safety")  # None: an earlier version's, which had one alone
+_RUBRICS = ("None", "refusal", "safety")  # None: of an earlier version's, which had one alone
 
 
 def _results(folder: Path) -> dict[str, Any]:
@@ -26,11 +26,11 @@ def _results(folder: Path) -> dict[str, Any]:
     for name, own in found["benchmarks"].items():
         if name not in BENCHMARKS:
             raise UserError(f"{folder}: unknown benchmark {name!r}, expected some of {', '.join(BENCHMARKS)}")
-        told = own.get("judges", {}) if isinstance(own, dict) else None
-        order = own.get("judge_order", []) if isinstance(own, dict) else None
+        told: Any = own.get("judges", {}) if isinstance(own, dict) else None
+        order: Any = own.get("judge_order", []) if isinstance(own, dict) else None
         good = isinstance(told, dict) and isinstance(order, list) and all(isinstance(judge, str) for judge in order)
         good = good and {*order} <= told.keys() and not any("/" in judge for judge in told)
-        if not good or any(not isinstance(j, dict) or j.get("rubric") not in _RUBRICS for j in told.values()):
+        if not good or any(not isinstance(j, dict) or str(j.get("rubric")) not in _RUBRICS for j in told.values()):
             raise UserError(f"{path}: benchmark {name!r}: expected judges as `tga evaluate` writes them")
     return found
 
