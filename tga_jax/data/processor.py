@@ -171,6 +171,9 @@ def _processor_template(folder: Path) -> str | None:
     return found
 
 
+_PROBE = "A text: 12 words, ünïcödé, 日本\n"
+
+
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a folder, with the chat template that a processor there has. Raises UserError if there is
     none, or if it is code of the folder, which is never run."""
@@ -182,6 +185,7 @@ def load_tokenizer(folder: Path) -> Any:
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
+        tokenizer.decode(tokenizer(_PROBE)["input_ids"])  # some settings are used unchecked, and only then
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # of many types; a panic in tokenizers, which is written in Rust, is no Exception
