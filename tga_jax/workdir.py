@@ -118,9 +118,11 @@ def replacing(path: AnyPath) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _locked(lock: Path, wait: bool) -> Iterator[None]:
-    """One thread of one process at a time; the others wait, or get a BlockingIOError. The system ends the lock with the
-    process, however that ends; a file system that has no locks gives none."""
+def _locked(lock: Any, wait: bool) -> Iterator[None]:
+    """One thread of one process at a time; the others wait, or get a BlockingIOError. lock: a path of this machine.
+
+    The system ends the lock with the process, however that ends; a file system that has no locks gives none.
+    """
     while True:
         file = lock.open("a")
         try:

@@ -111,7 +111,8 @@ class Checkpoints:
                 found: Any = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))
                 sums: Any = {}
                 if (place / "sums").exists():  # earlier versions have none
-                    sums = self._manager.restore(step, args=ocp.args.Composite(sums=ocp.args.JsonRestore())).sums
+                    known: Any = self._manager.restore(step, args=ocp.args.Composite(sums=ocp.args.JsonRestore()))
+                    sums = known.sums
             _check(found.state, sums, place)
         except Exception as error:  # orbax and tensorstore raise many types for a damaged or foreign file
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__

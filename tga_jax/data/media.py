@@ -98,7 +98,7 @@ class _Folder(Store):
     def read(self, name: str) -> bytes:
         path = self.path / self._inside(name)
         try:
-            return images.file_bytes(path)
+            return images.file_bytes(path)  # pyrefly: ignore
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
             raise self._missing(name) from error
         except OSError as error:
@@ -151,7 +151,7 @@ class _Tar(Store):
                 before = member.offset
                 if member.isreg() and not member.issparse():
                     self._places[str(PurePosixPath(member.name))] = (member.offset_data, member.size)
-                file.members = []  # each has a copy of all global headers
+                file.members = []  # pyrefly: ignore  # each has a copy of all global headers
         self._file = path.open("rb")
 
     def names(self) -> list[str]:
