@@ -1,8 +1,10 @@
 """Picture stores: a folder, a zip and a tar give the same files, and refuse names that lead out of them."""
 
 import io
+import os
 import pickle
 import tarfile
+import tracemalloc
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
@@ -145,3 +147,75 @@ def test_a_damaged_archive_names_the_file(tmp_path):
         file.truncate(20_000)
     with pytest.raises(UserError, match=r"c\.tar: 'b/39\.jpg' is cut off, expected 19500 bytes"):
         store.read("b/39.jpg")
+
+
+def test_sizes_that_an_archive_declares_are_checked_before_they_are_read(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.writestr("a.png", b"picture")
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    at = data.index(b"PK\1\2") + 24
+    data[at : at + 4] = (2**31).to_bytes(4, "little")
+    (tmp_path / "a.zip").write_bytes(data)
+    with tarfile.open(tmp_path / "a.tar", "w") as file:
+        file.addfile(_member("a.png", b"picture"), io.BytesIO(b"picture"))
+    size = b"20000000000\0"  # of base 8: 2^31
+    _in_tar(tmp_path / "a.tar", 0, {124: size})
+    with (tmp_path / "a.tar").open("r+b") as file:
+        file.truncate(2**31 + 2**16)  # of holes
+    for name in ("a.zip", "a.tar"):
+        with pytest.raises(UserError, match=r"'a\.png' has 2,147,483,648 bytes, expected at most 268,435,456$"):
+            open_store(tmp_path / name).read("a.png")
+
+
+def _in_tar(path, at, fields):
+    """Fields of the header there set, and its checksum made right."""
+    data = bytearray(path.read_bytes())
+    for place, value in fields.items():
+        data[at + place : at + place + len(value)] = value
+    data[at + 148 : at + 156] = b" " * 8
+    data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + 512])
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("kind", [b"0", b"x", b"g", b"L", b"S"])
+@pytest.mark.parametrize("size", [b"\xff" * 10 + b"\xfa\0", b"\x80" + b"\xff" * 11, b"77777777777\0"])
+def test_a_tar_header_of_negative_or_endless_size(tmp_path, kind, size):
+    """Of the first kind Python's reader would read the same member for ever."""
+    as_tar(tmp_path / "a.tar")
+    at = (tmp_path / "a.tar").read_bytes().index(b"a.png", 1024) // 512 * 512
+    _in_tar(tmp_path / "a.tar", at, {124: size, 156: kind})
+    with pytest.raises(UserError, match=r"a\.tar: (cannot be read|'a\.png' has [\d,]+ bytes|has no file)"):
+        open_store(tmp_path / "a.tar").read("a.png")
+
+
+def test_headers_for_all_members_are_kept_once(tmp_path):
+    """Python's reader copies them for every member, and keeps all members: 100 MB here, of a file of one."""
+    with tarfile.open(tmp_path / "a.tar", "w", pax_headers={f"key{i}": "v" for i in range(2000)}) as file:
+        for i in range(1000):
+            file.addfile(tarfile.TarInfo(f"{i}.png"))
+    tracemalloc.start()
+    assert len(open_store(tmp_path / "a.tar").names()) == 1000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000
+
+
+def test_members_that_are_not_read(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_LZMA) as file:  # which takes the memory that it says
+        file.writestr("a.png", b"picture")
+    with pytest.raises(UserError, match=r"'a\.png' cannot be read \(compression 14, expected stored or deflated\)"):
+        open_store(tmp_path / "a.zip").read("a.png")
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as file:
+        file.writestr("a.png", b"picture")
+    data = bytearray((tmp_path / "b.zip").read_bytes())
+    data[6] |= 1
+    data[data.index(b"PK\1\2") + 8] |= 1
+    (tmp_path / "b.zip").write_bytes(data)
+    with pytest.raises(UserError, match=r"'a\.png' cannot be read \(.*encrypted.*password"):
+        open_store(tmp_path / "b.zip").read("a.png")
+
+
+def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"'a\.png' cannot be read \(no regular file\)"):
+        open_store(tmp_path).read("a.png")
