@@ -224,7 +224,10 @@ def test_a_guard_behind_an_endpoint_gets_the_picture_and_the_question(monkeypatc
             "--guard-checkpoint, --guard-url, --guard-model, --guard-policy: are for --defence=guard",
         ),
         (["--guard-policy=x"], "--guard-model, --guard-policy: are for --defence=guard"),
-        (["--defence=guard", "--guard-url=h", "--guard-model=x", "--guard-policy=nowhere"], "--guard-policy: nowhere:"),
+        (
+            ["--defence=guard", "--guard-url=http://h", "--guard-model=x", "--guard-policy=nowhere"],
+            "--guard-policy: nowhere:",
+        ),
         (["--defence=shift"], "--calibration: goes with --defence=detector|shift|steering"),
         (["--calibration=x"], "--calibration: goes with --defence=detector|shift|steering"),
     ],
