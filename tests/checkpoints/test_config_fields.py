@@ -368,7 +368,10 @@ def check_refused(family: str, name: str, fields: dict[str, Any]) -> None:
         ({"vision_config": {"hidden_act": "relu"}}, "vision_config: hidden_act is 'relu', expected one of gelu, "),
         ({"vision_config": {"num_attention_heads": 5}}, r"hidden size \(1024\) is not a multiple"),
         ({"vision_config": {"use_rope": True}}, "vision_config: unknown field use_rope"),
-        ({"vision_config": {"image_size": 0}}, "vision_config: image_size is 0, expected a whole number from 1 to 16384"),
+        (
+            {"vision_config": {"image_size": 0}},
+            "vision_config: image_size is 0, expected a whole number from 1 to 16384",
+        ),
     ],
 )
 def test_towers_and_whole_llavas(fields, said):
