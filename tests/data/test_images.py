@@ -264,6 +264,13 @@ def test_a_side_that_is_too_long_is_named_before_anything_is_decoded(mode):
         images.preprocess(Image.new("L", (140_000, 2)), 28, mode)
 
 
+def test_a_format_that_takes_more_memory_has_fewer_pixels():
+    """1,168 bytes of JPEG 2000 would take 1.8 GB and 12 seconds."""
+    data = encoded(Image.new("L", (6000, 5000)), "jpeg2000")
+    with pytest.raises(UserError, match="6000 x 5000 pixels, expected at most 25,000,000"):
+        images.decode(data, "a.jp2")
+
+
 def test_what_never_ends_or_is_too_large_is_no_picture(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "long.png").write_bytes(bytes(101))

@@ -21,7 +21,9 @@ MODES = ("pad", "crop", "stretch")
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 # Of a file, and of a picture, checked before either is read; Pillow needs several bytes for every pixel of a side.
 MAX_BYTES, MAX_PIXELS, MAX_SIDE = 2**28, 100_000_000, 2**17
-MAX_SQUARE = 10_000  # to pad: of a square that is made as a whole, which then has MAX_PIXELS
+# Of formats whose decoders take several times the memory that their pictures do.
+_MAX_PIXELS = {"JPEG2000": 25_000_000, "WEBP": 50_000_000, "AVIF": 50_000_000}
+MAX_SQUARE = 12_000  # to pad: of a square that is made as a whole
 _STRIP = 2**22  # pixels of deep grey that are scaled at once
 LONG = 16  # times the result's side: a longer picture is not resized as a whole
 
@@ -74,8 +76,9 @@ def _opened(data: bytes) -> Image.Image:
 
 
 def _check_size(image: Image.Image) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        raise ValueError(f"{image.width} x {image.height} pixels, expected at most {MAX_PIXELS:,}")
+    most = _MAX_PIXELS.get(image.format or "", MAX_PIXELS)
+    if image.width * image.height > most:
+        raise ValueError(f"{image.width} x {image.height} pixels, expected at most {most:,}")
     if max(image.size) > MAX_SIDE:
         raise ValueError(f"{image.width} x {image.height} pixels, expected sides of at most {MAX_SIDE:,}")
 
