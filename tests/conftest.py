@@ -26,9 +26,6 @@ import pytest
 sys.path[:0] = sorted({str(path.parent) for path in Path(__file__).parent.rglob("*_support.py")})
 import quick_support  # noqa: E402
 
-sys.path.append(str(Path(__file__).parent / "without_torch"))
-import no_network  # noqa: E402, F401
-
 # How long an example takes depends on what else the machine does.
 hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("tests")
