@@ -273,6 +273,12 @@ def test_a_tokenizer_whose_settings_fail_when_it_is_used(tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": "long"}))
     with pytest.raises(UserError, match="no tokenizer that transformers can read"):
         load_tokenizer(source)
+    raw = json.loads((source / "tokenizer.json").read_text())
+    raw["model"]["vocab"]["zzz"] = 2**31
+    path.write_text("{}")
+    (source / "tokenizer.json").write_text(json.dumps(raw))
+    with pytest.raises(UserError, match="a token has the id 2147483648, expected ids below 16777216"):
+        load_tokenizer(source)
     (source / "tokenizer.json").write_bytes(b"\xff\xfe{}")
     with pytest.raises(UserError, match="no tokenizer that transformers can read"):
         load_tokenizer(source)
@@ -308,6 +314,14 @@ def test_a_hub_config_out_of_all_ranges_is_refused(name, values):
             with pytest.raises(UserError, match=rf"^config\.json: .*{name}") as raised:
                 hub_config.describe("config.json", raw)
             assert len(str(raised.value)) < 1000
+
+
+@pytest.mark.parametrize("part", ["text_config", "vision_config"])
+def test_a_part_of_no_kind(tmp_path, part):
+    raw = json.loads((twins.write("llava-hf/llava-1.5-7b-hf", tmp_path)[0] / "config.json").read_text())
+    raw[part]["model_type"] = {"x": 1}
+    with pytest.raises(UserError, match=r"^config\.json: "):
+        hub_config.describe("config.json", raw)
 
 
 @pytest.fixture(scope="module")

@@ -145,7 +145,7 @@ def main() -> int:
         found = re.search(r"stat::number_of_executed_units: (\d+)", done.stderr)
         count = int(found[1]) if found else 0
         total, failed = total + count, failed + (done.returncode != 0)
-        said = "" if done.returncode == 0 else f"  FAILED: {_reason(done.stderr)}"
+        said = "" if done.returncode == 0 else f"  FAILED: {_reason(done.stderr + done.stdout)}"
         print(f"{name:24} {count:>10,} executions {time.monotonic() - start:7.0f} s{said}", flush=True)
     print(f"{'all':24} {total:>10,} executions, {failed} target(s) failed")
     return 1 if failed else 0

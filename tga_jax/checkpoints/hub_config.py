@@ -137,9 +137,13 @@ def _llava(where: str, raw: dict[str, Any], hf: Any) -> Spec:
 def _parsed(where: str, cls: Any, raw: dict[str, Any]) -> Any:
     limits.check(where, raw)
     try:
-        return cls.from_dict(copy.deepcopy(raw))  # which it writes to
+        hf = cls.from_dict(copy.deepcopy(raw))  # which it writes to
     except Exception as error:  # transformers' strict configs raise types of their own
         raise UserError(f"{where}: {' '.join(str(error).split())[:300]}") from error
+    for name, part in (("", hf), *((f"{name}: ", getattr(hf, name)) for name in hf.sub_configs)):
+        if not isinstance(kind := getattr(part, "model_type", None), str):  # which they do not check
+            raise UserError(f"{where}: {name}model_type is {kind!r:.60}, expected a string")
+    return hf
 
 
 def _original_llava(where: str, raw: dict[str, Any], tower: VisionConfig | None) -> Spec:

@@ -171,6 +171,7 @@ def _processor_template(folder: Path) -> str | None:
     return found
 
 
+_IDS = 2**24
 _PROBE = "A text: 12 words, ünïcödé, 日本\n"
 
 
@@ -186,6 +187,8 @@ def load_tokenizer(folder: Path) -> Any:
             folder, local_files_only=True, trust_remote_code=False
         )
         tokenizer.decode(tokenizer(_PROBE)["input_ids"])  # some settings are used unchecked, and only then
+        if (largest := max(tokenizer.get_vocab().values(), default=0)) >= _IDS:
+            raise ValueError(f"a token has the id {largest}, expected ids below {_IDS}")
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # of many types; a panic in tokenizers, which is written in Rust, is no Exception
