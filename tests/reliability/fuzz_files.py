@@ -8,6 +8,7 @@ import shutil
 import struct
 import tarfile
 import tempfile
+import unittest.mock
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -249,6 +250,7 @@ def _picture_seeds(kind: str, **how: Any) -> Callable[[Path], list[bytes]]:
     return seeds
 
 
+@unittest.mock.patch.object(images, "MAX_PIXELS", 2_000_000)  # or a tenth of the pictures would take a second each
 def _picture(data: bytes, folder: Path) -> None:
     del folder
     size = images.size(data, "p")

@@ -23,7 +23,7 @@ RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.
 MAX_BYTES, MAX_PIXELS, MAX_SIDE = 2**28, 100_000_000, 2**17
 # Of formats whose decoders take several times the memory that their pictures do.
 _MAX_PIXELS = {"JPEG2000": 25_000_000, "WEBP": 50_000_000, "AVIF": 50_000_000}
-MAX_SQUARE = 12_000  # to pad: of a square that is made as a whole
+MAX_SQUARE = 10_000  # to pad: of a square that is made as a whole, and then has MAX_PIXELS
 _STRIP = 2**22  # pixels of deep grey that are scaled at once
 LONG = 16  # times the result's side: a longer picture is not resized as a whole
 
