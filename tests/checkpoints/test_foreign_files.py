@@ -436,9 +436,10 @@ def test_gguf_fields_out_of_all_ranges(tmp_path):
     gguf_support.write(path, gguf_support.ABC)
     data = path.read_bytes()
     at = data.index(b"blk.0.attn_q.weight") + len(b"blk.0.attn_q.weight") + 4 + 8
-    path.write_bytes(data[:at] + struct.pack("<Q", 7) + data[at + 8 :])
-    with pytest.raises(UserError, match=r"blk\.0\.attn_q\.weight is \[7, 8\], expected rows of 2 heads of even size"):
-        gguf.open_file(path)
+    for place, shape in ((at, "7, 8"), (at - 8, "8, 0")):
+        path.write_bytes(data[:place] + struct.pack("<Q", 7 if place == at else 0) + data[place + 8 :])
+        with pytest.raises(UserError, match=rf"attn_q\.weight is \[{shape}\], expected rows of 2 heads of even size"):
+            gguf.open_file(path)
     long = gguf_support.ABC | {"ggml.tokens": ["a", "b", "ab", "<s>", "x" * 600]}
     with pytest.raises(UserError, match=r"tokens\[4\] has 600 characters, expected at most 512"):
         gguf.tokenizer(gguf_support.write(tmp_path / "b.gguf", long))

@@ -238,8 +238,8 @@ def open_file(path: Path) -> tuple[Spec, dict[str, Tensor]]:
         order = {"attn_q": config.num_heads, "attn_k": config.num_kv_heads}.get(name) if row.pairs_together else None
         hub = f"{f'model.layers.{layer}.' if layer else ''}{_NAMES[name]}.{kind}"
         shape = tuple(int(n) for n in reversed(tensor.shape))
-        if order is not None and (not shape or shape[0] % (2 * order)):
-            raise UserError(f"{path}: {tensor.name} is {list(shape)}, expected rows of {order} heads of even size")
+        if 0 in shape or (order is not None and (not shape or shape[0] % (2 * order))):
+            raise UserError(f"{path}: {tensor.name} is {list(shape)}, expected rows of {heads} heads of even size")
         found[hub] = Tensor(shape, path, partial(_read, tensor, order))
     hub_fields = {"max_position_embeddings": field("context_length")}
     for ours, theirs in (("bos_token_id", "bos"), ("pad_token_id", "padding")):
