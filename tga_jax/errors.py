@@ -22,7 +22,9 @@ class UserError(Exception):
         return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1000]} ... {text[-900:]}"
 
 
-def check_range(config: Any, at: str, *names: str, least: float = 0, most: float = math.inf, above: float = -math.inf):
+def check_range(
+    config: Any, at: str, *names: str, least: float = 0, most: float = math.inf, above: float = -math.inf
+) -> None:
     """Raises ValueError for a field of a config that is no finite number in this range; None, where it is the default,
     is none to be checked. at: what the config is called, such as "optim"; least: "at least", above: "more than"."""
     for name in names:

@@ -203,7 +203,7 @@ def test_headers_for_all_members_are_kept_once(tmp_path):
 def test_members_that_are_not_read(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_LZMA) as file:  # which takes the memory that it says
         file.writestr("a.png", b"picture")
-    with pytest.raises(UserError, match=r"'a\.png' cannot be read \(compression 14, expected stored or deflated\)"):
+    with pytest.raises(UserError, match=r"'a\.png' is compressed by zip's method 14, expected stored"):
         open_store(tmp_path / "a.zip").read("a.png")
     with zipfile.ZipFile(tmp_path / "b.zip", "w") as file:
         file.writestr("a.png", b"picture")

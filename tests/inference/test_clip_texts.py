@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import tga_jax
 from tga_jax.checkpoints import hub, hub_config
 from tga_jax.checkpoints.spec import Spec
+from tga_jax.data import processor
 from tga_jax.data.templates import Record
 from tga_jax.data.tokens import Vocabulary, tokenize
 from tga_jax.demo.world import tasks
@@ -117,6 +118,7 @@ def test_a_text_that_the_tokenizer_cannot_read_is_an_error(tmp_path):
     """A letter that its table lacks, and the token for such is not in it either."""
     made = hub_support.with_end(hub_support.tokenizer(), "w66", 66)
     core = json.loads(made.backend_tokenizer.to_str())
+    core["model"]["vocab"] |= {word: 100 + i for i, word in enumerate(processor._PROBE.split())}  # is read at loading
     core["model"] |= {"unk_token": "<none>"}
     made = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer.from_str(json.dumps(core)))
     folder, _ = saved(tmp_path, made, 66)

@@ -58,18 +58,20 @@ def _sums(leaves: list[jax.Array]) -> list[jax.Array]:
     return [_sum(x) for x in leaves]
 
 
-def _described(tree: Any) -> dict[str, Any]:
-    """By the path of each array its dtype and the sum of its bits; JSON."""
-    named = {jax.tree_util.keystr(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree) if x is not ...}
-    found = jax.device_get(_sums(list(named.values())))
-    return {name: [x.dtype.name, int(n)] for (name, x), n in zip(named.items(), found, strict=True)}
+def _named_sums(tree: Any) -> dict[str, int]:
+    """The sum of each array's bits, by its path and dtype."""
+    leaves = [(path, x) for path, x in jax.tree_util.tree_leaves_with_path(tree) if x is not ...]
+    names = [f"{jax.tree_util.keystr(path)} {x.dtype.name}" for path, x in leaves]
+    return dict(zip(names, map(int, jax.device_get(_sums([x for _, x in leaves]))), strict=True))
 
 
 def _check(tree: Any, known: Any, place: AnyPath) -> None:
-    """Raises UserError for an array that is not as `_described` has it; those that were read in another dtype, and
-    those that are not described, are not looked at."""
-    for name, (dtype, found) in _described(tree).items():
-        if name in known and known[name][0] == dtype and known[name][1] != found:
+    """Raises UserError for an array whose sum is another than `known` has, as `_named_sums` of what was written. One
+    that was written in another dtype has none there, and is not looked at."""
+    if not isinstance(known, dict):
+        raise UserError(f"{place}: damaged, {known!r:.80} in place of the sums of its arrays")
+    for name, found in _named_sums(tree).items():
+        if known.get(name, found) != found:
             raise UserError(f"{place}: damaged, {name} is not what was written")
 
 
@@ -95,7 +97,7 @@ class Checkpoints:
         global _unfinished
         with disk_errors(self.folder), _alone(self._manager):
             _unfinished = self._manager
-            sums = ocp.args.JsonSave(_described(state))
+            sums = ocp.args.JsonSave(_named_sums(state))
             self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), sums=sums))
 
     def wait(self) -> None:
@@ -103,7 +105,7 @@ class Checkpoints:
         with disk_errors(self.folder):
             self._manager.wait_until_finished()
 
-    def restore(self, step: int, like: Any) -> Any:
+    def _restored(self, step: int, like: Any) -> Any:
         """The state, with the shapes and shardings of `like`. Raises UserError if it is damaged."""
         place = self.folder / str(step)
         try:
@@ -116,9 +118,7 @@ class Checkpoints:
             _check(found.state, sums, place)
         except Exception as error:  # orbax and tensorstore raise many types for a damaged or foreign file
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-            raise UserError(
-                f"{place}: cannot be restored ({reason}); remove it to resume from the one before"
-            ) from error
+            raise UserError(f"{place}: cannot be restored ({reason})") from error
         return found.state
 
     def restore_newest(self, like: Any, say: Callable[[str], None]) -> tuple[int, Any]:
@@ -127,24 +127,21 @@ class Checkpoints:
         Newer ones, which are damaged, are removed, with a line that says so; not of several processes, which may not
         all see the damage, nor of a bucket, which may only be out of reach. Raises UserError if none can be restored.
         """
-        damaged: list[int] = []
-        reasons: list[UserError] = []
+        damaged: dict[int, UserError] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                state = self.restore(step, like)
+                state = self._restored(step, like)
             except UserError as error:
                 if jax.process_count() > 1 or is_remote(self.folder):
-                    raise
-                damaged.append(step)
-                reasons.append(error)
+                    raise UserError(f"{error}; remove it to resume from the one before") from error
+                damaged[step] = error
                 continue
-            for wrong, reason in zip(damaged, reasons, strict=True):
+            for wrong, reason in damaged.items():
                 self._manager.delete(wrong)
-                said = str(reason).rpartition(";")[0]
-                say(f"{said}; it is removed, and the training goes on from step {step}")
+                say(f"{reason}; it is removed, and the training goes on from step {step}")
             return step, state
-        if reasons:
-            raise reasons[0]
+        if damaged:
+            raise UserError(f"{damaged[max(damaged)]}; nor can any before it; remove {self.folder} to start anew")
         return 0, None
 
     def close(self) -> None:
@@ -155,7 +152,7 @@ class Checkpoints:
             self._manager.close()
 
 
-_SUMS = "sums.json"  # of each part, as `_described` has it
+_SUMS = "sums.json"  # of each part, as `_named_sums` has it
 _PARTS = "parts.json"  # names the parts once all of them are written: a bucket's folders cannot be renamed at once
 
 
@@ -168,7 +165,7 @@ def save_params(workdir: AnyPath, params: dict[str, Any]) -> None:
             for part, tree in params.items():
                 checkpointer.save(folder / part, tree, force=True)
         wait_for_all("params are written")
-        sums = {part: _described(tree) for part, tree in params.items()}
+        sums = {part: _named_sums(tree) for part, tree in params.items()}
         if jax.process_index() == 0:
             write_json(folder / _SUMS, sums)
             write_json(folder / _PARTS, sorted(params))

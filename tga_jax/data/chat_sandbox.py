@@ -25,6 +25,8 @@ import jinja2.visitor
 from jinja2 import nodes
 from jinja2.runtime import LoopContext
 
+from tga_jax.errors import UserError
+
 _LONGEST = 1 << 18  # characters of a template; published ones have fewer than 1 << 15
 _LEAST, _PER_CHARACTER, _MOST = 1 << 25, 1 << 10, 1 << 27  # the budget: at least, for each character said, at most
 _SECONDS = 2  # of the processor; published templates take milliseconds
@@ -32,27 +34,26 @@ _STEP, _ENTRY = 256, 32  # what a step of a loop or a call costs beside what it 
 _WORD = 64  # bits of a whole number that count as one character
 # Filters and methods that make nothing larger than what they are given, whatever their arguments. Of all others the
 # result is taken to be as large as the product of what goes in.
-_FILTERS = frozenset(
-    re.findall(
-        r"\w+",
-        "attr capitalize count d default dictsort first float groupby int items last length list lower map max min "
-        "random reject rejectattr reverse safe select selectattr sort title trim unique upper wordcount",
-    )
-)
-_METHODS = frozenset(
-    re.findall(
-        r"\w+",
-        "capitalize casefold count endswith find index isalnum isalpha isascii isdecimal isdigit islower isnumeric "
-        "isspace istitle isupper lower lstrip partition removeprefix removesuffix rfind rindex rpartition rsplit "
-        "rstrip split splitlines startswith strip swapcase title upper",
-    )
-)
+_FILTERS = {
+    "attr", "capitalize", "count", "d", "default", "dictsort", "first", "float", "groupby", "int", "items", "last",
+    "length", "list", "lower", "map", "max", "min", "random", "reject", "rejectattr", "reverse", "safe", "select",
+    "selectattr", "sort", "title", "trim", "unique", "upper", "wordcount",
+}  # fmt: skip
+_METHODS = {
+    "capitalize", "casefold", "count", "endswith", "find", "index", "isalnum", "isalpha", "isascii", "isdecimal",
+    "isdigit", "islower", "isnumeric", "isspace", "istitle", "isupper", "lower", "lstrip", "partition", "removeprefix",
+    "removesuffix", "rfind", "rindex", "rpartition", "rsplit", "rstrip", "split", "splitlines", "startswith", "strip",
+    "swapcase", "title", "upper",
+}  # fmt: skip
 _VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
 _UNBOUNDED = ("pprint", "striptags", "urlize", "wordwrap")  # filters whose time no size tells; no template has them
 
 
-class BudgetError(RuntimeError):
+class BudgetError(UserError):
     """A template that does or writes too much."""
+
+    def __init__(self, reason: str):
+        super().__init__(f"the tokenizer's chat template cannot be used: {reason}")
 
 
 @dataclasses.dataclass

@@ -18,10 +18,6 @@ _MARK = re.compile(f"([{chr(_MARKS)}-{chr(_MARKS + 0xFFFD)}])")
 NOT_ITS_PROMPT = "the tokenizer's chat template does not begin a conversation with its prompt"
 
 
-class _BudgetError(UserError):
-    pass
-
-
 def _stripped(run: Sequence[Piece]) -> tuple[str, list[Piece], str]:
     """Blanks, the pieces without blanks at either end, blanks."""
     text = text_of(run)
@@ -63,7 +59,7 @@ class Chat:
             self._form = form
             try:
                 return self._check()
-            except _BudgetError:  # as it would be in any form
+            except chat_sandbox.BudgetError:  # as it would be in any form
                 raise
             except UserError as error:
                 failed[form] = error
@@ -101,9 +97,9 @@ class Chat:
         ]
         try:
             text = chat_sandbox.render(self._tokenizer, messages, prompt)
+        except chat_sandbox.BudgetError:
+            raise
         except Exception as error:  # a template is a program and may raise anything
-            if isinstance(error, chat_sandbox.BudgetError):
-                raise _BudgetError(f"the tokenizer's chat template cannot be used: {error}") from error
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise UserError(f"the tokenizer's chat template refuses it ({reason})") from error
         lists = [message["content"] for message in messages if not isinstance(message["content"], str)]
@@ -156,7 +152,7 @@ def conversation(tokenizer: Any, messages: Sequence[tuple[str, Sequence[Piece]]]
     try:
         return Chat(tokenizer, messages)
     except UserError as error:
-        if isinstance(error, _BudgetError) or messages[0][0] != "system" or len(messages) == 1:
+        if isinstance(error, chat_sandbox.BudgetError) or messages[0][0] != "system" or len(messages) == 1:
             raise
         try:
             Chat(tokenizer, messages[1:])

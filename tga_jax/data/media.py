@@ -13,8 +13,17 @@ from tga_jax.errors import UserError
 from tga_jax.workdir import AnyPath, is_remote, reading
 
 _BLOCK = 1 << 18  # bytes read at a time of an archive in a bucket: most pictures at once
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)  # LZMA takes as much memory as a member says
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")  # first bytes of gzip, bzip2, xz, zstandard
+
+
+def inside(place: AnyPath, name: str) -> str:
+    """The name of a file in a folder or an archive, without `./` and the like. Raises UserError for an absolute name
+    and for one that leads out of it."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\0" in name or not path.parts:
+        raise UserError(f"{place}: {name!r:.200} is no name inside it, expected one such as folder/picture.jpg")
+    return str(path)
 
 
 class Store(abc.ABC):
@@ -41,11 +50,7 @@ class Store(abc.ABC):
         """Raises UserError naming the file if there is none, or if it cannot be read."""
 
     def _inside(self, name: str) -> str:
-        """The name without `./` and the like."""
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or "\0" in name or not path.parts:
-            raise UserError(f"{self.path}: {name!r} is no name inside it, expected one such as folder/picture.jpg")
-        return str(path)
+        return inside(self.path, name)
 
     def _check_size(self, name: str, size: int) -> None:
         """What an archive says of a file, before memory is taken for it."""
@@ -125,9 +130,10 @@ class _Zip(Store):
             raise self._missing(name)
         found = self._members[self._inside(name)]
         self._check_size(name, found.file_size)
+        if (method := found.compress_type) not in _METHODS:
+            expected = "expected stored, deflated or bzip2"
+            raise UserError(f"{self.path}: {name!r} is compressed by zip's method {method}, {expected}")
         try:
-            if found.compress_type not in _METHODS:  # LZMA takes as much memory as a member says
-                raise NotImplementedError(f"compression {found.compress_type}, expected stored or deflated")
             with self._lock:
                 member = self._file.open(found)
             try:

@@ -1,15 +1,16 @@
 """What a benchmark is: questions out of its files, and what an answer to one of them is worth."""
 
 import dataclasses
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from tga_jax.data import images
+from tga_jax.data import images, media
 from tga_jax.errors import UserError
 
 SUITES = ("safety", "over-refusal", "general")
@@ -76,15 +77,8 @@ class Benchmark:
 def picture(folder: Path, name: str) -> Callable[[], Image.Image]:
     """A loader of the picture of this name, which a file of the benchmark says. Raises UserError if it leads out of the
     folder, or there is no file; the loader does if it is no image."""
-    parts = PurePath(name).parts
-    if PurePath(name).is_absolute() or ".." in parts or not parts:
-        raise UserError(f"{folder}: {name!r:.200} as a picture's name, expected one within the folder")
-    path = folder / name
-    try:
-        there = path.is_file()
-    except OSError:  # a name that is too long
-        there = False
-    if not there:
+    path = folder / media.inside(folder, name)
+    if not os.path.isfile(path):  # unlike Path.is_file, of a name of any length
         raise UserError(f"{path}: no such picture")
     return partial(_open, path)
 

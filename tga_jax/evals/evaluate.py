@@ -336,8 +336,9 @@ def run(
         if not first:
             orbax_files.wait_for_all("the results are written")
             return []
-        for judge in (judge for judge in judges if getattr(judge, "usage", None) is not None):
-            console.print(f"{judge.name}: {judge.usage}", markup=False)  # pyrefly: ignore
+        for judge in judges:
+            if (usage := getattr(judge, "usage", None)) is not None:
+                console.print(f"{judge.name}: {usage}", markup=False)
         _write(settings, results, left_out, benchmarks, command, target, console)
         orbax_files.wait_for_all("the results are written")
         return [f"{name}: {', '.join(found['warnings'])}" for name, found in results.items() if found["warnings"]]

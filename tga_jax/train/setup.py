@@ -153,8 +153,8 @@ def _flat(tree: dict[str, Any]) -> optim.Flat:
     return flatten_dict(tree, sep="/")
 
 
-def _quantized(config: TrainConfig, params: dict[str, Any]) -> set[str]:
-    """The paths of the kernels that are quantized: of the decoder's blocks, and frozen. Raises UserError if there are
+def _to_quantize(config: TrainConfig, params: dict[str, Any]) -> set[str]:
+    """The paths of the kernels to be quantized: the frozen ones of the decoder's blocks. Raises UserError if there are
     none to be quantized."""
     if config.quantize is None:
         return set()
@@ -164,12 +164,11 @@ def _quantized(config: TrainConfig, params: dict[str, Any]) -> set[str]:
     return found
 
 
-def _quantize(config: TrainConfig, mesh: Mesh, flat: optim.Flat) -> optim.Flat:
+def _quantize(kind: str, mesh: Mesh, flat: optim.Flat) -> optim.Flat:
     """Each array quantized, which then takes its place on the mesh; the array itself is deleted."""
     made = {}
     for path, x in flat.items():
-        assert config.quantize is not None
-        quantize = partial(quantization.quantize, path, kind=config.quantize)
+        quantize = partial(quantization.quantize, path, kind=kind)
         places = sharding.shardings({path: jax.eval_shape(quantize, x)}, mesh)[path]
         made[path] = jax.block_until_ready(jax.jit(quantize, out_shardings=places)(x))
         x.delete()
@@ -189,14 +188,14 @@ def init_params(config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh) -> di
     Kernels that are to be quantized are loaded one at a time, so that they never lie on the devices as they were.
     """
     like = abstract_params(config, model, mesh)
-    reduced = _quantized(config, like)
+    to_quantize, kind = _to_quantize(config, like), config.quantize or ""
     flat = {}
     for part, folder in config.init.items():
         if folder:
             here = _flat({part: like[part]})
-            flat |= _loaded(folder, part, here, here.keys() - reduced)
-            for path in sorted(here.keys() & reduced):  # several processes in the same order
-                flat |= _quantize(config, mesh, _loaded(folder, part, here, {path}))
+            flat |= _loaded(folder, part, here, here.keys() - to_quantize)
+            for path in sorted(here.keys() & to_quantize):  # several processes in the same order
+                flat |= _quantize(kind, mesh, _loaded(folder, part, here, {path}))
     rest = {path: x for path, x in _flat(like).items() if path not in flat}
 
     def fill(words: jax.Array | None) -> optim.Flat:
@@ -209,7 +208,7 @@ def init_params(config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh) -> di
 
     words = flat["llm/embed/embedding"] if config.projector_length == "words" else None
     filled = jax.jit(fill, out_shardings={path: x.sharding for path, x in rest.items()})(words)
-    flat |= filled | _quantize(config, mesh, {path: filled[path] for path in sorted(filled.keys() & reduced)})
+    flat |= filled | _quantize(kind, mesh, {path: filled[path] for path in sorted(filled.keys() & to_quantize)})
     return unflatten_dict(flat, sep="/")
 
 
@@ -231,11 +230,11 @@ def init_state(config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh) -> ste
 def abstract_state(config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh) -> step.TrainState:
     """Shapes, types and places of `init_state`'s arrays."""
     params = abstract_params(config, model, mesh)
-    reduced, kind = _quantized(config, params), config.quantize or ""
+    to_quantize, kind = _to_quantize(config, params), config.quantize or ""
 
     def start() -> step.TrainState:
         flat = _flat(_zeros(params))
-        flat |= {path: quantization.quantize(path, flat[path], kind) for path in reduced}
+        flat |= {path: quantization.quantize(path, flat[path], kind) for path in to_quantize}
         return step.init_state(unflatten_dict(flat, sep="/"), config.optim, config.steps, _reference(config))
 
     state = jax.eval_shape(start)
