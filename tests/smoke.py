@@ -2,7 +2,8 @@
 
 The tests run where torch and all extras are, so they do not notice a command that cannot do without. This does: a plain
 script, run by the environment's own Python, with a demo of one row and one step a training and with inputs of a few
-samples, and with twins of public checkpoints, all in a temporary folder. It takes five minutes on two cores:
+samples, and with twins of public checkpoints, all in a temporary folder. It takes five minutes on two cores, with
+--quick, which leaves out what other cases show in part, three:
 
     python -m venv /tmp/base && /tmp/base/bin/pip install -e '.[gguf]' && /tmp/base/bin/python tests/smoke.py
 
@@ -42,9 +43,9 @@ from tga_jax.cli.flags import ROOT
 TGA = Path(sys.executable).parent / "tga"
 OWN_DATA = f"--config={ROOT / 'configs' / 'own_data.py'}"
 
-# (the command and what of it, what runs and checks it), in the order in which they run: later ones take what earlier
-# ones wrote.
-CASES: list[tuple[str, Callable[[], None]]] = []
+# (the command and what of it, what runs and checks it, whether --quick leaves it out), in the order in which they run:
+# later ones take what earlier ones wrote.
+CASES: list[tuple[str, Callable[[], None], bool]] = []
 
 # In words that the demo's tokenizer has.
 CAPTIONS = {
@@ -121,11 +122,11 @@ def readme(command: str, number: int = 0) -> list[str]:
     return found
 
 
-def case(name: str) -> Callable[[Callable[[], None]], None]:
-    """name: begins with the command, of `tga bench` with the measurement too."""
+def case(name: str, slow: bool = False) -> Callable[[Callable[[], None]], None]:
+    """name: begins with the command, of `tga bench` with the measurement too. slow: left out by --quick."""
 
     def add(function: Callable[[], None]) -> None:
-        CASES.append((name, function))
+        CASES.append((name, function, slow))
 
     return add
 
@@ -247,7 +248,7 @@ def _() -> None:
     assert {path.name for path in Path("demo/models").iterdir()} == {"tga", "text-model"}
 
 
-@case("demo --pictures-to")
+@case("demo --pictures-to", slow=True)
 def _() -> None:
     run("demo", "--config=tiny.py", "--pictures-to=shown", "--parts=parts")
     rows = read_lines("shown/pairs.jsonl")
@@ -596,21 +597,21 @@ def _() -> None:
     assert "llava-hf/llava-1.5-7b-hf" in run_here("convert", "--known")
 
 
-@case("chat, twins")
+@case("chat, twins", slow=True)
 def _() -> None:
     flags = ("--image=pictures/cat.png", "--question=What is it?", "--new-tokens=3")
     assert run_here("chat", f"--checkpoint={twin(HF)}", *flags).strip()  # the tests ask all of them
     assert run_here("chat", f"--checkpoint=ours/{LORA}", *flags, "--template=vicuna_v1").strip()
 
 
-@case("evaluate, twins")
+@case("evaluate, twins", slow=True)
 def _() -> None:
     flags = ("--suite=scenes", "--suite=text-prompts", "--data=eval", "--new-tokens=2", "--max-degenerate=1")
     run_here("evaluate", f"--checkpoint=ours/{HF}", *flags, "--to=evaluated")  # the tests ask all of them
     assert set(read_json("evaluated/results.json")["benchmarks"]) == {"text-prompts", "scenes"}
 
 
-@case("retrieve, twins")
+@case("retrieve, twins", slow=True)
 def _() -> None:
     flags = (f"--clip={twin(CLIP)}", "--cache=cache-twin", "--near-duplicate=1", "--data=data.json")
     run_here("retrieve", *flags, "--images=pictures", "--to=twin.jsonl")
@@ -618,19 +619,19 @@ def _() -> None:
     assert run_here("retrieve", "--query=a knife", "--cache=cache-twin", f"--clip={twin(CLIP)}").strip()
 
 
-@case("caption, twins")
+@case("caption, twins", slow=True)
 def _() -> None:
     flags = ("--data=data.json", "--images=pictures", "--again", "--new-tokens=2")
     run_here("caption", *flags, f"--checkpoint=ours/{HF}", "--to=twin-captions.jsonl")
 
 
-@case("analyze, twins")
+@case("analyze, twins", slow=True)
 def _() -> None:
     flags = ("--data=data.json", "--images=pictures", "--window=1", "--image-tokens")
     run_here("analyze", f"--checkpoint=ours/{HF}", *flags, "--to=inside-twin")
 
 
-@case("train, twins")
+@case("train, twins", slow=True)
 def _() -> None:
     """From a checkpoint of ours; what comes of it is asked and exported."""
     folder = Path("ours", HF)
@@ -652,12 +653,12 @@ def check_bench(name: str, measured: str, *arguments: str) -> None:
     assert read_json(f"bench-{name}.json")[measured] > 0
 
 
-@case("bench decode")
+@case("bench decode", slow=True)
 def _() -> None:
     check_bench("decode", "tokens_per_second", "--preset=llm-emoji", "--prompt=4", "--new-tokens=4", "--repeats=1")
 
 
-@case("bench data")
+@case("bench data", slow=True)
 def _() -> None:
     check_bench("data", "rows_per_second", "--rows=1280", "--repeats=1")
 
@@ -669,13 +670,13 @@ def _() -> None:
     assert all(found["exact_per_second"] > 0 for found in read_json("bench-retrieve.json")["figures"])
 
 
-@case("bench train")
+@case("bench train", slow=True)
 def _() -> None:
     small = ("--config.data.tokenizer=parts/tokenizer", "--config.batch_size=2", "--steps=1", "--warmup=1")
     check_bench("train", "samples_per_second", OWN_DATA, *small)
 
 
-@case("bench vision")
+@case("bench vision", slow=True)
 def _() -> None:
     check_bench("vision", "pictures_per_second", "--model=clip-emoji", "--batch=2", "--repeats=1")
 
@@ -687,17 +688,17 @@ def _() -> None:
     assert read_json("bench-judges.json")["sets"]["xstest"]["phrases-2"]["recall"] == 1
 
 
-@case("bench evaluate")
+@case("bench evaluate", slow=True)
 def _() -> None:
     check_bench("evaluate", "answers_per_second", "--samples=8", "--batch=4", "--new-tokens=2")
 
 
-@case("bench aot")
+@case("bench aot", slow=True)
 def _() -> None:
     check_bench("aot", "peak", OWN_DATA, "--config.data.tokenizer=parts/tokenizer", "--target=8xcpu")
 
 
-@case("bench plan")
+@case("bench plan", slow=True)
 def _() -> None:
     check_bench("plan", "step_seconds", OWN_DATA, "--config.data.tokenizer=parts/tokenizer", "--target=8xH200")
 
@@ -709,7 +710,7 @@ def _() -> None:
     assert "none.json: no such file" in done.stderr
 
 
-@case("bench report")
+@case("bench report", slow=True)
 def _() -> None:
     names = ("decode", "train", "vision", "aot", "plan")
     rows = run_here("bench", "report", *(f"bench-{name}.json" for name in names)).splitlines()[2:]
@@ -727,7 +728,7 @@ def _() -> None:
 
 def names_without_case() -> set[str]:
     """Commands and measurements that have no case, and cases of what is none."""
-    words = [name.replace(",", "").split() for name, _ in CASES if name != "help"]
+    words = [name.replace(",", "").split() for name, *_ in CASES if name != "help"]
     commands = {first for first, *_ in words}
     benches = {rest[0] for first, *rest in words if first == "bench"}
     return (commands ^ cli.COMMANDS.keys()) | (benches ^ bench._BENCHES.keys())
@@ -748,10 +749,15 @@ def main() -> int:
     if names := names_without_case():
         print(f"tests/smoke.py: no case, or no such command: {', '.join(sorted(names))}", file=sys.stderr)
         return 1
+    quick = {(): False, ("--quick",): True}.get(tuple(sys.argv[1:]))
+    if quick is None:
+        print("usage: tests/smoke.py [--quick]", file=sys.stderr)
+        return 2
+    chosen = [(name, function) for name, function, slow in CASES if not (quick and slow)]
     failed, begin = 0, time.monotonic()
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         write_inputs()
-        for name, function in CASES:
+        for name, function in chosen:
             start, reason = time.monotonic(), ""
             try:
                 function()
@@ -763,7 +769,7 @@ def main() -> int:
     if left := {" ".join(words) for words in COMMANDS} - RUN - NOT_HERE.keys():
         failed += 1
         print(f"README.md has commands that no case ran: {'; '.join(sorted(left))}")
-    print(f"{len(CASES) - failed} of {len(CASES)} ok in {time.monotonic() - begin:.0f} s")
+    print(f"{len(chosen) - failed} of {len(chosen)} ok in {time.monotonic() - begin:.0f} s")
     return 1 if failed else 0
 
 

@@ -197,9 +197,10 @@ def init_params(config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh) -> di
             for path in sorted(here.keys() & to_quantize):  # several processes in the same order
                 flat |= _quantize(kind, mesh, _loaded(folder, part, here, {path}))
     rest = {path: x for path, x in _flat(like).items() if path not in flat}
+    parts = tuple(part for part in config.init if any(path.startswith(f"{part}/") for path in rest))
 
     def fill(words: jax.Array | None) -> optim.Flat:
-        made = _flat(llava.init(model, jax.random.key(config.seed), tuple(config.init)))
+        made = _flat(llava.init(model, jax.random.key(config.seed), parts))
         if words is not None:
             # Its inputs are about one long, in the root mean square, and so are its outputs with the initial kernel.
             length = jnp.sqrt(jnp.mean(words.astype(jnp.float32) ** 2)) * llama.embedding_scale(model.llm)
