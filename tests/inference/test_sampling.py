@@ -1,5 +1,7 @@
 """Distributions against transformers' logits processors; choices against probabilities."""
 
+import math
+
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -87,7 +89,17 @@ def test_tokens_come_as_often_as_their_probability_says():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("temperature", -1.0), ("top_k", 0), ("top_p", 0.0), ("top_p", 1.5), ("min_p", 2.0), ("repetition_penalty", 0.0)],
+    [
+        ("temperature", -1.0),
+        ("temperature", math.inf),
+        ("temperature", math.nan),
+        ("top_k", 0),
+        ("top_p", 0.0),
+        ("top_p", 1.5),
+        ("min_p", 2.0),
+        ("repetition_penalty", 0.0),
+        ("repetition_penalty", math.inf),
+    ],
 )
 def test_values_that_make_no_sense(field, value):
     with pytest.raises(ValueError, match=f"{field}: {value}, expected"):

@@ -83,6 +83,10 @@ def test_one_checkpoint_alone(site):
         ({"question": " "}, "the question is empty, expected one"),
         ({"left": "other"}, "there is no checkpoint 'other' here, expected one of base, tga"),
         ({"temperature": -1.0}, "temperature: -1.0, expected 0 or more"),
+        ({"temperature": float("inf")}, "temperature: inf, expected 0 or more"),
+        ({"temperature": float("nan")}, "temperature: nan, expected 0 or more"),
+        ({"seed": -1}, r"the seed is -1, expected a whole number from 0 to 2\^32 - 1"),
+        ({"seed": 2**32}, "the seed is 4294967296, expected"),
         ({"question": "what is <image> ?"}, "<image> in the question or the caption, expected text alone"),
     ],
 )

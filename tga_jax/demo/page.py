@@ -77,7 +77,7 @@ def _pictures(grid: Grid) -> str:
 
 def _contents(sections: Mapping[str, str]) -> str:
     """anchor -> title"""
-    links = (f'<li><a href="#{anchor}">{esc(title)}</a></li>' for anchor, title in sections.items())
+    links = (f'<li><a href="#{esc(anchor)}">{esc(title)}</a></li>' for anchor, title in sections.items())
     return f"<nav><ul>{''.join(links)}</ul></nav>"
 
 
@@ -152,7 +152,7 @@ def _answers(cell: Cell, found: Mapping[str, Any]) -> str:
             for a in found["answers"][key]
         ]
         chosen = found.get("settings", {}).get(key.removeprefix("baseline+"))
-        body += [f'<h2 id="{_anchor(key)}">{esc(key)}</h2>']
+        body += [f'<h2 id="{esc(_anchor(key))}">{esc(key)}</h2>']
         body += [f"<p>Chosen: {esc(chosen)}</p>"] if chosen else []
         body += [html.table(["input", "question", "answer", "verdict", "harm", "named"], lines)]
     return html.document(f"{cell.name}: answers", body)

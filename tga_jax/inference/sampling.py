@@ -4,6 +4,7 @@ Dimension letters: B batch, V vocabulary.
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +24,8 @@ class Sampling:
 
     def __post_init__(self):
         for name, good, expected in (
-            ("repetition_penalty", self.repetition_penalty > 0, "more than 0"),
-            ("temperature", self.temperature >= 0, "0 or more"),
+            ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "more than 0"),
+            ("temperature", 0 <= self.temperature < math.inf, "0 or more"),
             ("top_k", self.top_k is None or self.top_k >= 1, "1 or more"),
             ("top_p", 0 < self.top_p <= 1, "more than 0, at most 1"),
             ("min_p", 0 <= self.min_p <= 1, "from 0 to 1"),

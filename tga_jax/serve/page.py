@@ -123,6 +123,8 @@ class Page:
         """
         if not asked.question.strip():
             raise UserError("the question is empty, expected one")
+        if not 0 <= asked.seed < 2**32:
+            raise UserError(f"the seed is {asked.seed}, expected a whole number from 0 to 2^32 - 1")
         file = self.file(asked.picture)
         sides = [("left", self.seat(asked.left))]
         if asked.right != NOBODY:
