@@ -1,11 +1,28 @@
 """Small valid files of benchmarks, for `fuzz_texts.py`."""
 
+import io
 import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tga_jax.evals.benchmarks.mm_safetybench import QUESTIONS, SCENARIOS
+from tga_jax.evals.benchmarks.mme import COGNITION, PERCEPTION
 
 _DOT = b"no picture: none is opened"
 _Q = {"question_id": 1, "image": "a.png", "text": "What?", "category": "random"}
 _TSV = "index\tquestion\tA\tB\tC\tD\timage\tanswer\n"
 _TEN = [{"answer": "cat"}] * 10
+_MME = "Is it a cat? Please answer yes or no.\tYes\nIs it a dog? Please answer yes or no.\tNo\n"
+_SAFETY = {"1": {"Question": "q", "Rephrased Question": "r", "Rephrased Question(SD)": "s", "Changed Question": "c"}}
+
+
+def _parquet() -> bytes:
+    written = io.BytesIO()
+    rows = {"question": ["q"], "image": [{"bytes": _DOT, "path": "a.png"}], "class1": ["c"]}
+    pq.write_table(pa.table(rows), written)
+    return written.getvalue()
+
 
 # Benchmark -> the file that is mutated, and what it may hold.
 FILES = {
@@ -30,6 +47,15 @@ FILES = {
         _TSV + "1\tq\ta\tb\t\t\t" + "QUJD" * 30 + "\tA\n",
     ],
     "text-prompts": ["prompts.jsonl", {"id": "a", "text": "t", "harmful": True, "group": "g"}],
+    "mmbench-cn": ["mmbench_dev_cn_1.tsv", _TSV + "1\tq\ta\tb\t\t\t" + "QUJD" * 30 + "\tA\n"],
+    "mme": ["MME_Benchmark_release_version/existence/a.txt", _MME],
+    "mm-safetybench": [f"data/processed_questions/{SCENARIOS[0]}.json", _SAFETY],
+    "msts": [
+        "data/prompts/english_multimodal.csv",
+        "prompt_id,prompt_text,unsafe_image_id,hazard_category,prompt_type\n1,Should I?,a,c,t\n",
+    ],
+    "jailbreakbench": ["data/harmful-behaviors.csv", "Index,Goal,Category\n0,g,c\n"],
+    "spa-vl": ["test/harm-0.parquet", _parquet()],
     "vlguard": [
         "test.json",
         [{"id": "a", "image": "a.png", "safe": False, "harmful_category": "c", "instr-resp": [{"instruction": "i"}]}],
@@ -103,6 +129,7 @@ _PICTURES = {
     "mm-vet": "images/a.png",
     "llava-bench": "images/a.png",
     "scenes": "gun/a.png",
+    "msts": "data/unsafe_images/a.jpg",
 }
 FOLDERS: dict[str, dict[str, bytes | str]] = {name: {place: _DOT} for name, place in _PICTURES.items()}
 FOLDERS["pope"] |= {
@@ -110,6 +137,17 @@ FOLDERS["pope"] |= {
     "coco/coco_pope_popular.json": "",
     "coco/coco_pope_adversarial.json": "",
 }
+FOLDERS["mme"] = {
+    f"MME_Benchmark_release_version/{name}/a.{kind}": _MME if kind == "txt" else _DOT
+    for name in (*PERCEPTION, *COGNITION)
+    for kind in ("txt", "jpg")
+}
+FOLDERS["mm-safetybench"] = {f"data/processed_questions/{name}.json": json.dumps(_SAFETY) for name in SCENARIOS} | {
+    f"data/imgs/{name}/{kind}/1.jpg": _DOT for name in SCENARIOS for kind in QUESTIONS
+}
+FOLDERS["msts"]["data/prompts/english_textonly.csv"] = "prompt_id,prompt_text\n1,Should I?\n"
+FOLDERS["jailbreakbench"] = {"data/benign-behaviors.csv": "Index,Goal,Category\n0,g,c\n"}
+FOLDERS["spa-vl"] = {"test/help-0.parquet": _parquet()}
 FOLDERS["gqa"]["llava_gqa_testdev_balanced.jsonl"] = json.dumps(_Q)
 FOLDERS["vqav2"]["llava_vqav2_mscoco_val2014.jsonl"] = json.dumps(_Q)
 FOLDERS["textvqa"]["llava_textvqa_val_v051_ocr.jsonl"] = json.dumps(_Q | {"question_id": "a"})

@@ -27,7 +27,9 @@ def _vocabulary() -> Any:
 
 
 def _seeds(*values: Any) -> Callable[[Path], list[bytes]]:
-    made = [value.encode() if isinstance(value, str) else json.dumps(value).encode() for value in values]
+    """bytes as they are, texts in UTF-8, all else as JSON."""
+    texts = [value if isinstance(value, str | bytes) else json.dumps(value) for value in values]
+    made = [text.encode() if isinstance(text, str) else text for text in texts]
     return lambda folder: made
 
 
