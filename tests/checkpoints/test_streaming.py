@@ -22,6 +22,10 @@ for stacked in (True, False):
     blocks = placed.params["llm"]["blocks"]
     gate = blocks["gate"]["kernel"] if stacked else blocks["2"]["gate"]["kernel"]
     print(gate.shape, gate.addressable_shards[0].data.shape, gate.sharding.spec)
+placed_bits, bits = (tga_jax.load(sys.argv[1], "int8", m).params for m in (mesh, None))
+jax.tree.map(np.testing.assert_array_equal, placed_bits, bits)
+gate = placed_bits["llm"]["blocks"]["2"]["gate"]["kernel"].qvalue
+print(gate.dtype, gate.shape, gate.addressable_shards[0].data.shape)
 ids = np.array([[1, 5, 6, 7, 8]])
 with jax.default_matmul_precision("highest"):
     np.testing.assert_allclose(placed.forward(ids).logits, alone.forward(ids).logits, rtol=1e-4, atol=1e-5)
@@ -33,9 +37,10 @@ def test_each_parameter_lies_where_the_rules_put_it(tmp_path):
     env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", EIGHT, folder], capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr[-2000:]
-    stacked, separate = done.stdout.splitlines()[-2:]
+    stacked, separate, bits = done.stdout.splitlines()[-3:]
     assert stacked.startswith("(3, 24, 40) (3, 12, 10)")
     assert separate.startswith("(24, 40) (12, 10)")
+    assert bits == "int8 (24, 40) (12, 10)"
 
 
 MEMORY = """

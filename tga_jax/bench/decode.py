@@ -11,16 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import rich.console
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from tga_jax.bench import against
 from tga_jax.bench.figures import circumstances
-from tga_jax.checkpoints import convert
+from tga_jax.checkpoints import convert, hub
 from tga_jax.checkpoints.spec import Spec
 from tga_jax.data.batch import prompt_batch
 from tga_jax.errors import UserError
 from tga_jax.inference import model
 from tga_jax.inference.decode import Decoding, decode, language_model, prefill, row_keys
-from tga_jax.models import clip, llama, presets
+from tga_jax.models import clip, llama, presets, quantization, sharding
 from tga_jax.workdir import write_json
 
 
@@ -58,12 +59,18 @@ def _made_up(name: str, dtype: str) -> tuple[llama.LlamaConfig, dict[str, Any]]:
     """A preset's shape with random weights."""
     if name not in presets.LLM:
         raise UserError(f"preset: {name!r}, expected one of {', '.join(presets.LLM)}")
-    config = dataclasses.replace(presets.LLM[name], dtype=dtype)
+    kind = dtype if dtype in quantization.KINDS else None
+    config = dataclasses.replace(presets.LLM[name], dtype="bfloat16" if kind else dtype)
     leaves, structure = jax.tree.flatten(convert.shapes(Spec(kind="llm", config=config, family="llama"))["llm"])
     rng = np.random.default_rng(0)
-    made = [jnp.asarray(rng.standard_normal(x.shape[-2:], np.float32) * 0.02, dtype) for x in leaves]
-    filled = [jnp.broadcast_to(m, x.shape) for m, x in zip(made, leaves, strict=True)]
-    return config, structure.unflatten(filled)
+    made = [jnp.asarray(rng.standard_normal(x.shape[-2:], np.float32) * 0.02, config.dtype) for x in leaves]
+    filled = structure.unflatten([jnp.broadcast_to(m, x.shape) for m, x in zip(made, leaves, strict=True)])
+    if kind is not None:
+        flat = flatten_dict({"llm": filled}, sep="/")
+        kernels = {path: x for path, x in flat.items() if quantization.applies(path)}
+        flat |= hub.quantized(kernels, kind, sharding.make_mesh(devices=jax.local_devices()[:1]))
+        filled = unflatten_dict(flat, sep="/")["llm"]
+    return config, filled
 
 
 class DecodeBench:
@@ -100,7 +107,8 @@ class DecodeBench:
         rates = [self.rate() for _ in range(repeats)]
         # Of an input table that is no output table only a row is read.
         table = 0 if self.config.tie_embeddings else self.llm["embed"]["embedding"].nbytes
-        size = sum(x.nbytes for x in jax.tree.leaves(self.llm)) - table
+        bits = sum(x.size * jax.dtypes.itemsize_bits(x.dtype) for x in jax.tree.leaves(self.llm))
+        size = bits // 8 - table
         bandwidth = read_bandwidth()
         rate, floor = float(np.median(rates)), self.batch * bandwidth / size
         return DecodeFigures(

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Set
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from tga_jax.data.templates import IMAGE
 from tga_jax.data.tiles import Grids
 from tga_jax.data.tokens import Vocabulary, prompt_tokens
 from tga_jax.errors import UserError
-from tga_jax.models import sharding
+from tga_jax.models import quantization, sharding
 from tga_jax.models.clip import ClipConfig
 from tga_jax.models.llava import LlavaConfig
 from tga_jax.report.progress import Progress
@@ -175,6 +175,49 @@ def load_part(folder: AnyPath, part: str, like: dict[str, Any]) -> dict[str, Any
     model, found = open_hub(folder)
     flat: dict[str, Any] = {path: x for path, x in flatten_dict(like, sep="/").items() if x is not ...}
     return convert.load_like(model, found, str(folder), {part: unflatten_dict(flat, sep="/")})[part]
+
+
+def quantized(kernels: Mapping[str, Any], kind: str, mesh: Mesh) -> dict[str, Any]:
+    """Each kernel, by its path, as `quantization.quantize` makes it, in its place on the mesh; the array itself is
+    deleted."""
+    made = {}
+    for path, x in kernels.items():
+        quantize = partial(quantization.quantize, path, kind=kind)
+        places = sharding.shardings({path: jax.eval_shape(quantize, x)}, mesh)[path]
+        made[path] = jax.block_until_ready(jax.jit(quantize, out_shardings=places)(x))
+        x.delete()
+    return made
+
+
+def load_quantized(
+    folder: AnyPath, part: str, like: dict[str, Any], kernels: Set[str], kind: str, mesh: Mesh
+) -> dict[str, Any]:
+    """As `load_part`, by path; the parameters at `kernels` are quantized, each before the next is loaded, so that they
+    never lie on the devices as they were. Raises UserError also as `quantization.quantize` does."""
+
+    def read(paths: Set[str]) -> dict[str, Any]:
+        wanted = unflatten_dict({path: x if path in paths else ... for path, x in like.items()}, sep="/")[part]
+        found = flatten_dict({part: load_part(folder, part, wanted)}, sep="/")
+        return {path: x for path, x in found.items() if x is not ...}
+
+    flat = read(like.keys() - kernels)
+    for path in sorted(kernels):  # several processes in the same order
+        flat |= quantized(read({path}), kind, mesh)
+    return flat
+
+
+def load_in_bits(folder: Path, model: Spec, kind: str, mesh: Mesh | None) -> dict[str, Any]:
+    """The parameters by part, stacked; the kernels of the decoder's blocks quantized to `kind`. Raises UserError."""
+    mesh = mesh or sharding.make_mesh(devices=jax.local_devices()[:1])
+    shapes, dtype = convert.shapes(model), _dtype(model)
+    places = sharding.shardings(shapes, mesh)
+    like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, dtype, sharding=s), shapes, places)
+    flat = {}
+    for part, tree in like.items():
+        here = flatten_dict({part: tree}, sep="/")
+        kernels = {path for path in here if quantization.applies(path)}
+        flat |= load_quantized(folder, part, here, kernels, kind, mesh)
+    return unflatten_dict(flat, sep="/")
 
 
 def _dtype(model: Spec) -> str:

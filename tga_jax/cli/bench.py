@@ -4,14 +4,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tga_jax.cli.flags import DTYPES, ROOT, checkpoint, parse, parse_counts, parse_with_config, training
+from tga_jax.cli.flags import (
+    DTYPES,
+    QUANTIZED,
+    ROOT,
+    RUN_DTYPES,
+    checkpoint,
+    parse,
+    parse_counts,
+    parse_with_config,
+    training,
+)
 from tga_jax.errors import UserError
 
 USAGE = """\
   bench   how fast something is, and in how much memory; --json=FILE: the figures go there
           bench decode: tokens a second against the memory floor
             --checkpoint=DIR, or --preset=NAME with made-up weights (default: smollm2-135m)
-            --dtype=fp32|bf16, --batch=N, --prompt=N, --new-tokens=N, --repeats=N
+            --dtype=fp32|bf16|int8|int4|nf4, --batch=N, --prompt=N, --new-tokens=N, --repeats=N
             --peer              transformers and torch on the same folder, in turns, and the ratio
           bench data: pictures a second of one core, and the memory of a long file
             --rows=N, --repeats=N
@@ -50,16 +60,18 @@ USAGE = """\
 def _bench_decode(arguments: list[str]) -> None:
     counts = {"batch": 1, "prompt": 32, "new-tokens": 128, "repeats": 5}
     others = {"checkpoint": None, "preset": "smollm2-135m", "dtype": "fp32", "peer": False}
-    flags = parse_counts(arguments, counts, others, dtype=tuple(DTYPES))
+    flags = parse_counts(arguments, counts, others, dtype=tuple(RUN_DTYPES))
     if flags["peer"] and not flags["checkpoint"]:
         raise UserError("--peer: needs --checkpoint with a hub folder that both can load")
+    if flags["peer"] and flags["dtype"] in QUANTIZED:
+        raise UserError(f"--peer: has no --dtype={flags['dtype']}, expected fp32 or bf16")
     import rich.console
 
     from tga_jax.bench import decode
 
     name = flags.pop("checkpoint")
     peer = PEERS / "decode.py" if flags.pop("peer") else None
-    flags["dtype"] = DTYPES[flags["dtype"]]
+    flags["dtype"] = RUN_DTYPES[flags["dtype"]]
     decode.report(rich.console.Console(), checkpoint(name) if name else None, peer, flags.pop("json"), **flags)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from tga_jax.cli.flags import DTYPES, checkpoint, parse
+from tga_jax.cli.flags import DTYPES, RUN_DTYPES, checkpoint, parse, run_dtype
 from tga_jax.errors import UserError
 
 USAGE = """\
@@ -23,6 +23,8 @@ USAGE = """\
             --image=FILE        a picture to talk about; --question=TEXT asks it and ends
             --system=TEXT, --template=NAME (default: the checkpoint's chat template), --new-tokens=N,
             --temperature=T, --top-p=P, --top-k=K, --seed=N
+            --dtype=bf16|fp32|int8|int4|nf4   here and in other commands that run a checkpoint, the last three, of the
+                                extra qlora: the decoder's weights in so many bits
             --special-tokens    those that are typed, such as </s>, are tokens (default: plain text)
   serve   a web page to ask checkpoints about pictures, two side by side, and see into them layer by layer
             --checkpoint=DIR    a checkpoint of ours or a hub folder that sees; may be given several times (default:
@@ -31,7 +33,7 @@ USAGE = """\
             --clip=DIR          a CLIP: the examples' captions nearest to a picture are shown
             --api               instead of the page OpenAI's chat completions, with pictures, of one checkpoint;
                                 --batch=N answers at once, --waiting=N requests may wait
-            --host=ADDRESS, --port=N (default: 127.0.0.1, 7860), --new-tokens=N, --template=NAME, --dtype=bf16|fp32
+            --host=ADDRESS, --port=N (default: 127.0.0.1, 7860), --new-tokens=N, --template=NAME, --dtype=TYPE
 """
 
 
@@ -67,9 +69,9 @@ def _convert(arguments: list[str]) -> None:
 
 def _chat(arguments: list[str]) -> None:
     numbers = {"new-tokens": 256, "temperature": 0.0, "top-p": 1.0, "top-k": 0, "seed": 0}
-    texts = {"checkpoint": None, "image": None, "question": "", "system": "", "template": "chat"}
-    flags = parse(arguments, {**texts, **numbers, "special-tokens": False})
-    name, image = flags.pop("checkpoint"), flags.pop("image")
+    texts = {"checkpoint": None, "image": None, "question": "", "system": "", "template": "chat", "dtype": None}
+    flags = parse(arguments, {**texts, **numbers, "special-tokens": False}, dtype=tuple(RUN_DTYPES))
+    name, image, dtype = flags.pop("checkpoint"), flags.pop("image"), run_dtype(flags.pop("dtype"))
     if not name:
         raise UserError("--checkpoint: missing, expected a checkpoint of ours or a hub folder")
     flags["top_k"] = flags["top_k"] or None
@@ -79,13 +81,13 @@ def _chat(arguments: list[str]) -> None:
 
     said = (flags.pop(name) for name in ("question", "system", "template", "special_tokens"))
     pictures = [Path(image)] if image else []
-    chat.run(checkpoint(name), pictures, *said, console=rich.console.Console(), **flags)
+    chat.run(checkpoint(name), pictures, *said, dtype=dtype, console=rich.console.Console(), **flags)
 
 
 def _serve(arguments: list[str]) -> None:
     texts = {"checkpoint": [], "examples": None, "clip": None, "host": "127.0.0.1", "template": "chat", "dtype": None}
     numbers = {"port": 7860, "new-tokens": 0, "batch": 0, "waiting": 0}  # 0: not given
-    flags = parse(arguments, {**texts, **numbers, "api": False}, dtype=tuple(DTYPES))
+    flags = parse(arguments, {**texts, **numbers, "api": False}, dtype=tuple(RUN_DTYPES))
     of_page, of_api = ("examples", "clip", "new_tokens"), ("batch", "waiting")
     api = flags.pop("api")
     if misplaced := [name for name in (of_page if api else of_api) if flags[name]]:
@@ -98,7 +100,7 @@ def _serve(arguments: list[str]) -> None:
     from tga_jax.serve import start
 
     common = {name: flags[name] for name in ("host", "port", "template")}
-    common |= {"dtype": DTYPES[flags["dtype"]] if flags["dtype"] else None, "console": rich.console.Console()}
+    common |= {"dtype": run_dtype(flags["dtype"]), "console": rich.console.Console()}
     if api:
         start.api(checkpoints[0], batch=flags["batch"] or 8, waiting=flags["waiting"] or 64, **common)
         return

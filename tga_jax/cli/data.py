@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tga_jax.cli.flags import DTYPES, checkpoint, parse, parse_with_config, training
+from tga_jax.cli.flags import DTYPES, RUN_DTYPES, checkpoint, parse, parse_with_config, run_dtype, training
 from tga_jax.errors import UserError
 
 USAGE = """\
@@ -36,7 +36,7 @@ USAGE = """\
             --checkpoint=DIR    a checkpoint of ours or a hub folder
             --to=FILE.jsonl     written in the same order; the same command continues an unfinished one
             --question=TEXT, --template=NAME (default: the checkpoint's chat template), --new-tokens=N, --batch=N,
-            --dtype=bf16|fp32, --again: replace captions that are there
+            --dtype=TYPE, --again: replace captions that are there
             --distributed       one process of several, each with its share of the samples
 """
 
@@ -125,7 +125,7 @@ def _caption(arguments: list[str]) -> None:
     paths = dict.fromkeys(("data", "images", "checkpoint", "to"))
     others = {"question": None, "template": "chat", "dtype": None, "new-tokens": 64, "batch": 16, "again": False}
     others["distributed"] = False
-    flags = parse(arguments, {**paths, **others}, dtype=tuple(DTYPES))
+    flags = parse(arguments, {**paths, **others}, dtype=tuple(RUN_DTYPES))
     for name in ("data", "checkpoint", "to"):
         if not flags[name]:
             raise UserError(f"--{name}: missing")
@@ -141,7 +141,7 @@ def _caption(arguments: list[str]) -> None:
     images = located(value) if (value := flags.pop("images")) else None
     data, target = located(flags.pop("data")), local(flags.pop("to"), "--to")
     source = checkpoint(flags.pop("checkpoint"))
-    flags["dtype"] = DTYPES[flags["dtype"]] if flags["dtype"] else None
+    flags["dtype"] = run_dtype(flags["dtype"])
     flags["question"] = flags["question"] or captioner.QUESTION
     console = rich.console.Console(quiet=jax.process_index() > 0)
     captioner.run(data, images, source, target, console, **flags)

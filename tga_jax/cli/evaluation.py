@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tga_jax.cli.flags import DTYPES, checkpoint, parse
+from tga_jax.cli.flags import RUN_DTYPES, checkpoint, parse, run_dtype
 from tga_jax.errors import UserError
 
 USAGE = """\
@@ -26,14 +26,14 @@ USAGE = """\
                                 does (the default), or as the released code does
             --floor=P           less probable tokens are not ranked by log-ratio; --top-k=N: a refusal token must be
                                 among the first N
-            --template=NAME, --dtype=bf16|fp32, --batch=N, --seed=N
+            --template=NAME, --dtype=TYPE, --batch=N, --seed=N
   evaluate  a checkpoint's answers to benchmarks, judged and scored; the same command continues a stopped run, and
             one with other judges takes the answers that are there
             --checkpoint=DIR    a checkpoint of ours or a hub folder
             --suite=NAME        safety, over-refusal, general, or a benchmark; may be given several times
             --data=DIR          has a folder for every benchmark, called as it; --list tells what each must hold
             --to=DIR            answers, results.json, report.md and report.html go here
-            --template=NAME (default: the checkpoint's chat template), --system=TEXT, --dtype=bf16|fp32, --batch=N,
+            --template=NAME (default: the checkpoint's chat template), --system=TEXT, --dtype=TYPE, --batch=N,
             --special-tokens    those in questions, such as </s>, are tokens (default: plain text)
             --new-tokens=N (default: each benchmark's own), --temperature=T, --top-p=P, --seed=N, --limit=N samples
             --judge=phrases|model|endpoint   of refusals; may be given several times, the first one's come first; gcg,
@@ -75,7 +75,7 @@ def _analyze(arguments: list[str]) -> None:
     numbers = {"window": 0, "batch": 4, "top-k": 5, "seed": 0}
     others = {"template": "chat", "dtype": None, "phrase": [], "benign": [], "image-tokens": False}
     ranked = {"change": "log-ratio", "floor": None}
-    flags = parse(arguments, {**paths, **numbers, **others, **ranked}, dtype=tuple(DTYPES), change=_CHANGES)
+    flags = parse(arguments, {**paths, **numbers, **others, **ranked}, dtype=tuple(RUN_DTYPES), change=_CHANGES)
     for name in ("checkpoint", "data", "to"):
         if not flags[name]:
             raise UserError(f"--{name}: missing, expected --checkpoint, --data and --to")
@@ -93,7 +93,7 @@ def _analyze(arguments: list[str]) -> None:
     data, target = located(flags.pop("data")), local(flags.pop("to"), "--to")
     source = checkpoint(flags.pop("checkpoint"))
     images = located(value) if (value := flags.pop("images")) else None
-    flags["dtype"] = DTYPES[flags["dtype"]] if flags["dtype"] else None
+    flags["dtype"] = run_dtype(flags["dtype"])
     flags["phrases"] = tuple(flags.pop("phrase"))
     flags["benign"] = tuple(flags["benign"])
     del flags["floor"]
@@ -191,7 +191,7 @@ def _evaluate(arguments: list[str]) -> int:
     numbers = {"batch": 16, "new-tokens": 0, "seed": 0, "limit": 0, "temperature": 0.0, "top-p": 1.0}
     switches = {"defence": "none", "max-degenerate": 0.5, "special-tokens": False, "distributed": False, "list": False}
     defaults = {**paths, **others, **numbers, **switches}
-    flags = parse(arguments, defaults, dtype=tuple(DTYPES), defence=_DEFENCES)
+    flags = parse(arguments, defaults, dtype=tuple(RUN_DTYPES), defence=_DEFENCES)
     if flags["list"]:
         from tga_jax.evals.benchmarks import BENCHMARKS
 
@@ -216,7 +216,7 @@ def _evaluate(arguments: list[str]) -> int:
     from tga_jax.train import distributed
     from tga_jax.workdir import local
 
-    chosen, dtype = evaluate.choose(flags["suite"]), DTYPES[flags["dtype"]] if flags["dtype"] else None
+    chosen, dtype = evaluate.choose(flags["suite"]), run_dtype(flags["dtype"])
     distributed.initialize(flags["distributed"])
     sampling = {} if not flags["temperature"] else {name: flags[name] for name in ("temperature", "top_p")}
     source = str(checkpoint(flags["checkpoint"]))

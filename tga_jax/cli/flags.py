@@ -13,6 +13,8 @@ from tga_jax.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 DTYPES = {"bf16": "bfloat16", "fp32": "float32", "bfloat16": "bfloat16", "float32": "float32"}
+QUANTIZED = ("int8", "int4", "nf4")  # what a checkpoint that is run, and no other, may be loaded in, too
+RUN_DTYPES = {**DTYPES, **{kind: kind for kind in QUANTIZED}}
 # What a flag of this name may be beside its default, whichever command it belongs to.
 _NUMBERS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda n: 0 <= n < 2**32, "a whole number from 0 to 2^32 - 1"),
@@ -31,6 +33,11 @@ _NUMBERS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max-degenerate": (lambda share: 0 <= share <= 1, "a share from 0 to 1"),
     "near-duplicate": (lambda c: 0 < c <= 1, "a cosine above 0 and up to 1"),
 }
+
+
+def run_dtype(name: str | None) -> str | None:
+    """As `tga_jax.load` takes it."""
+    return RUN_DTYPES[name] if name else None
 
 
 def checkpoint(text: str, weights: bool = True) -> Path:

@@ -261,6 +261,13 @@ def _weights(checkpoint: str | Path) -> Input:
     return Input(str(checkpoint), fingerprint.of_checkpoint(Path(checkpoint)))
 
 
+def _tell_usage(judges: Sequence[Judging], console: rich.console.Console) -> None:
+    """Of judges that are paid for."""
+    for judge in judges:
+        if (usage := getattr(judge, "usage", None)) is not None:
+            console.print(f"{judge.name}: {usage}", markup=False)
+
+
 def run(
     settings: Settings,
     benchmarks: Sequence[Benchmark],
@@ -336,9 +343,7 @@ def run(
         if not first:
             orbax_files.wait_for_all("the results are written")
             return []
-        for judge in judges:
-            if (usage := getattr(judge, "usage", None)) is not None:
-                console.print(f"{judge.name}: {usage}", markup=False)
+        _tell_usage(judges, console)
         _write(settings, results, left_out, benchmarks, command, target, console)
         orbax_files.wait_for_all("the results are written")
         return [f"{name}: {', '.join(found['warnings'])}" for name, found in results.items() if found["warnings"]]

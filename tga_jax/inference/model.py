@@ -23,7 +23,7 @@ from tga_jax.errors import UserError
 from tga_jax.inference import embed
 from tga_jax.inference.decode import Decoding, generate_all, language_model, stream
 from tga_jax.inference.sampling import Sampling
-from tga_jax.models import clip, llama, llava
+from tga_jax.models import clip, llama, llava, quantization
 
 Array = jax.Array
 
@@ -331,21 +331,28 @@ def load(folder: str | Path, dtype: str | None = None, mesh: Mesh | None = None,
     """A hub folder or its name, such as `org/name` or `org/name@revision`, or a checkpoint of ours, as a Model.
 
     dtype: "float32" or "bfloat16", or "fp32" or "bf16", of parameters and computation; None: bfloat16 for a hub folder,
-    as stored for ours. mesh: where parameters lie; None: on one device. stacked: the decoder's blocks as one array for
-    each parameter, as training and patching take them, which compiles faster and generates slower. Raises UserError
-    naming what is missing or does not fit.
+    as stored for ours; "int8", "int4" or "nf4": as None, with the kernels of the decoder's blocks in these bits, as
+    `models.quantization` makes them. mesh: where parameters lie; None: on one device. stacked: the decoder's blocks as
+    one array for each parameter, as training and patching take them, which compiles faster and generates slower. Raises
+    UserError naming what is missing or does not fit.
     """
     path, dtype = download.local(folder), convert.SHORT.get(dtype or "", dtype)
-    if dtype not in (None, *convert.DTYPES):
-        raise UserError(f"dtype: {dtype!r}, expected one of {', '.join(convert.DTYPES)}")
-    if (path / spec.FILE).exists():
-        model = spec.read(path)
-        model = model if dtype is None else hub.with_dtype(model, dtype)
+    known = (*convert.DTYPES, *quantization.KINDS)
+    if dtype not in (None, *known):
+        raise UserError(f"dtype: {dtype!r}, expected one of {', '.join(known)}")
+    kind, dtype = (dtype, None) if dtype in quantization.KINDS else (None, dtype)
+    ours = (path / spec.FILE).exists()
+    model, found = (spec.read(path), {}) if ours else hub.open_hub(path)
+    if dtype is not None or not ours:
+        model = hub.with_dtype(model, dtype or "bfloat16")
+    if kind is not None and model.llm is None:
+        raise UserError(f"dtype: {kind!r} is of a decoder's kernels, and {path} is a CLIP")
+    if kind is not None:
+        params = hub.load_in_bits(path, model, kind, mesh)
+    elif ours:
         params = hub.load_params(path, model, mesh)
-        if "llm" in params and not stacked:
-            params["llm"] = llama.separate_blocks(params["llm"], free=True)
-        return Model(model, params, hub.processor(path / spec.HUB, model))
-    model, found = hub.open_hub(path)
-    model = hub.with_dtype(model, dtype or "bfloat16")
-    params = convert.load(model, found, str(path), dtype or "bfloat16", mesh, stacked)
-    return Model(model, params, hub.processor(path, model))
+    else:
+        params = convert.load(model, found, str(path), dtype or "bfloat16", mesh, stacked)
+    if "llm" in params and not stacked and not llama.are_separate(params["llm"]):
+        params["llm"] = llama.separate_blocks(params["llm"], free=True)
+    return Model(model, params, hub.processor(path / spec.HUB if ours else path, model))

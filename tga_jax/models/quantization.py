@@ -1,5 +1,5 @@
-"""The decoder's frozen kernels in 8 or 4 bits (QLoRA, Dettmers et al., 2023); numbers and scales are qwix's, which is
-of the extra `qlora`.
+"""The decoder's kernels in 8 or 4 bits, frozen in training (QLoRA, Dettmers et al., 2023) or of a model that answers;
+numbers and scales are qwix's, which is of the extra `qlora`.
 
 "int8": w = scale * q, a scale for each output. "int4" and "nf4": a scale for each output and `TILE` inputs; of "nf4"
 q counts the 16 quantiles of a normal distribution (QLoRA, appendix E). A kernel is made whole again where it is used,

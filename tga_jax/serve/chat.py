@@ -110,13 +110,14 @@ def run(
     template: str = "chat",
     special_tokens: bool = False,
     *,
+    dtype: str | None = None,
     console: rich.console.Console,
     **how: Any,
 ) -> None:
     """Asks one question, or if there is none, talks until the input ends. Raises UserError as `load` does."""
     check_asked(template)
     with console.status(f"loading {checkpoint}"):
-        talk = Conversation(load(checkpoint), system, template, special_tokens)
+        talk = Conversation(load(checkpoint, dtype), system, template, special_tokens)
     talk.prompt(
         {"role": "user", "content": [{"type": "text", "text": "Hello."}]}
     )  # or a system text would be refused at every question

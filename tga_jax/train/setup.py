@@ -4,8 +4,8 @@ All but `init_state` works from shapes alone, on devices that need not be there 
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence, Set
-from functools import lru_cache, partial
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -164,38 +164,15 @@ def _to_quantize(config: TrainConfig, params: dict[str, Any]) -> set[str]:
     return found
 
 
-def _quantize(kind: str, mesh: Mesh, flat: optim.Flat) -> optim.Flat:
-    """Each array quantized, which then takes its place on the mesh; the array itself is deleted."""
-    made = {}
-    for path, x in flat.items():
-        quantize = partial(quantization.quantize, path, kind=kind)
-        places = sharding.shardings({path: jax.eval_shape(quantize, x)}, mesh)[path]
-        made[path] = jax.block_until_ready(jax.jit(quantize, out_shardings=places)(x))
-        x.delete()
-    return made
-
-
-def _loaded(folder: str, part: str, like: optim.Flat, paths: Set[str]) -> optim.Flat:
-    """Of a part's parameters those at `paths`, but for LoRA's, which no folder has."""
-    wanted = {path: x if path in paths else ... for path, x in like.items() if "_lora/" not in path}
-    found = _flat({part: hub.load_part(located(folder), part, unflatten_dict(wanted, sep="/")[part])})
-    return {path: x for path, x in found.items() if x is not ...}
-
-
 def init_params(config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh) -> dict[str, Any]:
-    """The parameters that a training starts from, on the mesh. Raises UserError naming a part that cannot be loaded.
-
-    Kernels that are to be quantized are loaded one at a time, so that they never lie on the devices as they were.
-    """
+    """The parameters that a training starts from, on the mesh. Raises UserError naming a part that cannot be loaded."""
     like = abstract_params(config, model, mesh)
     to_quantize, kind = _to_quantize(config, like), config.quantize or ""
     flat = {}
     for part, folder in config.init.items():
         if folder:
-            here = _flat({part: like[part]})
-            flat |= _loaded(folder, part, here, here.keys() - to_quantize)
-            for path in sorted(here.keys() & to_quantize):  # several processes in the same order
-                flat |= _quantize(kind, mesh, _loaded(folder, part, here, {path}))
+            here = {path: x for path, x in _flat({part: like[part]}).items() if "_lora/" not in path}  # in no folder
+            flat |= hub.load_quantized(located(folder), part, here, here.keys() & to_quantize, kind, mesh)
     rest = {path: x for path, x in _flat(like).items() if path not in flat}
     parts = tuple(part for part in config.init if any(path.startswith(f"{part}/") for path in rest))
 
@@ -209,7 +186,8 @@ def init_params(config: TrainConfig, model: llava.LlavaConfig, mesh: Mesh) -> di
 
     words = flat["llm/embed/embedding"] if config.projector_length == "words" else None
     filled = jax.jit(fill, out_shardings={path: x.sharding for path, x in rest.items()})(words)
-    flat |= filled | _quantize(kind, mesh, {path: filled[path] for path in sorted(filled.keys() & to_quantize)})
+    new = {path: filled[path] for path in sorted(filled.keys() & to_quantize)}
+    flat |= filled | hub.quantized(new, kind, mesh)
     return unflatten_dict(flat, sep="/")
 
 
