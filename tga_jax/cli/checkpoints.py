@@ -23,8 +23,7 @@ USAGE = """\
             --image=FILE        a picture to talk about; --question=TEXT asks it and ends
             --system=TEXT, --template=NAME (default: the checkpoint's chat template), --new-tokens=N,
             --temperature=T, --top-p=P, --top-k=K, --seed=N
-            --dtype=bf16|fp32|int8|int4|nf4   here and in other commands that run a checkpoint, the last three, of the
-                                extra qlora: the decoder's weights in so many bits
+            --dtype=bf16|fp32|int8|int4|nf4   the last three, of the extra qlora: the decoder's weights in 8 or 4 bits
             --special-tokens    those that are typed, such as </s>, are tokens (default: plain text)
   serve   a web page to ask checkpoints about pictures, two side by side, and see into them layer by layer
             --checkpoint=DIR    a checkpoint of ours or a hub folder that sees; may be given several times (default:
@@ -33,7 +32,8 @@ USAGE = """\
             --clip=DIR          a CLIP: the examples' captions nearest to a picture are shown
             --api               instead of the page OpenAI's chat completions, with pictures, of one checkpoint;
                                 --batch=N answers at once, --waiting=N requests may wait
-            --host=ADDRESS, --port=N (default: 127.0.0.1, 7860), --new-tokens=N, --template=NAME, --dtype=TYPE
+            --host=ADDRESS, --port=N (default: 127.0.0.1, 7860), --new-tokens=N, --template=NAME,
+            --dtype=bf16|fp32|int8|int4|nf4
 """
 
 

@@ -36,7 +36,7 @@ USAGE = """\
             --checkpoint=DIR    a checkpoint of ours or a hub folder
             --to=FILE.jsonl     written in the same order; the same command continues an unfinished one
             --question=TEXT, --template=NAME (default: the checkpoint's chat template), --new-tokens=N, --batch=N,
-            --dtype=TYPE, --again: replace captions that are there
+            --dtype=bf16|fp32|int8|int4|nf4, --again: replace captions that are there
             --distributed       one process of several, each with its share of the samples
 """
 

@@ -26,14 +26,15 @@ USAGE = """\
                                 does (the default), or as the released code does
             --floor=P           less probable tokens are not ranked by log-ratio; --top-k=N: a refusal token must be
                                 among the first N
-            --template=NAME, --dtype=TYPE, --batch=N, --seed=N
+            --template=NAME, --dtype=bf16|fp32|int8|int4|nf4, --batch=N, --seed=N
   evaluate  a checkpoint's answers to benchmarks, judged and scored; the same command continues a stopped run, and
             one with other judges takes the answers that are there
             --checkpoint=DIR    a checkpoint of ours or a hub folder
             --suite=NAME        safety, over-refusal, general, or a benchmark; may be given several times
             --data=DIR          has a folder for every benchmark, called as it; --list tells what each must hold
             --to=DIR            answers, results.json, report.md and report.html go here
-            --template=NAME (default: the checkpoint's chat template), --system=TEXT, --dtype=TYPE, --batch=N,
+            --template=NAME (default: the checkpoint's chat template), --system=TEXT, --batch=N,
+            --dtype=bf16|fp32|int8|int4|nf4
             --special-tokens    those in questions, such as </s>, are tokens (default: plain text)
             --new-tokens=N (default: each benchmark's own), --temperature=T, --top-p=P, --seed=N, --limit=N samples
             --judge=phrases|model|endpoint   of refusals; may be given several times, the first one's come first; gcg,
