@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from array_record.python import array_record_module
+from tensorflow_datasets.proto import tf_example_pb2
 
 from tga_jax.data import llava_json, llava_tfds
 from tga_jax.data.llava_tfds import ArrayRecords, build
@@ -67,6 +69,23 @@ def test_what_goes_in_comes_out(given):
         assert str(raised.value) == f"{given[2]}: has no file {name!r}"
     with pytest.raises(IndexError):
         records[20]
+
+
+def test_every_build_has_the_same_bytes(given):
+    """Also another process's: a message's fields, if they may stand in any order, have another in each."""
+    data, pictures, folder = given
+    build(data, pictures, folder, shards=3)
+    code = "import sys; from pathlib import Path; from tga_jax.data import llava_tfds\n"
+    code += "llava_tfds.build(*map(Path, sys.argv[1:]), shards=3)"
+    again = folder.with_name("again")
+    subprocess.run([sys.executable, "-c", code, data, pictures, again], check=True, cwd=ROOT)
+    assert {path.name: path.read_bytes() for path in again.iterdir()} == {
+        path.name: path.read_bytes() for path in folder.iterdir()
+    }
+    for path in folder.glob("*.array_record-*"):
+        reader = array_record_module.ArrayRecordReader(str(path), "readahead_buffer_size:0")
+        for record in reader.read_all():
+            assert tf_example_pb2.Example.FromString(record).SerializeToString(deterministic=True) == record
 
 
 def test_tensorflow_datasets_reads_it_and_tensorflow_is_not_imported(given):

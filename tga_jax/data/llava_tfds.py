@@ -16,6 +16,7 @@ import numpy as np
 import rich.console
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module  # pyrefly: ignore
+from tensorflow_datasets.core import example_serializer
 
 from tga_jax import workdir
 from tga_jax.data import bucket, fingerprint, llava_json
@@ -38,6 +39,11 @@ def features() -> tfds.features.FeaturesDict:
     return tfds.features.FeaturesDict(
         {"sample": text(), "names": tfds.features.Sequence(text()), "images": tfds.features.Sequence(text())}
     )
+
+
+@functools.cache
+def _serializer() -> example_serializer.ExampleSerializer:
+    return example_serializer.ExampleSerializer(features().get_serialized_info())
 
 
 def build(
@@ -104,7 +110,8 @@ def _record(file: SampleFile, store: Store | None, row: int) -> bytes:
     except UserError as error:
         raise UserError(f"{where}: sample {sample.id!r}: {error}") from error
     record = {"sample": json.dumps(value), "names": list(sample.images), "images": pictures}
-    return features().serialize_example(features().encode_example(record))
+    example = _serializer().get_tf_example(features().encode_example(record))
+    return example.SerializeToString(deterministic=True)  # otherwise a record's fields stand in any order
 
 
 def _describe(folder: Path, starts: list[int], shards: list[Path]) -> None:
