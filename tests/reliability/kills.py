@@ -48,8 +48,8 @@ COMMANDS = {
     "retrieve": (("retrieve", *DATA, "--clip=clip", "--cache=out-cache", "--near-duplicate=1", TO_LINES), "out.jsonl"),
     "build-data": (("build-data", "data.json", "--images=pictures", "--to=out", "--shards=3"), "out"),
     "evaluate": (
-        ("evaluate", CHECKPOINT, "--data=eval", "--suite=scenes,text-prompts", "--new-tokens=2", "--max-degenerate=1",
-         "--batch=1", "--to=out"),
+        ("evaluate", CHECKPOINT, "--data=eval", "--suite=scenes", "--suite=text-prompts", "--new-tokens=2",
+         "--max-degenerate=1", "--batch=1", "--to=out"),
         "out",
     ),
     "analyze": (("analyze", CHECKPOINT, *DATA, "--window=4", "--image-tokens", "--batch=1", "--to=out"), "out"),
