@@ -112,16 +112,16 @@ def trials(name: str, base: Path, kills: int, rng: random.Random) -> tuple[int, 
     """(kills, runs, what was wrong)."""
     arguments, made = COMMANDS[name]
 
-    def fresh(number: int) -> Path:
-        folder = base.parent / f"{name}-{number}"
-        return Path(shutil.copytree(base, folder, symlinks=True))
+    def fresh() -> Path:
+        """Always the same place: some outputs name what they were made from."""
+        return Path(shutil.copytree(base, base.parent / name, symlinks=True))
 
-    whole = fresh(0)
+    whole = fresh()
     to_its_end(arguments, whole)  # compiles
     expected = contents(whole, made)
     assert expected, f"{name} made nothing"
     shutil.rmtree(whole)
-    seconds = to_its_end(arguments, fresh(0))
+    seconds = to_its_end(arguments, fresh())
     again = contents(whole, made)
     shutil.rmtree(whole)
     timed = {n for n in expected if n.endswith(_PAGES) and again.get(n) != expected[n]}
@@ -130,7 +130,7 @@ def trials(name: str, base: Path, kills: int, rng: random.Random) -> tuple[int, 
     done, runs, wrong = 0, 0, []
     while done < kills:
         runs += 1
-        folder = fresh(runs)
+        folder = fresh()
         before = {str(path.relative_to(folder)) for path in folder.rglob("*")}
         for _ in range(min(_IN_A_ROW, kills - done)):
             process = start(arguments, folder)
