@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -91,6 +92,54 @@ def test_the_difference_is_of_pairs():
         paired_difference([1], [1, 0])
     with pytest.raises(ValueError, match="got 0 and 0"):
         paired_difference([], [])
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 20, 29, 263, 1999])
+def test_the_ends_are_exact_where_nothing_or_all_succeeds(n):
+    assert wilson(0, n).low == 0.0
+    assert wilson(n, n).high == 1.0
+
+
+@given(st.floats(0.01, 0.99), st.integers(1, 30))
+def test_equal_values_lie_within_their_interval(value, n):
+    rate = mean_rate([value] * n)
+    assert rate.low <= rate.value <= rate.high
+    assert (rate.low, rate.high) == pytest.approx((value, value))
+
+
+def test_a_seed_gives_one_interval_and_another_seed_another():
+    values = np.random.default_rng(5).random(30).tolist()
+    assert mean_rate(values) == mean_rate(values, seed=0) != mean_rate(values, seed=1)
+    pairs = values, values[::-1]
+    assert paired_difference(*pairs) == paired_difference(*pairs, seed=0) != paired_difference(*pairs, seed=1)
+
+
+@pytest.mark.parametrize(("block", "rows"), [(1, 1), (7, 2), (1_000_000, 10_000)])
+def test_ten_thousand_resamples_are_drawn_a_block_at_a_time(monkeypatch, block, rows):
+    drawn, made = [], np.random.default_rng
+
+    class Recorded:
+        def __init__(self, seed: int):
+            self.rng = made(seed)
+
+        def integers(self, low: int, high: int, size: tuple[int, int]) -> np.ndarray:
+            drawn.append((low, high, size))
+            return self.rng.integers(low, high, size)
+
+    monkeypatch.setattr(intervals, "_BLOCK", block)
+    monkeypatch.setattr(np.random, "default_rng", Recorded)
+    rate = mean_rate([0.1, 0.5, 0.9], seed=4)
+    assert sum(size[0] for *_, size in drawn) == 10_000
+    assert {(low, high, size[1]) for low, high, size in drawn} == {(0, 3, 3)}
+    assert {size[0] for *_, size in drawn} == {rows}
+    rng = made(4)
+    means = np.concatenate([np.array([0.1, 0.5, 0.9])[rng.integers(0, 3, size)].mean(1) for *_, size in drawn])
+    assert (rate.low, rate.high) == (np.quantile(means, 0.025), np.quantile(means, 0.975))
+
+
+def test_a_rate_does_not_change():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        wilson(1, 2).value = 1.0  # pyrefly: ignore
 
 
 def test_many_values_are_resampled_in_parts(monkeypatch):
