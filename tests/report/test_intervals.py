@@ -114,7 +114,7 @@ def test_a_seed_gives_one_interval_and_another_seed_another():
     assert paired_difference(*pairs) == paired_difference(*pairs, seed=0) != paired_difference(*pairs, seed=1)
 
 
-@pytest.mark.parametrize(("block", "rows"), [(1, 1), (7, 2), (1_000_000, 10_000)])
+@pytest.mark.parametrize(("block", "rows"), [(1, 1), (9, 3), (1_000_000, 10_000)])
 def test_ten_thousand_resamples_are_drawn_a_block_at_a_time(monkeypatch, block, rows):
     drawn, made = [], np.random.default_rng
 
@@ -131,7 +131,7 @@ def test_ten_thousand_resamples_are_drawn_a_block_at_a_time(monkeypatch, block, 
     rate = mean_rate([0.1, 0.5, 0.9], seed=4)
     assert sum(size[0] for *_, size in drawn) == 10_000
     assert {(low, high, size[1]) for low, high, size in drawn} == {(0, 3, 3)}
-    assert {size[0] for *_, size in drawn} == {rows}
+    assert max(size[0] for *_, size in drawn) == rows
     rng = made(4)
     means = np.concatenate([np.array([0.1, 0.5, 0.9])[rng.integers(0, 3, size)].mean(1) for *_, size in drawn])
     assert (rate.low, rate.high) == (np.quantile(means, 0.025), np.quantile(means, 0.975))

@@ -47,9 +47,7 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Rate:
     center = (p + z * z / (2 * n)) / shrink
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / shrink
     # In exact arithmetic low <= p <= high, and an end is 0 or 1 with p; rounding may miss that by one ulp.
-    low = 0.0 if successes == 0 else max(0.0, min(p, center - half))
-    high = 1.0 if successes == n else min(1.0, max(p, center + half))
-    return Rate(p, low, high, n)
+    return Rate(p, max(0.0, min(p, center - half)), min(1.0, max(p, center + half)), n)
 
 
 def mean_rate(values: Sequence[float], seed: int = 0) -> Rate:
