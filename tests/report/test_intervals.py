@@ -94,10 +94,10 @@ def test_the_difference_is_of_pairs():
         paired_difference([], [])
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 7, 20, 29, 263, 1999])
-def test_the_ends_are_exact_where_nothing_or_all_succeeds(n):
-    assert wilson(0, n).low == 0.0
-    assert wilson(n, n).high == 1.0
+def test_the_ends_are_exact_where_nothing_or_all_succeeds():
+    for n in range(1, 2000):
+        assert wilson(0, n).low == 0.0
+        assert wilson(n, n).high == 1.0
 
 
 @given(st.floats(0.01, 0.99), st.integers(1, 30))
