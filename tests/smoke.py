@@ -2,8 +2,8 @@
 
 The tests run where torch and all extras are, so they do not notice a command that cannot do without. This does: a plain
 script, run by the environment's own Python, with a demo of one row and one step a training and with inputs of a few
-samples, and with twins of public checkpoints, all in a temporary folder. It takes five minutes on two cores, with
---quick, which leaves out what other cases show in part, three:
+samples, and with twins of public checkpoints, all in a temporary folder. It takes some minutes on two cores, and
+fewer with --quick, which leaves out what is done with the twins besides converting them:
 
     python -m venv /tmp/base && /tmp/base/bin/pip install -e '.[gguf]' && /tmp/base/bin/python tests/smoke.py
 
@@ -123,7 +123,7 @@ def readme(command: str, number: int = 0) -> list[str]:
 
 
 def case(name: str, slow: bool = False) -> Callable[[Callable[[], None]], None]:
-    """name: begins with the command, of `tga bench` with the measurement too. slow: left out by --quick."""
+    """name: begins with the command, of `tga bench` with the measurement too. slow: --quick leaves it out."""
 
     def add(function: Callable[[], None]) -> None:
         CASES.append((name, function, slow))
@@ -248,7 +248,7 @@ def _() -> None:
     assert {path.name for path in Path("demo/models").iterdir()} == {"tga", "text-model"}
 
 
-@case("demo --pictures-to", slow=True)
+@case("demo --pictures-to")
 def _() -> None:
     run("demo", "--config=tiny.py", "--pictures-to=shown", "--parts=parts")
     rows = read_lines("shown/pairs.jsonl")
@@ -653,12 +653,12 @@ def check_bench(name: str, measured: str, *arguments: str) -> None:
     assert read_json(f"bench-{name}.json")[measured] > 0
 
 
-@case("bench decode", slow=True)
+@case("bench decode")
 def _() -> None:
     check_bench("decode", "tokens_per_second", "--preset=llm-emoji", "--prompt=4", "--new-tokens=4", "--repeats=1")
 
 
-@case("bench data", slow=True)
+@case("bench data")
 def _() -> None:
     check_bench("data", "rows_per_second", "--rows=1280", "--repeats=1")
 
@@ -670,13 +670,13 @@ def _() -> None:
     assert all(found["exact_per_second"] > 0 for found in read_json("bench-retrieve.json")["figures"])
 
 
-@case("bench train", slow=True)
+@case("bench train")
 def _() -> None:
     small = ("--config.data.tokenizer=parts/tokenizer", "--config.batch_size=2", "--steps=1", "--warmup=1")
     check_bench("train", "samples_per_second", OWN_DATA, *small)
 
 
-@case("bench vision", slow=True)
+@case("bench vision")
 def _() -> None:
     check_bench("vision", "pictures_per_second", "--model=clip-emoji", "--batch=2", "--repeats=1")
 
@@ -688,17 +688,17 @@ def _() -> None:
     assert read_json("bench-judges.json")["sets"]["xstest"]["phrases-2"]["recall"] == 1
 
 
-@case("bench evaluate", slow=True)
+@case("bench evaluate")
 def _() -> None:
     check_bench("evaluate", "answers_per_second", "--samples=8", "--batch=4", "--new-tokens=2")
 
 
-@case("bench aot", slow=True)
+@case("bench aot")
 def _() -> None:
     check_bench("aot", "peak", OWN_DATA, "--config.data.tokenizer=parts/tokenizer", "--target=8xcpu")
 
 
-@case("bench plan", slow=True)
+@case("bench plan")
 def _() -> None:
     check_bench("plan", "step_seconds", OWN_DATA, "--config.data.tokenizer=parts/tokenizer", "--target=8xH200")
 
@@ -710,7 +710,7 @@ def _() -> None:
     assert "none.json: no such file" in done.stderr
 
 
-@case("bench report", slow=True)
+@case("bench report")
 def _() -> None:
     names = ("decode", "train", "vision", "aot", "plan")
     rows = run_here("bench", "report", *(f"bench-{name}.json" for name in names)).splitlines()[2:]
