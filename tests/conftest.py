@@ -1,5 +1,7 @@
 """Shared by the tests: the import of `*_support.py` from other folders, compiled programs."""
 
+# ruff: noqa: E402 (JAX reads the environment where it is imported)
+
 import ctypes
 import gc
 import os
@@ -10,15 +12,23 @@ import sys
 import tempfile
 from pathlib import Path
 
+sys.path[:0] = sorted({str(path.parent) for path in Path(__file__).parent.rglob("*_support.py")})
+import quick_support
+
 # Many tests compile the same programs, in several processes: kept for the run, they are compiled once. Before JAX reads
 # its environment; pytest-xdist's workers and the commands that tests start inherit it.
 if _OWNED := "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="tga-tests-")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
+# Compiling is most of what the tests do. For programs as users have them:
+# JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS=--xla_cpu_use_fusion_emitters=true pytest
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", quick_support.ENVIRONMENT["JAX_DISABLE_MOST_OPTIMIZATIONS"])
+if "xla_cpu_use_fusion_emitters" not in (_FLAGS := os.environ.get("XLA_FLAGS", "")):
+    os.environ["XLA_FLAGS"] = f"{_FLAGS} {quick_support.ENVIRONMENT['XLA_FLAGS']}".lstrip()
 # To compile a program in parts, one for each core, costs more than a worker that has one core gains.
-if "xla_cpu_parallel_codegen_split_count" not in (_FLAGS := os.environ.get("XLA_FLAGS", "")):
-    os.environ["XLA_FLAGS"] = f"{_FLAGS} --xla_cpu_parallel_codegen_split_count=1".lstrip()
+if "xla_cpu_parallel_codegen_split_count" not in (_FLAGS := os.environ["XLA_FLAGS"]):
+    os.environ["XLA_FLAGS"] = f"{_FLAGS} --xla_cpu_parallel_codegen_split_count=1"
 
 # torch's threads wait for each other without sleeping, which takes a seventh of the time of models as small as these.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -27,22 +37,41 @@ import hypothesis
 import jax
 import pytest
 
-sys.path[:0] = sorted({str(path.parent) for path in Path(__file__).parent.rglob("*_support.py")})
-import quick_support  # noqa: E402
-
 # How long an example takes depends on what else the machine does.
 hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("tests")
 
 
-_WITHOUT_TORCH = str(Path(__file__).parent / "without_torch")
+_PROCESSES = str(Path(__file__).parent / "processes")
+sys.path.insert(0, _PROCESSES)
+import no_network
 
 
 def pytest_configure(config):
-    """What tests start has no torch. Not in the process that starts pytest-xdist's workers, which need it."""
+    """There is no network, and what tests start has no torch either. Not in the process that starts pytest-xdist's
+    workers, which need it."""
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
-        places = [_WITHOUT_TORCH, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        places = [_PROCESSES, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(places))
+        handle, notes = tempfile.mkstemp(prefix="tga-network-")
+        os.close(handle)
+        no_network.install(notes)
+
+
+def _asked_for() -> str:
+    """The other machines that this process, or one that it started, has asked for since the last call."""
+    notes = Path(os.environ[no_network.NOTES])
+    found = ", ".join(dict.fromkeys(notes.read_text().splitlines())) if notes.stat().st_size else ""
+    if found:
+        notes.write_text("")
+    return found
+
+
+@pytest.fixture(autouse=True)
+def no_other_machine_is_asked_for():
+    yield
+    if found := _asked_for():
+        pytest.fail(f"asked for {found}")
 
 
 @pytest.hookimpl(tryfirst=True)  # before the tests are chosen by their marks
@@ -67,15 +96,19 @@ def pytest_collection_finish():
     """What the modules hold stays to the end: looked through at every collection, it took a twelfth of all time."""
     gc.collect()
     gc.freeze()
+    if found := _asked_for():
+        raise pytest.UsageError(f"a module that is imported asks for {found}")
 
 
 @pytest.fixture
 def processes_have_torch(monkeypatch):
     places = os.environ["PYTHONPATH"].split(os.pathsep)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(place for place in places if place != _WITHOUT_TORCH))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(place for place in places if place != _PROCESSES))
 
 
 def pytest_unconfigure():
+    if notes := os.environ.pop(no_network.NOTES, ""):
+        Path(notes).unlink(missing_ok=True)
     if _OWNED:
         shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
@@ -97,23 +130,3 @@ def compiled_programs_end_where_they_are_large():
     yield
     if _STATM.exists() and int(_STATM.read_text().split()[1]) * resource.getpagesize() > _MUCH:
         _release_compiled_programs()
-
-
-@pytest.fixture(scope="module")
-def few_optimizations():
-    """For tests whose models are so small that compiling them is nearly all of the time, and that compare two programs
-    more closely than `quick_compilation` leaves them."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture(scope="module")
-def without_fusion_emitters():
-    with quick_support.without_fusion_emitters():
-        yield
-
-
-@pytest.fixture(scope="module")
-def quick_compilation(few_optimizations, without_fusion_emitters):
-    """For tests whose models are so small that compiling them is nearly all of the time."""

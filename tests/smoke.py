@@ -3,7 +3,7 @@
 The tests run where torch and all extras are, so they do not notice a command that cannot do without. This does: a plain
 script, run by the environment's own Python, with a demo of one row and one step a training and with inputs of a few
 samples, and with twins of public checkpoints, all in a temporary folder. It takes some minutes on two cores, and
-fewer with --quick, which leaves out what is done with the twins besides converting them:
+fewer with --quick, which leaves out the notebook and what is done with the twins besides converting them:
 
     python -m venv /tmp/base && /tmp/base/bin/pip install -e '.[gguf]' && /tmp/base/bin/python tests/smoke.py
 
@@ -256,7 +256,7 @@ def _() -> None:
     assert all(Path("shown", row["image"]).exists() for row in rows)
 
 
-@case("demo, in the notebook")
+@case("demo, in the notebook", slow=True)
 def _() -> None:
     """Every cell of launch/quickstart.ipynb, with the demo of above."""
     cells = read_json(str(ROOT / "launch" / "quickstart.ipynb"))["cells"]

@@ -15,8 +15,6 @@ import pytest
 import tga_jax
 from tga_jax.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module", name="checkpoint")
 def fixture_checkpoint(tmp_path_factory) -> Path:

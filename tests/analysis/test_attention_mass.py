@@ -10,8 +10,6 @@ import torch
 from tga_jax.analysis.hidden_states import probe
 from tga_jax.data.batch import Batch
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 LENGTHS = (11, 7, 9)
 NAMES = ["llama", "mistral", "qwen2", "qwen3"]
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("gemma2", "phi3-window")]

@@ -12,8 +12,6 @@ from analysis_support import CAPTIONS, LENGTHS, MODEL, VOCAB, C, P, parameters, 
 from tga_jax.analysis.hidden_states import Ranking, RefusalLayers, cosine_curves, probe, refusal_layers, refusal_span
 from tga_jax.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @functools.cache
 def probed(with_image: bool) -> dict:

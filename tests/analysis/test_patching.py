@@ -12,8 +12,6 @@ from tga_jax.analysis.patching import Patch, patched, refusal_curves
 from tga_jax.data.batch import Batch
 from tga_jax.models import layers, llama, llava
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 L = MODEL.llm.num_layers
 START, LENGTHS = 2, np.array([10, 8, 9])  # where the picture begins; tokens of the prompts
 

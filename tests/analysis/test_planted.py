@@ -18,8 +18,6 @@ from tga_jax.analysis.patching import read_from_twin, text_twins
 from tga_jax.data.batch import Batch
 from tga_jax.models import clip, llama, llava, projectors
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 FIRST = Ranking(top_k=1)
 VOCAB, D, L, K = 20, 24, 6, 4  # the block counted from 1, so that refusal is there at layer K
 REFUSE, MARKED_WORD, PLAIN_WORD, MARK = 7, 11, 12, 22

@@ -10,7 +10,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import quick_support
 
 from tga_jax import cli, config
 from tga_jax.bench import aot, lengths, plan, prepared, report, targets, train
@@ -26,9 +25,8 @@ SMALL = ("--config=configs/bench_small.py", "--config.batch_size=8", "--config.m
 def tga(*arguments: str) -> subprocess.CompletedProcess:
     """A process of its own: JAX's environment is set before it is imported."""
     code = "import sys; from tga_jax import cli; sys.exit(cli.run(sys.argv[1:]))"
-    environment = {**os.environ, **quick_support.ENVIRONMENT}
     command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 def small(**changed) -> TrainConfig:

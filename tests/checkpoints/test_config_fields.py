@@ -21,8 +21,6 @@ from tga_jax.errors import UserError
 from tga_jax.models import sharding
 from tga_jax.train import flops
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SMALL = {
     "vocab_size": 67, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 6,
     "num_key_value_heads": 2,

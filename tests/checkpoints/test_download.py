@@ -24,7 +24,6 @@ from tga_jax.train.config import TrainConfig
 from tga_jax.train.optim import OptimConfig
 from tga_jax.train.step import LossConfig
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 SHA, OLD = "a" * 40, "b" * 40
 REFUSED = {"gated": (403, "GatedRepo"), "missing": (404, "RepoNotFound")}
 

@@ -20,8 +20,6 @@ from tga_jax.checkpoints import convert, families, hub, hub_config
 from tga_jax.checkpoints.spec import Spec
 from tga_jax.models import clip, llama, llava
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def same(a, b) -> None:
     assert jax.tree.structure(a) == jax.tree.structure(b)

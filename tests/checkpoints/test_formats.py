@@ -18,8 +18,6 @@ import torch
 import tga_jax
 from tga_jax.checkpoints import convert, hub
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module", name="llava")
 def fixture_llava():

@@ -19,8 +19,6 @@ from tga_jax.data.templates import Record
 from tga_jax.data.tokens import Vocabulary, tokenize
 from tga_jax.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 WORDS, ROWS, NEW = 70, 128, 8
 PROMPTS = ["w5 <image> w6", "w7 <pad> w8 w9 w4 w4", "w3", "<image> w4 w5 w3 w9 w9 w9 w6 w7"]
 

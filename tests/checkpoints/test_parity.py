@@ -14,8 +14,6 @@ from tga_jax.models import clip
 LONGROPE = "phi3"  # transformers chooses its factors by the longest row of a batch, with its padding
 LANGUAGE = [name for name in CONFIGS if not name.startswith(("clip", "llava", "siglip")) and name != LONGROPE]
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(autouse=True)
 def full_precision():

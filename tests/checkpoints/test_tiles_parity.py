@@ -13,8 +13,6 @@ from tiles_support import PROMPT, SIZES, make, pictures
 import tga_jax
 from tga_jax.checkpoints import hub
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(autouse=True)
 def full_precision():

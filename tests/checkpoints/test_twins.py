@@ -27,9 +27,6 @@ ASKED = [
 ]  # fmt: skip
 
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
 def ours(model: Model, prompts: list[str], pictures=None) -> list[list[int]]:
     """Greedy answers' ids up to the first stop token."""
     batch = model.processor.batch(prompts, pictures)

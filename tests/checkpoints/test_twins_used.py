@@ -22,8 +22,6 @@ from tga_jax.evals import store
 from tga_jax.models import presets
 from tga_jax.models.llava import LlavaConfig
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 CLIP = "openai/clip-vit-base-patch32"
 RATE = 2e-3
 ANSWERS = ["A cat on a red mat.", "12 mugs", "polite answers to the user's questions", "Next line\tand tab."]

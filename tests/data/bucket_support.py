@@ -18,5 +18,6 @@ def emulated():
     with pytest.MonkeyPatch.context() as patch:
         for name in ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL"):  # read by gcsfs, and by TensorStore
             patch.setenv(name, f"http://localhost:{port}")
+        patch.setenv("NO_GCE_CHECK", "true")  # or google.auth asks whether this is one of Google's machines
         yield
     server.stop()

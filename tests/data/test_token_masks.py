@@ -103,6 +103,35 @@ def test_images_of_several_sizes_and_a_prompt_alone():
     assert words(own.tokens) == ["<s>", "a", "cat"]
 
 
+def test_no_token_but_an_image_is_one():
+    """Not that of id 0, and no `<image>` that means nothing to the model, or that is text in part."""
+    assert words([0]) == ["<pad>"]
+    assert marked(prompt_tokens(f"<pad> a {IMAGE}", VOCABULARY, 2).image_mask) == "...xx"
+    for prompt in (IMAGE, Prompt((Piece(IMAGE[:3], literal=True), Piece(IMAGE[3:])))):
+        read = prompt_tokens(prompt, VOCABULARY, 0 if prompt == IMAGE else 2)
+        assert read.tokens.tolist() == [*VOCABULARY.begin, *VOCABULARY.encode(IMAGE)]
+        assert not read.image_mask.any()
+
+
+def test_the_begin_token_is_of_no_piece():
+    found = prompt_tokens(Prompt((Piece("a cat", target=True, retrieved=True),)), VOCABULARY, 0)
+    assert (marked(found.targets), marked(found.retrieved_mask)) == (".xx", ".xx")
+    part = Prompt((Piece("<", literal=True), Piece("s> a")))  # a text's, not the prompt's own
+    assert words(prompt_tokens(part, VOCABULARY, 0).tokens)[0] == "<s>"
+    assert words(prompt_tokens(part, VOCABULARY, 0).tokens)[1] != "<s>"
+
+
+def test_special_tokens_behind_an_image_are_text():
+    """Where `<image>` is no token, a text is read in parts."""
+    said = Piece("a </s> dog", literal=True)
+    alone, behind = (prompt_tokens(Prompt((*first, said)), VOCABULARY, 1) for first in ((), (Piece(f"a {IMAGE} "),)))
+    assert "</s>" not in words(alone.tokens)
+    begin = len(VOCABULARY.begin)
+    assert behind.tokens[begin + 2 :].tolist() == alone.tokens[begin:].tolist()
+    before = prompt_tokens(Prompt((said, Piece(f" {IMAGE} a"))), VOCABULARY, 1)
+    assert before.tokens[:-2].tolist() == alone.tokens.tolist()
+
+
 def test_a_sample_needs_an_answer_and_its_pictures():
     with pytest.raises(UserError, match=r"^sample 'c': 1 <image> and 2 images, expected as many"):
         tokenize(dataclasses.replace(CHAT, images=CHAT.images * 2), VOCABULARY, 2)

@@ -15,8 +15,6 @@ from tga_jax.evals.defences import shift, steering
 from tga_jax.inference.model import Model
 from tga_jax.models import clip, llava
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
 def asked(world) -> Any:

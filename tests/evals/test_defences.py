@@ -265,7 +265,6 @@ def test_a_bad_line_of_the_calibration_is_named(tmp_path, line):
         calibration.read(path)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_scores_are_cosines_of_the_lens(tmp_path):
     """Against NumPy on the very log-probabilities, and without regard to padding."""
     folder = evaluate_support.write_checkpoint(tmp_path / "model")

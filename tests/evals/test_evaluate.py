@@ -31,7 +31,6 @@ from tga_jax.evals.judges.phrases import PhraseJudge
 from tga_jax.inference.model import Model
 from tga_jax.serve import chat
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 JUDGE = PhraseJudge((" w29 ", " w46 ", " w4 w4 "), name="words", version=1)
 
 

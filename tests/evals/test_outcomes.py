@@ -1,8 +1,11 @@
 """From verdicts and scores to rates, and from those to tables, by hand."""
 
+import dataclasses
+
 import evaluate_support
 import pytest
 
+from tga_jax.errors import UserError
 from tga_jax.evals import degenerate, outcomes, summary
 from tga_jax.evals.outcomes import Outcome
 from tga_jax.report.intervals import mean_rate, wilson
@@ -58,6 +61,19 @@ def test_scores_are_those_of_the_benchmark():
     assert (sample.id, sample.question, sample.target, sample.harmful) == ("a", "q", "w20", None)
     assert evaluate_support.WORDS.score is not None
     assert found == [Outcome("a", "image", {"kind": "b"}, evaluate_support.WORDS.score(sample, "w20 w20"))]
+
+
+@pytest.mark.parametrize(
+    "fault", [AttributeError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError], ids=lambda x: x.__name__
+)
+def test_a_stored_target_that_cannot_be_scored_is_named(fault):
+    def score(sample, answer):
+        raise fault
+
+    row = {**answer("a", None), "n": 3, "target": ["w20"]}
+    said = r"^words: \['w20'\] as `target` of answer 3, expected one of this benchmark$"
+    with pytest.raises(UserError, match=said):
+        outcomes.scored(dataclasses.replace(evaluate_support.WORDS, score=score), [row])
 
 
 def test_rates_are_over_the_outcomes_that_have_the_measure():

@@ -22,7 +22,6 @@ from tga_jax.inference.decode import embed
 from tga_jax.models import llama, llava, presets
 from tga_jax.models.projectors import Linear, Mlp2xGelu, Resampler
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 RANDOM = np.random.default_rng(3)
 RESAMPLER = Resampler(queries=5, num_layers=2, num_heads=2, hidden=8)
 PICTURE = Image.fromarray(RANDOM.integers(0, 256, (30, 30, 3), dtype=np.uint8))

@@ -17,8 +17,6 @@ from guides_support import HINGE, PAIR, batch_of, cos, normal, seen
 from tga_jax import cli, config
 from tga_jax.guides import Guide
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 CONFIG = Path(__file__).parents[2] / "configs" / "fork_guide.py"
 MARGIN = config.find_class(f"{CONFIG}:Margin", Guide, {})[1]
 

@@ -91,6 +91,10 @@ def test_the_short_image_span_leaves_out_the_last_image_token():
     np.testing.assert_array_equal(np.flatnonzero(short[0, 0]), [1, 2])
     np.testing.assert_array_equal(short[1, 0], np.zeros(6, bool))
     np.testing.assert_array_equal(short[:, 1], batch.retrieved_mask)
+    images = np.array([[0, 1, 1, 1, 1, 0], [1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 1, 0]], bool)
+    found = Released(short_image_span=True).student(batch._replace(image_mask=images, retrieved_mask=~images)).segments
+    wanted = [[0, 1, 1, 1, 0, 0], [1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]]
+    np.testing.assert_array_equal(found[:, 0], np.array(wanted, bool))
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=IDS)

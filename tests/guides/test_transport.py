@@ -115,6 +115,33 @@ def test_only_image_tokens_have_a_gradient_and_pi_has_none(inputs):
     np.testing.assert_allclose(grads[j, b, 1:4], expected, rtol=1e-3, atol=1e-6)
 
 
+def test_the_unit_is_the_words_own(inputs):
+    guide, batch = Transport(layers=(0, 2), temperature=0.4), batch_of(PAIR, HINGE)
+    value = guide.loss(seen(guide, batch, *inputs, 0.0))[0]
+    small = guide.loss(seen(guide, batch, *(0.01 * x for x in inputs), 0.0))[0]
+    np.testing.assert_allclose(small, value, rtol=1e-4)
+
+
+def test_captions_of_one_word_and_of_none(inputs):
+    """All of the tokens say the one word; without a word there is no term, and no gradient that is not a number."""
+    guide, batch = Transport(layers=(0, 2), temperature=0.4), batch_of(PAIR, HINGE)
+    one, none = np.flatnonzero(PAIR)[:2]
+    mask = np.asarray(batch.caption_mask).copy()
+    mask[one, 2], mask[none] = False, False
+    batch = batch._replace(caption_mask=jnp.asarray(mask))
+    kept = PAIR & (np.arange(4) != none)
+    value, grads = jax.value_and_grad(lambda h: guide.loss(seen(guide, batch, h, inputs[1], 0.0))[0])(inputs[0])
+    tokens, words = (np.asarray(x, np.float64) for x in inputs)
+    errors = []
+    for j, b in itertools.product(range(2), np.flatnonzero(kept)):
+        h, g = tokens[j, b, 1:4], words[j, b][mask[b]]
+        distance = ((h[:, None] - g) ** 2).sum(-1) / (g**2).sum(-1).mean()
+        errors.append((sinkhorn(distance, guide.temperature, guide.iterations) * distance).sum())
+    np.testing.assert_allclose(value, np.mean(errors), rtol=2e-4)
+    assert np.isfinite(grads).all()
+    assert not grads[:, none].any()
+
+
 def test_the_order_of_words_and_of_tokens_does_not_matter(inputs):
     guide, batch = Transport(layers=(0, 2)), batch_of(PAIR, HINGE)
     value = guide.loss(seen(guide, batch, *inputs, 0.0))[0]

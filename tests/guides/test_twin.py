@@ -1,5 +1,7 @@
 """The guides through the text twin against float64 NumPy written from their equations, and their gradients."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,6 +53,25 @@ def test_against_float64(guide):
     if getattr(guide, "vocab_weight", 0):
         best = np.argmax(np.asarray(states[0])[:, [1, 2, 3]] @ TABLE.T, -1)
         np.testing.assert_allclose(metrics["guide_words"], (best == WORDS[guide.layout])[PAIR].mean(), rtol=1e-6)
+
+
+def test_words_are_counted_at_the_image_tokens_of_pairs():
+    """Of the first sample, which has no caption, none; of the third, the two that its picture has, and not a third."""
+    guide, batch = Tiled(layers=(0, 2), vocab_weight=0.5), batch_of(PAIR, HINGE)
+    captions, images = np.asarray(batch.caption_mask).copy(), np.asarray(batch.image_mask).copy()
+    captions[0], images[2, 3] = False, False
+    batch = batch._replace(caption_mask=jnp.asarray(captions), image_mask=jnp.asarray(images))
+    states, twin = (jnp.array(normal(60 + i, 2, 4, 6, 5)) for i in range(2))
+    found = guide.loss(seen(guide, batch, states, twin, 0.0, embeddings=jnp.asarray(TABLE)))[1]["guide_words"]
+    best, words = np.argmax(np.asarray(states[0]) @ TABLE.T, -1), np.asarray(guide.twin(batch))
+    counted = images & np.array([False, False, True, True])[:, None]
+    assert counted.sum() == 5
+    np.testing.assert_allclose(found, (best == words)[counted].mean(), rtol=1e-6)
+    logits = np.asarray(states[0], np.float64) @ TABLE.astype(np.float64).T
+    cross = [-np.log(softmax(logits[b, t])[words[b, t]]) for b, t in zip(*np.nonzero(counted), strict=True)]
+    alone = dataclasses.replace(guide, vocab_weight=0.0)
+    losses = [g.loss(seen(g, batch, states, twin, 0.0, embeddings=jnp.asarray(TABLE)))[0] for g in (guide, alone)]
+    np.testing.assert_allclose(losses[0] - losses[1], 0.5 * np.mean(cross), rtol=1e-5)
 
 
 def test_only_matched_positions_have_a_gradient():

@@ -21,7 +21,6 @@ from tga_jax.demo.world import tasks
 from tga_jax.inference.embed import text_tokens
 from tga_jax.models.clip import ClipConfig, TextConfig, VisionConfig
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 LENGTH = 11
 TEXTS = ["w5 w7", "w9", "", "w66 w8", " ".join(f"w{i}" for i in range(20, 50)), "w5 </s> w7", "w0"]
 

@@ -8,8 +8,6 @@ import pytest
 from tga_jax.inference.embed import embed_images, embed_texts, features_and_embeddings, in_chunks
 from tga_jax.models import clip, layers, llama, llava
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 TINY = llava.LlavaConfig(
     clip=clip.ClipConfig(
         vision=clip.VisionConfig(8, 2, 2, 16, image_size=8, patch_size=4),

@@ -17,8 +17,6 @@ from tga_jax.inference.decode import Decoding, generate, generate_all, row_keys,
 from tga_jax.inference.sampling import Sampling
 from tga_jax.models import clip, layers, llama, llava, projectors
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 VOCAB, PAD, NEW = 31, 0, 6
 P = 4  # tokens of an image
 LENGTHS = (9, 12, 3, 10)

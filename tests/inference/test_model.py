@@ -18,8 +18,6 @@ from tga_jax.models import clip
 from tga_jax.serve import chat
 from tga_jax.serve.chat import Conversation
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 CHAT = "{{ bos_token }}{% for m in messages %}[ {{ m['role'] }} ] {{ m['content'] }} {% endfor %}[ assistant ]"
 NEW = 12
 

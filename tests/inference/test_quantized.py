@@ -19,7 +19,6 @@ from tga_jax.inference.model import Model
 from tga_jax.models import llama, quantization
 from tga_jax.serve import chat
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 every_kind = pytest.mark.parametrize("kind", quantization.KINDS)
 
 

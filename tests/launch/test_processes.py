@@ -31,8 +31,6 @@ if len(sys.argv) > 1 and sys.argv[1] == "train":
     new.write_text(str(os.getpid()))
     new.rename(new.with_suffix(""))
     os.chdir({root!r})
-    import jax
-    jax.config.update("jax_disable_most_optimizations", True)
     from tga_jax import cli
     from tga_jax.models import presets
     presets.LLAVA["tiny"] = train_support.model

@@ -123,7 +123,6 @@ def test_blocks_of_half_precision_are_as_near_as_their_inputs_allow():
     np.testing.assert_allclose(np.asarray(found, np.float32), wanted, atol=2e-2)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(("window", "how"), [(None, attention.PLAIN), (20, CAPPED)])
 def test_three_small_blocks_and_their_gradient(monkeypatch, window, how):
     """37 queries as 16, 16 and 5; the window reaches over two blocks."""

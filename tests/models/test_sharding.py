@@ -10,7 +10,6 @@ import sys
 import jax
 import numpy as np
 import pytest
-import quick_support
 from flax.traverse_util import flatten_dict
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh
@@ -30,7 +29,6 @@ from tga_jax.data.batch import Batch
 from tga_jax.guides import Instruction, Paper, Released, Tiled, Transport
 from tga_jax.models import clip, layers, llama, llava, quantization
 
-jax.config.update("jax_disable_most_optimizations", True)
 model = llava.LlavaConfig(
     clip=clip.ClipConfig(
         vision=clip.VisionConfig(8, 1, 2, 16, image_size=8, patch_size=4),
@@ -144,9 +142,8 @@ def run_eight(stage: str, meshes: list[tuple[int, int, int]]) -> dict:
     """Three steps on each mesh (data, fsdp, tensor) of eight devices, and on one device."""
     environment = {
         **os.environ,
-        **quick_support.ENVIRONMENT,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"{quick_support.ENVIRONMENT['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
     }
     command = [sys.executable, "-c", EIGHT, stage, json.dumps(meshes)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)

@@ -15,7 +15,6 @@ from tga_jax.data.batch import Batch
 from tga_jax.train import step
 from tga_jax.train.step import LossConfig
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 guides = pytest.mark.parametrize(
     "guide",
     [pytest.param(g, marks=[] if name == "paper" else pytest.mark.slow, id=name) for name, g in GUIDES.items()],

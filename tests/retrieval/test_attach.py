@@ -15,8 +15,6 @@ from tga_jax.inference import model
 from tga_jax.retrieval import attach, embedder
 from tga_jax.retrieval.captions import plain
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 PICTURES = 9
 MORE = ["w50 w51", "W5, w7!"]
 

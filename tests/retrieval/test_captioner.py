@@ -17,7 +17,6 @@ import tga_jax
 from tga_jax import cli
 from tga_jax.cli import data as cli_data
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 TEMPLATE = "{{ bos_token }}{% for m in messages %}w5 {{ m['content'] }} w6{% endfor %}"
 QUESTION = "w7 w8"
 

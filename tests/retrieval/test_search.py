@@ -7,8 +7,6 @@ import pytest
 
 from tga_jax.retrieval import search
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(autouse=True, scope="module")
 def small_chunks():

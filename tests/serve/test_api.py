@@ -20,7 +20,6 @@ from tga_jax.inference.model import Model
 from tga_jax.serve import api, completions
 from tga_jax.serve.chat import Conversation
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 NEW = 12
 
 

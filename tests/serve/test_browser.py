@@ -19,7 +19,6 @@ sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.usefixtures("quick_compilation"),
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium"),
 ]
 SLOW = 180_000  # milliseconds: the first answer compiles

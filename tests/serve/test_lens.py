@@ -12,7 +12,6 @@ from PIL import Image
 import tga_jax
 from tga_jax.serve.lens import look
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 REFUSALS = (7, 11, 30)
 MEAN, STD = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])  # CLIP's
 QUESTION, CAPTION = "w5 w6", "w9 w12 w4"

@@ -24,8 +24,6 @@ from tga_jax.serve import page, panel, start
 from tga_jax.serve.lens import Lens, look
 from tga_jax.serve.page import Asked, from_link
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module", name="scratch")
 def fixture_scratch(tmp_path_factory):

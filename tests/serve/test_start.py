@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import openai
 import pytest
-import quick_support
 import rich.console
 import serve_support
 from test_api import asked, chatted
@@ -23,7 +21,6 @@ from tga_jax import cli
 from tga_jax.serve import start
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module", name="folder")
@@ -36,8 +33,7 @@ def fixture_folder(tmp_path_factory):
 @contextlib.contextmanager
 def process(*arguments: str, cwd: Path):
     command = [sys.executable, "-c", "from tga_jax.cli import main; main()", "serve", *arguments]
-    env = {**os.environ, **quick_support.ENVIRONMENT}
-    running = subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    running = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         yield running
     finally:

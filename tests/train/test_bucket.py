@@ -18,8 +18,6 @@ from tga_jax.errors import UserError
 from tga_jax.models import presets, sharding
 from tga_jax.train import loop, stopping
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
 def bucket():

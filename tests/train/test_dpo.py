@@ -24,7 +24,6 @@ from tga_jax.models import layers, llama, llava, presets, sharding
 from tga_jax.train import loop, optim, setup, step, stopping
 from tga_jax.train.step import DpoConfig, LossConfig
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 CONFIG = LossConfig(lm=0.0, dpo=DpoConfig(0.3))
 # Chosen and rejected answers by turns, of unequal lengths; one pair of text alone.
 KINDS = ("full", "full", "text", "text", "no caption", "no caption")

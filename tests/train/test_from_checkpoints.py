@@ -22,7 +22,6 @@ from tga_jax.models import clip
 from tga_jax.train import fetch, origin
 from tga_jax.train.config import ModelConfig, TrainConfig
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 FORK = f"--config={Path(__file__).resolve().parents[2] / 'configs' / 'fork_me.py'}"
 CLIP, LLAVA = "openai/clip-vit-large-patch14-336", "llava-hf/llava-1.5-7b-hf"
 QWEN, MISTRAL = "Qwen/Qwen2-7B-Instruct", "mistralai/Mistral-7B-Instruct-v0.1"

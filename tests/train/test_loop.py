@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import quick_support
 import rich.console
 import train_support
 from flax.traverse_util import flatten_dict
@@ -29,8 +28,6 @@ from tga_jax.models import llava, presets, sharding
 from tga_jax.train import flops, loop, setup, step, stopping
 from tga_jax.train.config import MeshConfig, TrainConfig
 from tga_jax.train.optim import OptimConfig
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(autouse=True)
@@ -269,7 +266,7 @@ def test_a_killed_training_continues_bit_for_bit(whole, data, tmp_path, within_a
     """Killed after, or while, step 3's checkpoint is written; half-written params and metrics lie about as well."""
     config, workdir = train_support.config(data), tmp_path / "run"
     command = [sys.executable, train_support.__file__, str(data), str(workdir), "3", str(int(not within_a_save))]
-    environment = {**os.environ, **quick_support.ENVIRONMENT, "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr[-2000:]
     kept = steps_kept(workdir)

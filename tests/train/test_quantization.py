@@ -29,7 +29,6 @@ from tga_jax.train.config import TrainConfig
 from tga_jax.train.optim import OptimConfig
 from tga_jax.train.step import DpoConfig, LossConfig
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 KINDS = ("int8", "int4", "nf4")
 every_kind = pytest.mark.parametrize("kind", KINDS)
 # QLoRA, appendix E.

@@ -24,8 +24,6 @@ from tga_jax.errors import UserError
 from tga_jax.models import clip, layers, llama, llava, presets
 from tga_jax.train import export, loop
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):

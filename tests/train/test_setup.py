@@ -22,8 +22,6 @@ from tga_jax.train.config import TrainConfig
 from tga_jax.train.optim import OptimConfig
 from tga_jax.train.step import LossConfig
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module", name="hub")
 def fixture_hub(tmp_path_factory) -> Path:

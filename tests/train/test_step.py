@@ -28,8 +28,6 @@ from tga_jax.models import llava
 from tga_jax.train import optim, step
 from tga_jax.train.step import LossConfig
 
-pytestmark = pytest.mark.usefixtures("few_optimizations")
-
 
 def run_steps(config: LossConfig, optimizer: optim.OptimConfig, count: int, total: int = 40):
     state = step.init_state(parameters(), optimizer, total)

@@ -34,8 +34,6 @@ from tga_jax.models import llama, llava
 from tga_jax.train import optim, step
 from tga_jax.train.step import LossConfig
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def states_of(params: dict, x, valid):
     """All hidden states of the whole decoder."""

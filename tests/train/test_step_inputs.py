@@ -14,8 +14,6 @@ from tga_jax.models import clip, llava, projectors
 from tga_jax.train import step
 from tga_jax.train.step import LossConfig
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def test_images_and_their_features_give_the_same():
     params = parameters()

@@ -6,14 +6,12 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from step_support import KEY, MODEL, RELEASED, batch_of, evaluate, parameters
 
 from tga_jax.models import layers, llava
 from tga_jax.train import optim, step
 from tga_jax.train.step import LossConfig
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 LORA = layers.LoraConfig(rank=3, alpha=7.0, targets=("query", "value", "out", "gate", "down"))
 
 

@@ -23,7 +23,6 @@ from step_support import (
 from tga_jax.guides import Transport
 from tga_jax.train.step import LossConfig
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 EVERYTHING = [LossConfig(guide=guide) for guide in GUIDES.values()]
 
 

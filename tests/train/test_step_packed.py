@@ -17,7 +17,6 @@ from tga_jax.models import llava
 from tga_jax.train import optim, step
 from tga_jax.train.step import LossConfig
 
-pytestmark = pytest.mark.usefixtures("few_optimizations")
 # A text alone beside a picture, a sample without a caption, one without R, two pictures and the zeros of a second one.
 KINDS = ("full", "text", "no caption", "no retrieved", "two pictures", "full")
 

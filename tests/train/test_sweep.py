@@ -63,7 +63,6 @@ def call(*arguments: str) -> int:
     return cli.run(["sweep", "--config=config.py", "--workdir=w", *arguments])
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_each_is_what_train_makes_and_a_second_call_makes_none(place, capsys, monkeypatch):
     assert call("--vary.seed=3,4") == 0
     said = capsys.readouterr().out

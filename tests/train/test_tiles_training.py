@@ -32,7 +32,6 @@ from tga_jax.train.config import ModelConfig, TrainConfig
 from tga_jax.train.optim import OptimConfig
 from tga_jax.train.step import LossConfig
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(0)
 
 

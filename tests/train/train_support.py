@@ -112,7 +112,6 @@ def at_step(number: int, act) -> None:
 def run_and_die(folder: str, workdir: str, saves: str, whole: str) -> None:
     """A training that saves after every step and that SIGKILL ends after so many saves: once the last one is on disk
     (whole is "1"), or as soon as it is being written."""
-    jax.config.update("jax_disable_most_optimizations", True)
     presets.LLAVA["tiny"] = model
     original, seen = orbax_files.Checkpoints.save, []
 

@@ -42,6 +42,7 @@ def _alone(manager: ocp.CheckpointManager | None = None) -> Iterator[None]:
         yield
 
 
+@jax.jit  # one program for each shape: parameters and their moments share theirs, and so do checkpoints
 def _sum(x: jax.Array) -> jax.Array:
     """uint32 scalar: the sum of x's words, each times an odd number that counts its place, so that no changed word
     leaves it as it was. Whole numbers, so that it is the same however x is divided among devices."""
@@ -53,16 +54,11 @@ def _sum(x: jax.Array) -> jax.Array:
     return jnp.sum(x.astype(jnp.uint32) * (2 * place + 1), dtype=jnp.uint32)
 
 
-@jax.jit
-def _sums(leaves: list[jax.Array]) -> list[jax.Array]:
-    return [_sum(x) for x in leaves]
-
-
 def _named_sums(tree: Any) -> dict[str, int]:
     """The sum of each array's bits, by its path and dtype."""
     leaves = [(path, x) for path, x in jax.tree_util.tree_leaves_with_path(tree) if x is not ...]
     names = [f"{jax.tree_util.keystr(path)} {x.dtype.name}" for path, x in leaves]
-    return dict(zip(names, map(int, jax.device_get(_sums([x for _, x in leaves]))), strict=True))
+    return dict(zip(names, map(int, jax.device_get([_sum(x) for _, x in leaves])), strict=True))
 
 
 def _check(tree: Any, known: Any, place: AnyPath) -> None:

@@ -9,6 +9,7 @@ from tga_jax.evals.choices import INSTRUCTION, letter, prompt, score
     [
         ("A", "A"),
         (" E\n", "E"),
+        ("A ", "A"),
         ("B.", "B"),
         ("B. a cup", "B"),
         ("C.\na cup", "C"),

@@ -50,6 +50,7 @@ from tga_jax.evals.vqa import accuracy, checked_answers, normalize, score
         ("black / white", "black white"),
         ("black/white /red", "blackwhite red"),
         ("t-shirt", "t shirt"),
+        ("t-shirt- ", "t shirt"),  # a blank at the end touches nothing
         ("(yes)", "yes"),
         ("yes!", "yes"),
         ("really?", "really"),
