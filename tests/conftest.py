@@ -22,13 +22,13 @@ if _OWNED := "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 # Compiling is most of what the tests do. For programs as users have them:
-# JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS=--xla_cpu_use_fusion_emitters=true pytest
+# JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS=--xla_cpu_use_fusion_emitters=true pytest, with jaxlib 0.10.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", quick_support.ENVIRONMENT["JAX_DISABLE_MOST_OPTIMIZATIONS"])
 if "xla_cpu_use_fusion_emitters" not in (_FLAGS := os.environ.get("XLA_FLAGS", "")):
-    os.environ["XLA_FLAGS"] = f"{_FLAGS} {quick_support.ENVIRONMENT['XLA_FLAGS']}".lstrip()
+    os.environ["XLA_FLAGS"] = f"{_FLAGS} {quick_support.ENVIRONMENT['XLA_FLAGS']}".strip()
 # To compile a program in parts, one for each core, costs more than a worker that has one core gains.
 if "xla_cpu_parallel_codegen_split_count" not in (_FLAGS := os.environ["XLA_FLAGS"]):
-    os.environ["XLA_FLAGS"] = f"{_FLAGS} --xla_cpu_parallel_codegen_split_count=1"
+    os.environ["XLA_FLAGS"] = f"{_FLAGS} --xla_cpu_parallel_codegen_split_count=1".lstrip()
 
 # torch's threads wait for each other without sleeping, which takes a seventh of the time of models as small as these.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

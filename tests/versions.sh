@@ -43,7 +43,8 @@ run() {
   uv pip install --quiet --python "$python" --resolution "$3" -e '.[test]' || return
   printf '%s: testing; %s/log grows\n' "$1" "$folder"
   "$python" -m pytest -n 2 -p no:cacheprovider >"$folder/log" 2>&1 || status=$?
-  printf '| %s | %s | %s |\n' "$1" "$(versions "$python")" "$(tail -n 1 "$folder/log")" >"$folder/row"
+  printf '| %s | %s | %s (status %d) |\n' "$1" "$(versions "$python")" "$(tail -n 1 "$folder/log")" "$status" \
+    >"$folder/row"
   return "$status"
 }
 
