@@ -68,9 +68,10 @@ def _asked_for() -> str:
 
 
 @pytest.fixture(autouse=True)
-def no_other_machine_is_asked_for():
+def no_other_machine_is_asked_for(request):
     yield
-    if found := _asked_for():
+    found = _asked_for()
+    if found and not request.node.get_closest_marker("asks_the_hub"):
         pytest.fail(f"asked for {found}")
 
 

@@ -131,6 +131,7 @@ def test_the_installed_program_in_a_process_of_its_own(elsewhere):
 # --- flags and config files -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.asks_the_hub
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

@@ -109,6 +109,7 @@ def test_one_that_fails_on_the_way_leaves_the_others(place, made, capsys):
     ]  # fmt: skip
 
 
+@pytest.mark.asks_the_hub
 def test_one_that_fails_before_it_begins_ends_all(place, capsys):
     assert call("--config.data.tokenizer=nowhere", "--vary.seed=0,1") == 2
     assert "nowhere" in capsys.readouterr().err
