@@ -212,8 +212,7 @@ def test_the_fast_path_differs_by_two_at_most(width, height, size, mode, seed):
     assert np.mean(exact != fast) < 0.01
 
 
-# The same examples in every run: Pillow 12.3 resizes a few of the longest by other numbers.
-@hypothesis.settings(max_examples=150, derandomize=True, database=None)
+@hypothesis.settings(max_examples=150)
 @hypothesis.given(
     width=st.integers(1, 60),
     height=st.integers(1, 60),
